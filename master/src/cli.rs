@@ -1,0 +1,206 @@
+//! The command line as typed, and what each command does.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use phalanx_shared::config::{self, Config, Count, Listen, Problems};
+
+use crate::control::{Command, client};
+use crate::{start, status};
+
+/// Exit codes: done, failed, bad usage or configuration, not running.
+pub(crate) const DONE: u8 = 0;
+pub(crate) const FAILED: u8 = 1;
+pub(crate) const BAD_USAGE: u8 = 2;
+pub(crate) const NOT_RUNNING: u8 = 3;
+
+/// A pre-fork HTTP server: kill any worker, and no client notices.
+#[derive(Parser)]
+#[command(name = "phalanx", version, about, disable_help_subcommand = true)]
+struct Typed {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Serve static files from a directory, in the foreground, without a configuration file
+    Serve {
+        /// The directory to serve
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// Where to listen, for instance 127.0.0.1:8080, [::1]:8080 or unix:/run/site.sock; may be repeated
+        #[arg(long, value_name = "ADDR", value_parser = config::parse_listen)]
+        listen: Vec<Listen>,
+        /// How many workers; as many as there are processors when not given
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+        workers: Option<u16>,
+        /// The concurrency model of the workers
+        #[arg(long, value_name = "M", value_parser = ["reactor"], default_value = "reactor")]
+        model: String,
+        /// A control socket, so that `phalanx status --control SOCKET` works
+        #[arg(long, value_name = "SOCKET")]
+        control: Option<PathBuf>,
+    },
+    /// Run in the foreground
+    Run(ConfigFile),
+    /// Validate a configuration file; binds nothing
+    Check(ConfigFile),
+    /// Start as a daemon; returns when every worker is ready, or with the reason why not
+    Start(ConfigFile),
+    /// Stop gracefully: end what is in flight, then exit
+    Stop {
+        #[command(flatten)]
+        service: Service,
+        /// Do not wait for what is in flight
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Take up the changed configuration without losing a connection
+    Reload(Service),
+    /// Change the number of workers
+    Scale {
+        /// How many workers there are to be
+        #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+        count: u16,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Tell how the service is
+    Status {
+        #[command(flatten)]
+        service: Service,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Service {
+    /// The configuration file that the service runs from
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The service's control socket
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+}
+
+/// Runs the command line of this process. Must be called before any thread is started.
+pub fn main() -> ExitCode {
+    let typed = match Typed::try_parse() {
+        Ok(typed) => typed,
+        Err(error) => {
+            let _unprintable = error.print();
+            return ExitCode::from(if error.use_stderr() { BAD_USAGE } else { DONE });
+        }
+    };
+    ExitCode::from(run(typed.action))
+}
+
+fn run(action: Action) -> u8 {
+    match action {
+        Action::Serve { dir, listen, workers, model: _, control } => serve(dir, listen, workers, control),
+        Action::Run(file) => with_config(&file.config, |config| start::foreground(config, Some(&file.config))),
+        Action::Start(file) => with_config(&file.config, |config| start::daemon(config, &file.config)),
+        Action::Check(file) => with_config(&file.config, |_| {
+            say(&format!("{}: the configuration is good", file.config.display()));
+            DONE
+        }),
+        Action::Stop { service, fast } => ask(&service, &Command::Stop { fast }),
+        Action::Reload(service) => ask(&service, &Command::Reload),
+        Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
+        Action::Status { service, json } => tell_status(&service, json),
+    }
+}
+
+fn serve(dir: PathBuf, listen: Vec<Listen>, workers: Option<u16>, control: Option<PathBuf>) -> u8 {
+    let root = match dir.canonicalize() {
+        Ok(root) if root.is_dir() => root,
+        Ok(root) => return complain(BAD_USAGE, &format!("{} is not a directory", root.display())),
+        Err(error) => return complain(BAD_USAGE, &format!("serve {}: {error}", dir.display())),
+    };
+    let listen = if listen.is_empty() { vec![Listen::Tcp(([127, 0, 0, 1], 8080).into())] } else { listen };
+    let mut config = config::serve_defaults(root, listen);
+    config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
+    config.master.control_socket = control.and_then(|path| std::path::absolute(path).ok());
+    start::foreground(config, None)
+}
+
+fn with_config(path: &Path, run: impl FnOnce(Config) -> u8) -> u8 {
+    match config::load(path) {
+        Ok(config) => run(config),
+        Err(problems) => complain(BAD_USAGE, &problems.to_string()),
+    }
+}
+
+/// The control socket that `service` means.
+fn socket_of(service: &Service) -> Result<PathBuf, Problems> {
+    if let Some(socket) = &service.control {
+        return Ok(socket.clone());
+    }
+    let file = service.config.clone().unwrap_or_default();
+    let config = config::load(&file)?;
+    Ok(config.master.control_socket.unwrap_or_default())
+}
+
+/// The control socket of a configuration file that may be broken: a running service can be asked all the same.
+fn lenient_socket_of(service: &Service) -> Result<PathBuf, String> {
+    socket_of(service).or_else(|problems| {
+        let file = service.config.clone().unwrap_or_default();
+        config::control_socket_of(&file).ok_or_else(|| problems.to_string())
+    })
+}
+
+fn ask(service: &Service, command: &Command) -> u8 {
+    let socket = match lenient_socket_of(service) {
+        Ok(socket) => socket,
+        Err(text) => return complain(BAD_USAGE, &text),
+    };
+    match client::ask(&socket, command) {
+        Ok(answer) if answer.ok => {
+            say(&answer.text);
+            DONE
+        }
+        Ok(answer) => complain(FAILED, &answer.text),
+        Err(error) => complain(error.exit_code(), &error.to_string()),
+    }
+}
+
+fn tell_status(service: &Service, json: bool) -> u8 {
+    let socket = match lenient_socket_of(service) {
+        Ok(socket) => socket,
+        Err(text) => return complain(BAD_USAGE, &text),
+    };
+    match client::ask(&socket, &Command::Status) {
+        Ok(answer) => {
+            let Some(status) = answer.status else { return complain(FAILED, &answer.text) };
+            say(&if json { status::as_json(&status) } else { status::as_table(&status) });
+            DONE
+        }
+        Err(error) => complain(error.exit_code(), &error.to_string()),
+    }
+}
+
+/// Prints to standard output; a reader that has gone is no error.
+#[allow(clippy::print_stdout)]
+pub(crate) fn say(text: &str) {
+    use std::io::Write as _;
+    let _reader_gone = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+/// Prints to standard error and returns `code`.
+pub(crate) fn complain(code: u8, text: &str) -> u8 {
+    use std::io::Write as _;
+    let _reader_gone = writeln!(std::io::stderr(), "phalanx: {}", text.trim_end());
+    code
+}

@@ -1,0 +1,69 @@
+//! Asking a running service.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Answer, Command};
+use crate::cli;
+
+/// Longer than any drain: the master answers when the outcome is known.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// An answer longer than this is none.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// Nobody listens on the socket.
+    NotRunning(PathBuf),
+    /// The socket may not be used by this user.
+    Denied(PathBuf),
+    /// The service went away, or speaks otherwise.
+    Broken(io::Error),
+}
+
+impl Error {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Error::NotRunning(_) => cli::NOT_RUNNING,
+            Error::Denied(_) | Error::Broken(_) => cli::FAILED,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotRunning(path) => write!(f, "not running: nobody answers on {}", path.display()),
+            Error::Denied(path) => {
+                write!(f, "{}: permission denied\n  hint: ask as root or as the user who started it", path.display())
+            }
+            Error::Broken(error) => write!(f, "the service did not answer: {error}"),
+        }
+    }
+}
+
+/// Asks and waits for the outcome.
+pub(crate) fn ask(socket: &Path, command: &Command) -> Result<Answer, Error> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::Denied(socket.to_owned()),
+        _ => Error::NotRunning(socket.to_owned()),
+    })?;
+    exchange(&mut stream, command).map_err(Error::Broken)
+}
+
+fn exchange(stream: &mut UnixStream, command: &Command) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(command)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up"));
+    }
+    Ok(serde_json::from_str(&answer)?)
+}

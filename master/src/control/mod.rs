@@ -1,0 +1,47 @@
+//! The control socket: one JSON object a line each way. The command line is one client, `socat` another.
+
+pub(crate) mod client;
+pub(crate) mod server;
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Status;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Command {
+    /// How is the service?
+    Status,
+    /// Stop; `fast` does not wait for what is in flight.
+    Stop {
+        #[serde(default)]
+        fast: bool,
+    },
+    /// Take up the changed configuration.
+    Reload,
+    /// Have this many workers.
+    Scale { count: u32 },
+}
+
+/// What is answered, once the outcome is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Whether it was done.
+    pub(crate) ok: bool,
+    /// What was done, or why not.
+    pub(crate) text: String,
+    /// With `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<Status>,
+}
+
+impl Answer {
+    pub(crate) fn done(text: impl Into<String>) -> Answer {
+        Answer { ok: true, text: text.into(), status: None }
+    }
+
+    pub(crate) fn refused(text: impl Into<String>) -> Answer {
+        Answer { ok: false, text: text.into(), status: None }
+    }
+}

@@ -1,0 +1,170 @@
+//! The master's side of the control socket: clients, their lines in, their answers out; nothing here blocks.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use phalanx_shared::warn;
+
+use super::{Answer, Command};
+
+/// A client's number, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClientId(pub(crate) u64);
+
+/// Clients at once; one more is turned away.
+const MAX_CLIENTS: usize = 64;
+/// Bytes of a request line.
+const MAX_LINE: usize = 64 * 1024;
+/// Bytes that may wait for a client that does not read.
+const MAX_UNSENT: usize = 16 * 1024 * 1024;
+
+struct Client {
+    stream: UnixStream,
+    received: Vec<u8>,
+    unsent: Vec<u8>,
+    gone: bool,
+}
+
+/// The socket and its clients.
+pub(crate) struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    clients: BTreeMap<ClientId, Client>,
+    next: u64,
+}
+
+impl Server {
+    /// Binds `path`, mode 0600. A socket that nobody answers on is replaced; one that somebody answers on is an error.
+    pub(crate) fn bind(path: &Path) -> Result<Server, String> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(format!("the control socket {} is in use by a running service", path.display()));
+        }
+        crate::pid_file::make_parent(path)?;
+        if path.symlink_metadata().is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type())) {
+            let _replaced_below = std::fs::remove_file(path);
+        }
+        let fail = |error: io::Error| format!("bind the control socket {}: {error}", path.display());
+        // No client can connect before the mode is set: the socket does not listen on a wider mode than the mask gives.
+        let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+        let bound = UnixListener::bind(path);
+        nix::sys::stat::umask(before);
+        let listener = bound.map_err(fail)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+        listener.set_nonblocking(true).map_err(fail)?;
+        Ok(Server { listener, path: path.to_owned(), clients: BTreeMap::new(), next: 1 })
+    }
+
+    /// What to poll: the listener, and each client with whether it has something unsent.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
+        let clients = self.clients.values().map(|client| (client.stream.as_fd(), !client.unsent.is_empty()));
+        std::iter::once((self.listener.as_fd(), false)).chain(clients)
+    }
+
+    /// Moves what can be moved and returns the commands that are complete.
+    pub(crate) fn turn(&mut self) -> Vec<(ClientId, Command)> {
+        self.accept();
+        let mut commands = Vec::new();
+        for (&id, client) in &mut self.clients {
+            client.receive();
+            while let Some(line) = client.take_line() {
+                match serde_json::from_slice(&line) {
+                    Ok(command) => commands.push((id, command)),
+                    Err(error) => client.send(&Answer::refused(format!("this is no command: {error}"))),
+                }
+            }
+            client.flush();
+        }
+        self.clients.retain(|_, client| !client.gone);
+        commands
+    }
+
+    /// Answers a client, if it is still there.
+    pub(crate) fn answer(&mut self, client: ClientId, answer: &Answer) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.send(answer);
+            client.flush();
+        }
+    }
+
+    /// Removes the socket from the file system; before the last answer, so that who has it finds nothing left.
+    pub(crate) fn remove(&self) {
+        let _gone_already = std::fs::remove_file(&self.path);
+    }
+
+    fn accept(&mut self) {
+        // Bounded by the backlog of the listener.
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.clients.len() >= MAX_CLIENTS || !allowed(&stream) || stream.set_nonblocking(true).is_err() {
+                warn!("a client of the control socket was turned away");
+                continue;
+            }
+            let client = Client { stream, received: Vec::new(), unsent: Vec::new(), gone: false };
+            self.clients.insert(ClientId(self.next), client);
+            self.next += 1;
+        }
+    }
+}
+
+/// Root and the user whom the master runs as may command it.
+fn allowed(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+impl Client {
+    fn receive(&mut self) {
+        let mut bytes = [0; 4096];
+        while self.received.len() < MAX_LINE {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => {
+                    self.gone = true;
+                    return;
+                }
+                Ok(count) => self.received.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+        if !self.received.contains(&b'\n') {
+            self.gone = true;
+        }
+    }
+
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.received.iter().position(|&byte| byte == b'\n')?;
+        let mut line: Vec<u8> = self.received.drain(..=end).collect();
+        line.pop();
+        Some(line)
+    }
+
+    fn send(&mut self, answer: &Answer) {
+        if let Ok(text) = serde_json::to_vec(answer) {
+            self.unsent.extend_from_slice(&text);
+            self.unsent.push(b'\n');
+        }
+        self.gone |= self.unsent.len() > MAX_UNSENT;
+    }
+
+    fn flush(&mut self) {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(count) if count > 0 => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => {
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What `status` tells: the master, its slots, and the sums.
+
+use std::fmt::Write as _;
+
+use phalanx_shared::stats::Snapshot;
+use serde::{Deserialize, Serialize};
+
+/// The whole of it, as `status --json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) master: Master,
+    /// Where the service listens, with real ports.
+    pub(crate) listeners: Vec<String>,
+    pub(crate) slots: Vec<Slot>,
+    /// Over all slots that ever were.
+    pub(crate) totals: Snapshot,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Master {
+    pub(crate) pid: i32,
+    pub(crate) version: String,
+    pub(crate) generation: u64,
+    pub(crate) uptime_s: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Slot {
+    pub(crate) slot: u32,
+    /// Of the worker that serves; none while nobody does.
+    pub(crate) pid: Option<i32>,
+    pub(crate) keeper_pid: Option<i32>,
+    pub(crate) incarnation: u32,
+    pub(crate) state: String,
+    pub(crate) generation: u64,
+    pub(crate) cause_of_last_death: Option<String>,
+    pub(crate) connections: u64,
+    pub(crate) requests: u64,
+    /// Deaths that were followed by a successor.
+    pub(crate) restarts: u64,
+    pub(crate) rss_bytes: u64,
+}
+
+pub(crate) fn as_json(status: &Status) -> String {
+    serde_json::to_string(status).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+pub(crate) fn as_table(status: &Status) -> String {
+    let mut text = String::new();
+    let master = &status.master;
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(
+        text,
+        "phalanx {}, pid {}, up {}, generation {}\nlistening on {}\n",
+        master.version,
+        master.pid,
+        duration(master.uptime_s),
+        master.generation,
+        status.listeners.join(", ")
+    );
+    let _infallible = writeln!(
+        text,
+        "{:>4} {:>8} {:<9} {:>11} {:>10} {:>11} {:>12} {:>8} {:>9}  last death",
+        "slot", "pid", "state", "incarnation", "generation", "connections", "requests", "restarts", "memory"
+    );
+    for slot in &status.slots {
+        let _infallible = writeln!(
+            text,
+            "{:>4} {:>8} {:<9} {:>11} {:>10} {:>11} {:>12} {:>8} {:>9}  {}",
+            slot.slot,
+            slot.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            slot.state,
+            slot.incarnation,
+            slot.generation,
+            slot.connections,
+            slot.requests,
+            slot.restarts,
+            format!("{:.1}M", slot.rss_bytes as f64 / 1_048_576.0),
+            slot.cause_of_last_death.as_deref().unwrap_or("-")
+        );
+    }
+    let totals = &status.totals;
+    let _infallible = write!(
+        text,
+        "\n{} requests on {} connections, {} open; rescued {}, replayed {}, continued {}, failed {}, closed {}",
+        totals.requests,
+        totals.accepted,
+        totals.connections,
+        totals.rescued,
+        totals.replayed,
+        totals.continued,
+        totals.failed,
+        totals.closed
+    );
+    text
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}

@@ -1,0 +1,89 @@
+//! All that can happen to the master, and all that it can do about it.
+
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use phalanx_shared::config::Config;
+use phalanx_shared::ipc::keeper::Birth;
+use phalanx_shared::ipc::{Incarnation, SlotId, ToMaster, ToWorker};
+use phalanx_shared::ledger::record::Guilt;
+
+use crate::control::Answer;
+use crate::control::server::ClientId;
+use crate::verdict::Cause;
+
+/// What happens.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A slot has its listeners, its ledger and its keeper, or cannot have them.
+    Opened(SlotId, Result<Pid, String>),
+    /// A keeper has cloned a worker, or could not.
+    Born(SlotId, Incarnation, Result<Pid, String>),
+    /// A worker or a keeper has ended.
+    Ended(Pid, Cause),
+    /// A worker has said something.
+    Heard(SlotId, ToMaster),
+    /// A worker asks to be asked.
+    Knocked(SlotId, usize),
+    /// The hung worker turned out to be stopped or waiting for its turn.
+    Excused(SlotId, Incarnation),
+    /// Somebody wants the service to stop.
+    Stop { fast: bool, client: Option<ClientId> },
+    /// Somebody wants a reload; the file has been read already.
+    Reload { client: Option<ClientId>, read: Result<Box<Config>, String> },
+    /// Somebody wants this many slots.
+    Scale { client: Option<ClientId>, count: u32 },
+    /// Somebody wants one slot more or less.
+    ScaleBy(i32),
+    /// The log files are open again: the keepers' tables want them.
+    LogsReopened,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Bind, make a ledger, fork a keeper.
+    Open(SlotId),
+    /// The slot's keeper is gone: let its workers end what they have, and give the slot a new table.
+    Replace(SlotId),
+    /// The slot's workers are gone: close its listeners, end its keeper, keep its totals.
+    Close(SlotId),
+    /// Write a configuration down as the blueprint of this number, for every slot.
+    Publish(usize, Box<Config>),
+    /// Have the keeper clone a worker.
+    Clone(SlotId, Birth),
+    /// Say a word to the worker on this lane.
+    Tell(SlotId, usize, ToWorker),
+    /// End a process.
+    Kill(Pid, Signal),
+    /// End a worker that does not answer, unless it is stopped or starved.
+    EndHung(SlotId, Incarnation, Pid),
+    /// Tell the successor who was to blame.
+    Condemn(SlotId, usize, Incarnation, Guilt),
+    /// Write down a worker's death.
+    Report { slot: SlotId, lane: usize, pid: Pid, incarnation: Incarnation, cause: String, serious: bool },
+    /// Put the reopened log files into a keeper's table.
+    InstallLogs(SlotId),
+    /// Send new connections to the first slots only, or to all.
+    Steer(Option<u32>),
+    /// Read the configuration file again.
+    ReadConfig(Option<ClientId>),
+    /// The configuration in force is this one.
+    Adopt(Box<Config>),
+    /// Answer a client.
+    Reply(ClientId, Answer),
+    /// A line for the log.
+    Say(String),
+    /// A line for the log that an operator should see.
+    Warn(String),
+    /// Every worker is ready for the first time.
+    Ready,
+    /// The service is over.
+    Leave(Result<(), String>),
+}
+
+/// When something has to be looked at again.
+pub(crate) type Deadline = Option<Instant>;

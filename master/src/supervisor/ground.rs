@@ -1,0 +1,188 @@
+//! What a slot stands on, on the master's side: its ledger, its listeners, the line to its keeper, the ends of its lanes.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+use nix::unistd::Pid;
+use phalanx_shared::config::Config;
+use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
+use phalanx_shared::ipc::keeper::{self as line, Order};
+use phalanx_shared::ipc::{Incarnation, SlotId};
+use phalanx_shared::ledger::{LANES, Ledger};
+use phalanx_shared::stats::Snapshot;
+use phalanx_shared::sys::process::{self, Born};
+use phalanx_shared::sys::table::open_descriptors;
+use phalanx_shared::warn;
+use phalanx_worker::enter::{Inheritance, Listener};
+
+use super::{Premises, blueprint, put_in_place};
+use crate::keeper::{self, Charge};
+use crate::listeners::Bound;
+
+/// One slot's.
+pub(super) struct Ground {
+    pub(super) ledger: Ledger,
+    pub(super) listeners: Vec<Bound>,
+    pub(super) orders: OwnedFd,
+    pub(super) ends: Vec<MasterEnd>,
+}
+
+/// A slot whose keeper died: its workers end what they have.
+pub(super) struct Orphan {
+    pub(super) ledger: Ledger,
+    pub(super) pids: Vec<Pid>,
+    pub(super) deadline: Instant,
+    /// Held so that its workers can still speak and accept.
+    pub(super) _ground: Ground,
+}
+
+/// What all slots share.
+pub(super) struct Common {
+    /// Under the same numbers in every keeper's table.
+    pub(super) blueprints: Vec<OwnedFd>,
+    /// Numbers of log files that were opened again.
+    pub(super) log_numbers: Vec<RawFd>,
+    pub(super) first_slot: Vec<Bound>,
+    /// The reading half is every child's, the writing half the master's alone: it hangs up when the master dies.
+    lifeline: (OwnedFd, OwnedFd),
+    descriptors: usize,
+    connections: usize,
+}
+
+impl Common {
+    pub(super) fn new(premises: &Premises, first_slot: Vec<Bound>) -> Common {
+        let (read, write) = io::pipe().map(|(read, write)| (read.into(), write.into())).unwrap_or_else(|error| {
+            // Without descriptors at the start there is nothing to supervise with.
+            warn!("create the lifeline: {error}");
+            process::exit_now(1)
+        });
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+        let descriptors = limit.map_or(1024, |(soft, _)| soft).min(1 << 20) as usize;
+        Common {
+            blueprints: Vec::new(),
+            log_numbers: Vec::new(),
+            first_slot,
+            lifeline: (read, write),
+            descriptors,
+            connections: (premises.config.limits.connections as usize).min(descriptors),
+        }
+    }
+
+    /// Writes `config` down as blueprint `number`, under the number's own descriptor.
+    pub(super) fn publish(&mut self, number: usize, config: &Config) -> io::Result<()> {
+        let fresh = blueprint(config)?;
+        match self.blueprints.get(number) {
+            Some(old) => put_in_place(old, &fresh),
+            None => {
+                self.blueprints.push(fresh);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes a slot: its ledger, its lanes, its keeper.
+    pub(super) fn open(
+        &self,
+        slot: SlotId,
+        listeners: Vec<Bound>,
+        premises: &Premises,
+    ) -> Result<(Ground, Pid), String> {
+        let fail = |error: io::Error| format!("open slot {}: {error}", slot.0);
+        let name = format!("phalanx-ledger-{}", slot.0);
+        let (ledger, _memfd) = Ledger::create(&name, self.descriptors, self.connections).map_err(fail)?;
+        let before = open_descriptors().map_err(fail)?;
+        let (mut ends, mut lanes) = (Vec::new(), Vec::new());
+        for _ in 0..LANES {
+            let (master, worker) = channel::pair().map_err(fail)?;
+            ends.push(master);
+            lanes.push(worker);
+        }
+        let handover = Doorbell::new().map_err(fail)?;
+        let (orders, at_keeper) = line::pair().map_err(fail)?;
+        // ipc-channel tells no descriptor numbers: what has come since `before` is the lanes', the bell's and the line's.
+        let mut keep: Vec<RawFd> = open_descriptors().map_err(fail)?;
+        keep.retain(|number| !before.contains(number) && *number != orders.as_raw_fd());
+        keep.extend(listeners.iter().map(|bound| bound.as_fd().as_raw_fd()));
+        keep.extend(self.blueprints.iter().map(AsRawFd::as_raw_fd));
+        keep.extend(premises.logs.access());
+        keep.push(self.lifeline.0.as_raw_fd());
+        let inheritance = Inheritance {
+            slot,
+            ledger: ledger.clone(),
+            listeners: listeners.iter().map(listener).collect(),
+            lanes,
+            handover,
+            blueprints: [self.blueprints[0].as_raw_fd(), self.blueprints[1].as_raw_fd()],
+            access_log: premises.logs.access(),
+            lifeline: self.lifeline.0.as_raw_fd(),
+            infrastructure: Vec::new(),
+        };
+        let ground = Ground { ledger, listeners, orders, ends };
+        let keeper = fork_keeper(inheritance, at_keeper, ground, keep, premises).map_err(fail)?;
+        Ok(keeper)
+    }
+}
+
+/// Forks; the child becomes the keeper with its share of everything, the parent keeps the ground.
+fn fork_keeper(
+    inheritance: Inheritance,
+    at_keeper: OwnedFd,
+    ground: Ground,
+    keep: Vec<RawFd>,
+    premises: &Premises,
+) -> io::Result<(Ground, Pid)> {
+    let mask = process::block_signals()?;
+    let born = process::fork();
+    if let Ok(Born::Child) = born {
+        let Ground { ends, listeners, orders, ledger: _ } = ground;
+        // The numbers are the keeper's business now; their owners here must not close them.
+        std::mem::forget((listeners, orders));
+        keeper::run(Charge {
+            inheritance,
+            orders: at_keeper,
+            master_ends: ends,
+            keep,
+            identity: premises.identity.clone(),
+        });
+    }
+    process::set_signal_mask(&mask)?;
+    match born? {
+        Born::Parent(pid) => Ok((ground, pid)),
+        Born::Child => Err(io::Error::other("the child returned")),
+    }
+}
+
+fn listener(bound: &Bound) -> Listener {
+    Listener { fd: bound.as_fd().as_raw_fd(), address: bound.address.clone() }
+}
+
+impl Ground {
+    pub(super) fn order(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        line::send(self.orders.as_fd(), order, descriptor)
+    }
+
+    /// Puts a descriptor of the master's into the keeper's table, under the same number.
+    pub(super) fn install(&self, descriptor: &impl AsFd) {
+        let descriptor = descriptor.as_fd();
+        if let Err(error) = self.order(&Order::Install { at: descriptor.as_raw_fd() }, Some(descriptor)) {
+            warn!("order a keeper to install a descriptor: {error}");
+        }
+    }
+
+    /// What the keeper has answered since: an incarnation and its process, or why there is none.
+    pub(super) fn births(&self) -> Vec<(Incarnation, Result<Pid, String>)> {
+        let mut births = Vec::new();
+        while let Ok(Some((cloned, _))) = line::receive::<line::Cloned>(self.orders.as_fd(), line::Wait::No) {
+            births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw)));
+        }
+        births
+    }
+
+    /// The totals of a slot whose workers are gone.
+    pub(super) fn final_stats(&self) -> Snapshot {
+        let mut stats = self.ledger.stats();
+        stats.connections = 0;
+        stats
+    }
+}

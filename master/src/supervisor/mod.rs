@@ -1,0 +1,494 @@
+//! The supervisor: the master's loop, and the doing of what the roster decides.
+
+mod backoff;
+mod event;
+mod ground;
+mod reload;
+mod report;
+mod roster;
+mod slot;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use phalanx_shared::config::{self, Config};
+use phalanx_shared::ipc::keeper::{Birth, Order};
+use phalanx_shared::ipc::{Closing, Incarnation, SlotId, ToWorker};
+use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::stats::Snapshot;
+use phalanx_shared::sys::process;
+use phalanx_shared::sys::rest::process_figures;
+use phalanx_shared::{debug, error, info, warn};
+
+use crate::cli::{DONE, FAILED};
+use crate::control::server::{ClientId, Server};
+use crate::control::{Answer, Command};
+use crate::daemonize::Herald;
+use crate::listeners::{Bound, Listeners, steer};
+use crate::log_files::LogFiles;
+use crate::pid_file::PidFile;
+use crate::privileges::Identity;
+use crate::signals::{Signals, Wish};
+use crate::status::{self, Status};
+use crate::verdict::{self, Cause, Ending};
+use event::{Action, Event};
+use ground::{Common, Ground, Orphan};
+use report::Reporters;
+use roster::Roster;
+
+/// What the supervisor takes over from the start: everything that could be refused is open.
+pub(crate) struct Premises {
+    pub(crate) config: Config,
+    /// None for `serve`.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) identity: Identity,
+    pub(crate) pid_file: Option<PidFile>,
+    pub(crate) control: Option<Server>,
+    pub(crate) listeners: Listeners,
+    /// The sockets that finding the ports bound: the first slot's.
+    pub(crate) first_slot: Vec<Bound>,
+    pub(crate) logs: LogFiles,
+    pub(crate) signals: Signals,
+}
+
+/// Where a process of ours stands.
+#[derive(Debug, Clone, Copy)]
+struct Post {
+    slot: SlotId,
+    lane: usize,
+    incarnation: Incarnation,
+}
+
+/// The master.
+pub(crate) struct Supervisor {
+    premises: Premises,
+    herald: Herald,
+    roster: Roster,
+    common: Common,
+    grounds: BTreeMap<SlotId, Ground>,
+    orphans: Vec<Orphan>,
+    posts: HashMap<Pid, Post>,
+    /// Ended before their keeper told their number.
+    unclaimed: HashMap<Pid, Ending>,
+    reporters: Reporters,
+    /// Totals of slots that are gone.
+    retired: Snapshot,
+    started: Instant,
+    leaving: Option<Result<(), String>>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(mut premises: Premises, herald: Herald) -> Supervisor {
+        let first_slot = std::mem::take(&mut premises.first_slot);
+        let count = reload::count_of(&premises.config);
+        let roster = Roster::new(premises.config.clone(), count, Instant::now());
+        let common = Common::new(&premises, first_slot);
+        Supervisor {
+            premises,
+            herald,
+            roster,
+            common,
+            grounds: BTreeMap::new(),
+            orphans: Vec::new(),
+            posts: HashMap::new(),
+            unclaimed: HashMap::new(),
+            reporters: Reporters::default(),
+            retired: Snapshot::default(),
+            started: Instant::now(),
+            leaving: None,
+        }
+    }
+
+    /// The loop: sleep until something happens, decide, do. Returns the exit code.
+    pub(crate) fn run(mut self) -> u8 {
+        info!("phalanx {} starts", env!("CARGO_PKG_VERSION"));
+        let first =
+            self.common.publish(0, &self.premises.config).and_then(|()| self.common.publish(1, &self.premises.config));
+        if let Err(error) = first {
+            return self.leave(Err(format!("write the configuration for the workers: {error}")));
+        }
+        self.handle(Event::Tick);
+        while self.leaving.is_none() {
+            for event in self.next_events() {
+                self.handle(event);
+            }
+            self.handle(Event::Tick);
+        }
+        let outcome = self.leaving.take().unwrap_or(Ok(()));
+        self.leave(outcome)
+    }
+
+    fn handle(&mut self, event: Event) {
+        let actions = self.roster.react(event, Instant::now());
+        let mut consequences = Vec::new();
+        for action in actions {
+            consequences.extend(self.perform(action));
+        }
+        for slot in self.roster.emptied() {
+            self.close(slot);
+        }
+        for event in consequences {
+            self.handle(event);
+        }
+    }
+
+    /// Does it; what that makes happen at once comes back.
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Open(slot) => return Some(Event::Opened(slot, self.open(slot))),
+            Action::Replace(slot) => return Some(Event::Opened(slot, self.replace(slot))),
+            Action::Close(slot) => self.close(slot),
+            Action::Publish(number, config) => self.publish(number, &config),
+            Action::Clone(slot, birth) => return self.order_clone(slot, &birth),
+            Action::Tell(slot, lane, word) => self.tell(slot, lane, word),
+            Action::Kill(pid, signal) => end(pid, signal),
+            Action::EndHung(slot, incarnation, pid) => return self.end_hung(slot, incarnation, pid),
+            Action::Condemn(slot, lane, incarnation, guilt) => self.condemn(slot, lane, incarnation, guilt),
+            Action::Report { slot, lane, pid, incarnation, cause, serious } => {
+                if let Some(ground) = self.grounds.get(&slot) {
+                    let report = verdict::report(&ground.ledger, slot, lane, pid.as_raw(), incarnation, &cause);
+                    self.reporters.take(report, serious, &self.roster.config.master);
+                }
+            }
+            Action::InstallLogs(slot) => self.install_logs(slot),
+            Action::Steer(serving) => self.steer(serving),
+            Action::ReadConfig(client) => return self.read_config(client),
+            Action::Adopt(config) => phalanx_shared::log::configure(crate::log_files::ERROR_LOG, config.log.level),
+            Action::Reply(client, answer) => self.reply(client, &answer),
+            Action::Say(text) => info!("{text}"),
+            Action::Warn(text) => warn!("{text}"),
+            Action::Ready => self.announce(),
+            Action::Leave(outcome) => {
+                self.vacate();
+                self.leaving = Some(outcome);
+            }
+        }
+        None
+    }
+
+    // ---- slots ----
+
+    fn open(&mut self, slot: SlotId) -> Result<Pid, String> {
+        let listeners = match std::mem::take(&mut self.common.first_slot) {
+            first if !first.is_empty() => first,
+            _ => self.premises.listeners.bind_slot()?,
+        };
+        let (ground, keeper) = self.common.open(slot, listeners, &self.premises)?;
+        self.grounds.insert(slot, ground);
+        Ok(keeper)
+    }
+
+    fn replace(&mut self, slot: SlotId) -> Result<Pid, String> {
+        let Some(old) = self.grounds.remove(&slot) else { return Err("the slot is not open".to_owned()) };
+        let (ground, keeper) = self.common.open(slot, old.listeners.clone(), &self.premises)?;
+        self.grounds.insert(slot, ground);
+        let pids: Vec<Pid> = self.posts.iter().filter(|(_, post)| post.slot == slot).map(|(pid, _)| *pid).collect();
+        self.posts.retain(|_, post| post.slot != slot);
+        for end in &old.ends {
+            let _worker_gone = end.say(ToWorker::Drain(Closing::Slot));
+        }
+        let deadline = Instant::now() + self.roster.config.workers.drain_timeout;
+        self.orphans.push(Orphan { ledger: old.ledger.clone(), pids, deadline, _ground: old });
+        Ok(keeper)
+    }
+
+    fn close(&mut self, slot: SlotId) {
+        if let Some(ground) = self.grounds.remove(&slot) {
+            self.retired.add(&ground.final_stats());
+            info!("slot {} is closed", slot.0);
+        }
+    }
+
+    fn publish(&mut self, number: usize, config: &Config) {
+        if let Err(error) = self.common.publish(number, config) {
+            error!("write the configuration for the workers: {error}");
+        }
+        for ground in self.grounds.values() {
+            ground.install(&self.common.blueprints[number]);
+        }
+    }
+
+    fn order_clone(&mut self, slot: SlotId, birth: &Birth) -> Option<Event> {
+        let ground = self.grounds.get(&slot)?;
+        debug!("slot {}: clone incarnation {}", slot.0, birth.incarnation.0);
+        match ground.order(&Order::Clone(birth.clone()), None) {
+            Ok(()) => None,
+            Err(error) => Some(Event::Born(slot, birth.incarnation, Err(format!("order a clone: {error}")))),
+        }
+    }
+
+    fn tell(&self, slot: SlotId, lane: usize, word: ToWorker) {
+        if let Some(end) = self.grounds.get(&slot).and_then(|ground| ground.ends.get(lane))
+            && let Err(error) = end.say(word)
+        {
+            warn!("slot {}: tell the worker on lane {lane}: {error}", slot.0);
+        }
+    }
+
+    fn condemn(&self, slot: SlotId, lane: usize, incarnation: Incarnation, guilt: Guilt) {
+        let Some(ground) = self.grounds.get(&slot) else { return };
+        if let Some(record) = ground.ledger.lane(lane).current().and_then(|fd| ground.ledger.record(fd)) {
+            record.condemn(incarnation, guilt);
+        }
+    }
+
+    fn end_hung(&self, slot: SlotId, incarnation: Incarnation, pid: Pid) -> Option<Event> {
+        let state = process_figures(pid).map_or('?', |figures| figures.state);
+        if matches!(state, 'T' | 't') {
+            debug!("worker {} (pid {pid}) is stopped, not hung", slot.0);
+            return Some(Event::Excused(slot, incarnation));
+        }
+        warn!("worker {} (pid {pid}) does not answer (state {state}): ending it", slot.0);
+        end(pid, Signal::SIGABRT);
+        None
+    }
+
+    fn install_logs(&self, slot: SlotId) {
+        let Some(ground) = self.grounds.get(&slot) else { return };
+        for number in &self.common.log_numbers {
+            ground.install(&phalanx_shared::sys::table::borrow(*number));
+        }
+    }
+
+    fn steer(&self, serving: Option<u32>) {
+        let Some(ground) = self.grounds.get(&SlotId(0)) else { return };
+        if let Err(error) = steer(&ground.listeners, serving) {
+            warn!("steer new connections: {error}; some that arrive while a slot closes may be refused");
+        }
+    }
+
+    // ---- clients and signals ----
+
+    fn wish(&mut self, wish: Wish, name: &str) -> Option<Event> {
+        match wish {
+            Wish::Reap => None,
+            Wish::StopGracefully | Wish::StopFast => {
+                info!("{name}: stopping");
+                Some(Event::Stop { fast: wish == Wish::StopFast, client: None })
+            }
+            Wish::Reload => {
+                info!("{name}: reloading");
+                self.read_config(None)
+            }
+            Wish::ReopenLogs => match self.premises.logs.reopen() {
+                Ok(changed) => {
+                    info!("{name}: log files reopened");
+                    self.common.log_numbers = changed;
+                    Some(Event::LogsReopened)
+                }
+                Err(error) => {
+                    error!("{name}: {error}; the old files are used on");
+                    None
+                }
+            },
+            Wish::Upgrade => {
+                warn!("{name}: upgrade is not yet available");
+                None
+            }
+            Wish::OneMore => Some(Event::ScaleBy(1)),
+            Wish::OneLess => Some(Event::ScaleBy(-1)),
+        }
+    }
+
+    fn command(&mut self, client: ClientId, command: Command) -> Option<Event> {
+        match command {
+            Command::Status => {
+                let answer = Answer { ok: true, text: String::new(), status: Some(self.status()) };
+                self.reply(client, &answer);
+                None
+            }
+            Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),
+            Command::Reload => self.read_config(Some(client)),
+            Command::Scale { count } if (1..=1024).contains(&count) => {
+                Some(Event::Scale { client: Some(client), count })
+            }
+            Command::Scale { count } => {
+                self.reply(client, &Answer::refused(format!("{count} workers: from 1 to 1024 are possible")));
+                None
+            }
+        }
+    }
+
+    fn reply(&mut self, client: ClientId, answer: &Answer) {
+        if let Some(control) = &mut self.premises.control {
+            control.answer(client, answer);
+        }
+    }
+
+    fn read_config(&mut self, client: Option<ClientId>) -> Option<Event> {
+        let read = match &self.premises.file {
+            None => Err("there is no configuration file to reload: this is `phalanx serve`".to_owned()),
+            Some(file) => config::load(file).map(Box::new).map_err(|problems| problems.to_string()),
+        };
+        Some(Event::Reload { client, read })
+    }
+
+    fn status(&self) -> Status {
+        let mut totals = self.retired;
+        self.orphans.iter().for_each(|orphan| totals.add(&orphan.ledger.stats()));
+        let mut slots = Vec::new();
+        for (id, slot) in &self.roster.slots {
+            let stats = self.grounds.get(id).map(|ground| ground.ledger.stats()).unwrap_or_default();
+            totals.add(&stats);
+            let worker = slot.serving().or(slot.workers.last());
+            let pid = worker.and_then(|worker| worker.pid);
+            slots.push(status::Slot {
+                slot: id.0,
+                pid: pid.map(Pid::as_raw),
+                keeper_pid: slot.keeper.map(Pid::as_raw),
+                incarnation: worker.map_or(0, |worker| worker.incarnation.0),
+                state: slot.state().to_owned(),
+                generation: worker.map_or(self.roster.generation.0, |worker| worker.generation.0),
+                cause_of_last_death: slot.cause_of_last_death.clone(),
+                connections: stats.connections,
+                requests: stats.requests,
+                restarts: slot.restarts,
+                rss_bytes: pid.and_then(process_figures).map_or(0, |figures| figures.rss_bytes),
+            });
+        }
+        let master = status::Master {
+            pid: std::process::id() as i32,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.roster.generation.0,
+            uptime_s: self.started.elapsed().as_secs(),
+        };
+        Status { master, listeners: self.premises.listeners.addresses(), slots, totals }
+    }
+
+    fn announce(&mut self) {
+        let addresses = self.premises.listeners.addresses();
+        let count = self.roster.slots.len();
+        info!("ready: {count} workers on {}", addresses.join(", "));
+        if self.premises.file.is_none() {
+            self.say_what_to_try(&addresses);
+        }
+        self.herald.ready(&format!("started: pid {}, {count} workers on {}", std::process::id(), addresses.join(", ")));
+    }
+
+    /// For who has just tried `phalanx serve`.
+    fn say_what_to_try(&self, addresses: &[String]) {
+        let pids: Vec<String> =
+            self.roster.slots.values().filter_map(|slot| slot.serving()?.pid).map(|pid| pid.to_string()).collect();
+        for address in addresses {
+            info!("serving http://{address}/ (stop with Ctrl-C)");
+        }
+        info!(
+            "try: curl http://{}/ ; then kill a worker under load, nobody notices: kill -9 {}",
+            addresses[0],
+            pids.join(" ")
+        );
+    }
+
+    // ---- children ----
+
+    fn reap(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let (pid, ending) = match status {
+                WaitStatus::Exited(pid, code) => (pid, Ending::Exited(code)),
+                WaitStatus::Signaled(pid, signal, _) => (pid, Ending::Killed(signal as i32)),
+                WaitStatus::StillAlive => break,
+                _ => continue,
+            };
+            if self.reporters.ended(pid, &self.roster.config.master) || self.orphan_ended(pid) {
+                continue;
+            }
+            let is_keeper = self.roster.slots.values().any(|slot| slot.keeper == Some(pid));
+            if !is_keeper && !self.posts.contains_key(&pid) {
+                self.unclaimed.insert(pid, ending);
+                continue;
+            }
+            events.push(self.ended(pid, ending));
+        }
+        events
+    }
+
+    fn ended(&mut self, pid: Pid, ending: Ending) -> Event {
+        let post = self.posts.remove(&pid);
+        let cause = match post.and_then(|post| Some((post, self.grounds.get(&post.slot)?))) {
+            Some((post, ground)) => verdict::cause(&ground.ledger, post.lane, ending),
+            None => Cause { ending, own_fault: false },
+        };
+        Event::Ended(pid, cause)
+    }
+
+    fn orphan_ended(&mut self, pid: Pid) -> bool {
+        let Some(index) = self.orphans.iter().position(|orphan| orphan.pids.contains(&pid)) else { return false };
+        self.orphans[index].pids.retain(|other| *other != pid);
+        if self.orphans[index].pids.is_empty() {
+            let orphan = self.orphans.remove(index);
+            let mut stats = orphan.ledger.stats();
+            stats.connections = 0;
+            self.retired.add(&stats);
+        }
+        true
+    }
+
+    // ---- the end ----
+
+    /// Closes the listeners, ends the keepers and takes the service's files away.
+    fn vacate(&mut self) {
+        let keepers: Vec<Pid> = self.roster.slots.values().filter_map(|slot| slot.keeper).collect();
+        let orphans = self.orphans.iter().flat_map(|orphan| orphan.pids.iter().copied());
+        for pid in keepers.into_iter().chain(orphans) {
+            end(pid, Signal::SIGKILL);
+            let _reaped_already = waitpid(pid, None);
+        }
+        self.grounds.clear();
+        self.orphans.clear();
+        self.common.first_slot.clear();
+        self.premises.listeners.remove();
+        if let Some(control) = &self.premises.control {
+            control.remove();
+        }
+        if let Some(pid_file) = &self.premises.pid_file {
+            pid_file.remove();
+        }
+    }
+
+    fn leave(&mut self, outcome: Result<(), String>) -> u8 {
+        match outcome {
+            Ok(()) => {
+                info!("stopped");
+                DONE
+            }
+            Err(why) => {
+                error!("{why}");
+                self.vacate();
+                self.herald.failed(&why);
+                FAILED
+            }
+        }
+    }
+}
+
+fn end(pid: Pid, signal: Signal) {
+    // Only ever a child that has not been reaped: the number cannot be another process's.
+    let _gone_already = kill(pid, signal);
+}
+
+/// A sealed memfd with `config` in it.
+fn blueprint(config: &Config) -> std::io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    let fd = memfd_create("phalanx-blueprint", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(&config.to_blueprint()?)?;
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(OwnedFd::from(file))
+}
+
+/// Puts `fresh` in the place of `old` under the same number.
+fn put_in_place(old: &OwnedFd, fresh: &OwnedFd) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    process::install(fresh.as_fd(), old.as_raw_fd())
+}

@@ -1,0 +1,166 @@
+//! Reload as a transaction: successors of the new generation boot beside those who serve; when all are ready they take over,
+//! and until then anything that goes wrong leaves everything as it was.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use phalanx_shared::config::{Config, Count};
+use phalanx_shared::ipc::{Generation, ToWorker};
+
+use super::event::Action;
+use super::roster::Roster;
+use super::slot::{Place, Stage};
+use crate::control::Answer;
+use crate::control::server::ClientId;
+
+/// How long a predecessor of the generation before last may keep its lane before the reload takes it.
+const LANE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A reload under way.
+pub(crate) struct Reload {
+    pub(super) generation: Generation,
+    blueprint: usize,
+    config: Box<Config>,
+    client: Option<ClientId>,
+    since: Instant,
+}
+
+impl Roster {
+    pub(super) fn reload(&mut self, client: Option<ClientId>, read: Result<Box<Config>, String>) {
+        if self.is_stopping() {
+            return self.reply(client, Answer::refused("the service is stopping"));
+        }
+        if self.reload.is_some() || self.is_scaling() {
+            // The file is read again when the one under way is through.
+            self.reload_again.get_or_insert_default().push(client);
+            return;
+        }
+        let config = match read.and_then(|config| self.check_reloadable(&config).map(|()| config)) {
+            Ok(config) => config,
+            Err(why) => {
+                self.act(Action::Warn(format!("reload refused, nothing changes: {why}")));
+                return self.reply(client, Answer::refused(why));
+            }
+        };
+        self.last_generation.0 += 1;
+        let (generation, blueprint) = (self.last_generation, 1 - self.blueprint);
+        self.act(Action::Publish(blueprint, config.clone()));
+        self.reload = Some(Reload { generation, blueprint, config, client, since: self.now });
+    }
+
+    /// What a running service cannot change.
+    fn check_reloadable(&self, new: &Config) -> Result<(), String> {
+        let old = &self.config;
+        let changed = [
+            ("listen", old.listen != new.listen),
+            ("master.user", old.master.user != new.master.user),
+            ("master.group", old.master.group != new.master.group),
+            ("master.pid_file", old.master.pid_file != new.master.pid_file),
+            ("master.control_socket", old.master.control_socket != new.master.control_socket),
+            ("log.access", old.log.access != new.log.access),
+            ("log.error", old.log.error != new.log.error),
+            ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
+        ];
+        let keys: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{} cannot change while the service runs\n  hint: phalanx stop, then start", keys.join(", ")))
+    }
+
+    pub(super) fn go_on_reloading(&mut self) {
+        let Some(reload) = &self.reload else { return self.reload_again_if_wanted() };
+        let (generation, blueprint, since) = (reload.generation, reload.blueprint, reload.since);
+        let mut all_ready = true;
+        for id in self.slots.keys().copied().collect::<Vec<_>>() {
+            let Some(slot) = self.slots.get(&id) else { continue };
+            if slot.place != Place::Open {
+                continue;
+            }
+            let successor = slot.workers.iter().find(|worker| worker.generation == generation);
+            match successor.map(|worker| worker.stage) {
+                Some(Stage::Waiting) => {}
+                Some(_) => all_ready = false,
+                None => {
+                    all_ready = false;
+                    let retiring = slot.at_stage(Stage::Retiring).and_then(|worker| worker.pid);
+                    let serving = slot.serving().is_some();
+                    if serving && self.clone_successor(id, generation, blueprint) {
+                        continue;
+                    }
+                    // Both lanes are taken: what retires has had its time, and its connections will be rescued.
+                    if let Some(pid) = retiring.filter(|_| self.now - since > LANE_PATIENCE) {
+                        self.act(Action::Kill(pid, Signal::SIGKILL));
+                    }
+                }
+            }
+        }
+        if all_ready && self.slots.values().all(|slot| slot.serving().is_some()) {
+            self.commit();
+        }
+    }
+
+    fn commit(&mut self) {
+        let Some(reload) = self.reload.take() else { return };
+        for id in self.slots.keys().copied().collect::<Vec<_>>() {
+            let successor = self.slots.get(&id).and_then(|slot| {
+                slot.workers
+                    .iter()
+                    .find(|worker| worker.generation == reload.generation)
+                    .map(|worker| worker.incarnation)
+            });
+            if let Some(incarnation) = successor {
+                self.promote(id, incarnation);
+            }
+        }
+        self.generation = reload.generation;
+        self.blueprint = reload.blueprint;
+        let count_changed = self.config.workers.count != reload.config.workers.count;
+        self.config = *reload.config.clone();
+        self.act(Action::Adopt(reload.config));
+        let text = format!("generation {} serves", self.generation.0);
+        self.act(Action::Say(format!("reloaded: {text}")));
+        self.reply(reload.client, Answer::done(text));
+        if count_changed {
+            let count = count_of(&self.config);
+            self.scale(None, count);
+        }
+    }
+
+    /// Nothing has changed for anybody: the successors leave.
+    pub(super) fn roll_back(&mut self, why: &str) {
+        let Some(reload) = self.reload.take() else { return };
+        let now = self.now;
+        let mut actions = Vec::new();
+        for (id, slot) in &mut self.slots {
+            for worker in slot.workers.iter_mut().filter(|worker| worker.generation == reload.generation) {
+                match (worker.stage, worker.pid) {
+                    (Stage::Waiting, _) => actions.push(Action::Tell(*id, worker.lane, ToWorker::Leave)),
+                    (_, Some(pid)) => actions.push(Action::Kill(pid, Signal::SIGKILL)),
+                    (_, None) => {}
+                }
+                worker.enter(Stage::Leaving, now);
+            }
+        }
+        self.out.append(&mut actions);
+        self.act(Action::Warn(format!("reload rolled back: {why}")));
+        self.reply(reload.client, Answer::refused(format!("rolled back, the old generation serves on: {why}")));
+    }
+
+    fn reload_again_if_wanted(&mut self) {
+        if self.is_stopping() || self.is_scaling() {
+            return;
+        }
+        for client in self.reload_again.take().unwrap_or_default() {
+            self.act(Action::ReadConfig(client));
+        }
+    }
+}
+
+/// How many slots a configuration asks for.
+pub(crate) fn count_of(config: &Config) -> u32 {
+    match config.workers.count {
+        Count::Fixed(count) => count.into(),
+        Count::Auto => std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+    }
+}

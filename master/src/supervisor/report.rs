@@ -1,0 +1,76 @@
+//! Crash reports are written by children, one at a time, so that neither a slow disk nor the naming of functions holds the
+//! master up.
+
+use std::collections::VecDeque;
+
+use nix::unistd::Pid;
+use phalanx_shared::config::Master;
+use phalanx_shared::sys::process::{self, Born};
+use phalanx_shared::{error, info, warn};
+
+use crate::verdict::Report;
+
+/// Reports that may wait; one more is only logged.
+const MAX_WAITING: usize = 64;
+
+/// The children that write reports.
+#[derive(Default)]
+pub(super) struct Reporters {
+    busy: Option<Pid>,
+    waiting: VecDeque<Report>,
+}
+
+impl Reporters {
+    /// Logs a death, and has a report written where there is something to write.
+    pub(super) fn take(&mut self, report: Report, serious: bool, config: &Master) {
+        if serious {
+            error!("{}", report.line());
+        } else {
+            warn!("{}", report.line());
+        }
+        let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
+        if wanted && self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(report);
+            self.begin_next(config);
+        }
+    }
+
+    /// Whether `pid` was one of them.
+    pub(super) fn ended(&mut self, pid: Pid, config: &Master) -> bool {
+        if self.busy != Some(pid) {
+            return false;
+        }
+        self.busy = None;
+        self.begin_next(config);
+        true
+    }
+
+    fn begin_next(&mut self, config: &Master) {
+        if self.busy.is_some() {
+            return;
+        }
+        let Some(report) = self.waiting.pop_front() else { return };
+        let Ok(mask) = process::block_signals() else { return };
+        match process::fork() {
+            Ok(Born::Child) => write(report, config),
+            Ok(Born::Parent(pid)) => self.busy = Some(pid),
+            Err(error) => warn!("fork to write a crash report: {error}"),
+        }
+        let _as_before = process::set_signal_mask(&mask);
+    }
+}
+
+/// In the child.
+fn write(mut report: Report, config: &Master) -> ! {
+    phalanx_shared::sys::title::set("phalanx: crash report");
+    report.resolve();
+    for frame in &report.backtrace {
+        info!("backtrace of pid {}: {frame}", report.pid);
+    }
+    match report.store(config) {
+        Ok(Some(path)) => info!("crash report {}", path.display()),
+        Ok(None) => {}
+        Err(error) => warn!("write a crash report: {error}"),
+    }
+    process::exit_now(0)
+}

@@ -1,0 +1,172 @@
+//! A slot as the roster sees it: its keeper, its workers, and what it is waiting for.
+
+use std::time::Instant;
+
+use nix::unistd::Pid;
+use phalanx_shared::ipc::keeper::Birth;
+use phalanx_shared::ipc::{Generation, Incarnation};
+use phalanx_shared::ledger::LANES;
+
+/// Where a worker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Cloned, or being cloned. Serves as soon as it is ready, or waits to be told.
+    Booting {
+        serve_at_once: bool,
+    },
+    /// Ready; its predecessor still serves.
+    Waiting,
+    Serving,
+    /// Its successor serves.
+    Retiring,
+    /// Nobody serves after it.
+    Draining,
+    /// Told to leave or killed on purpose: its end is expected.
+    Leaving,
+}
+
+/// A worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) generation: Generation,
+    pub(crate) lane: usize,
+    /// None until the keeper has told it.
+    pub(crate) pid: Option<Pid>,
+    pub(crate) stage: Stage,
+    /// When it came to its stage.
+    pub(crate) since: Instant,
+    pub(crate) ping: Ping,
+    /// Killed because it answered no ping.
+    pub(crate) hung: Option<Instant>,
+    /// Why it cannot boot, in its own words.
+    pub(crate) complaint: Option<String>,
+    pub(crate) wants_successor: bool,
+    /// Requests it has answered, for `max_requests`.
+    pub(crate) requests: u64,
+    pub(crate) requests_at_birth: Option<u64>,
+}
+
+/// The master's question to a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Ping {
+    pub(crate) number: u64,
+    /// Since when the answer is due.
+    pub(crate) outstanding: Option<Instant>,
+    /// When to ask next.
+    pub(crate) next: Option<Instant>,
+}
+
+impl Worker {
+    pub(crate) fn new(birth: &Birth, now: Instant) -> Worker {
+        Worker {
+            incarnation: birth.incarnation,
+            generation: birth.generation,
+            lane: birth.lane,
+            pid: None,
+            stage: Stage::Booting { serve_at_once: birth.serve_at_once },
+            since: now,
+            ping: Ping::default(),
+            hung: None,
+            complaint: None,
+            wants_successor: false,
+            requests: 0,
+            requests_at_birth: None,
+        }
+    }
+
+    pub(crate) fn enter(&mut self, stage: Stage, now: Instant) {
+        self.stage = stage;
+        self.since = now;
+    }
+
+    pub(crate) fn is_booting(&self) -> bool {
+        matches!(self.stage, Stage::Booting { .. })
+    }
+}
+
+/// Where a slot stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Its keeper is being made.
+    Opening,
+    Open,
+    /// It is going away.
+    Closing,
+}
+
+/// A slot.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) place: Place,
+    pub(crate) keeper: Option<Pid>,
+    pub(crate) workers: Vec<Worker>,
+    last_incarnation: u32,
+    /// Deaths in a row before READY.
+    pub(crate) deaths_at_boot: u32,
+    /// When to clone a worker again.
+    pub(crate) clone_at: Option<Instant>,
+    pub(crate) restarts: u64,
+    pub(crate) cause_of_last_death: Option<String>,
+    /// Dead predecessors whose connections the successor, once it serves, has to be told to take over.
+    pub(crate) unburied: Vec<Incarnation>,
+    /// The reopened log files are not in the keeper's table yet.
+    pub(crate) wants_logs: bool,
+}
+
+impl Slot {
+    pub(crate) fn new() -> Slot {
+        Slot {
+            place: Place::Opening,
+            keeper: None,
+            workers: Vec::new(),
+            last_incarnation: 0,
+            deaths_at_boot: 0,
+            clone_at: None,
+            restarts: 0,
+            cause_of_last_death: None,
+            unburied: Vec::new(),
+            wants_logs: false,
+        }
+    }
+
+    /// The next worker's particulars; none while both lanes are in use.
+    pub(crate) fn conceive(&mut self, generation: Generation, blueprint: usize, serve_at_once: bool) -> Option<Birth> {
+        let lane = (0..LANES).find(|lane| self.workers.iter().all(|worker| worker.lane != *lane))?;
+        self.last_incarnation += 1;
+        let incarnation = Incarnation(self.last_incarnation);
+        let alive = self.workers.iter().map(|worker| worker.incarnation).collect();
+        Some(Birth { incarnation, generation, blueprint, lane, alive, serve_at_once })
+    }
+
+    pub(crate) fn worker(&mut self, incarnation: Incarnation) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|worker| worker.incarnation == incarnation)
+    }
+
+    pub(crate) fn at_stage(&self, stage: Stage) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.stage == stage)
+    }
+
+    pub(crate) fn serving(&self) -> Option<&Worker> {
+        self.at_stage(Stage::Serving)
+    }
+
+    /// One worker, which serves, and nothing under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.place == Place::Open && self.workers.len() == 1 && self.serving().is_some()
+    }
+
+    /// The state as `status` names it.
+    pub(crate) fn state(&self) -> &'static str {
+        let booting = self.workers.iter().any(Worker::is_booting);
+        match self.place {
+            Place::Closing => "draining",
+            _ if self.at_stage(Stage::Draining).is_some() => "draining",
+            _ if self.serving().is_some() && self.workers.len() > 1 => "handover",
+            _ if self.serving().is_some() => "serving",
+            _ if self.deaths_at_boot > 0 => "failing",
+            _ if booting || self.place == Place::Opening => "booting",
+            _ => "booting",
+        }
+    }
+}

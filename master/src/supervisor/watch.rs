@@ -1,0 +1,149 @@
+//! Where the master sleeps, and what has happened when it wakes.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use phalanx_shared::ipc::SlotId;
+
+use super::event::Event;
+use super::{Post, Supervisor, end};
+
+/// What woke the master.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Signals,
+    Control,
+    Keeper(SlotId),
+    Bell(SlotId, usize),
+}
+
+impl Supervisor {
+    /// Sleeps until something happens or is due, and tells what.
+    pub(super) fn next_events(&mut self) -> Vec<Event> {
+        let woken = self.sleep();
+        let mut events = Vec::new();
+        // Births before words before deaths: a worker that has died had been born, and may have said why.
+        for source in &woken {
+            if let Source::Keeper(slot) = *source {
+                self.births(slot, &mut events);
+            }
+        }
+        let signalled = woken.iter().any(|source| matches!(source, Source::Signals));
+        for source in &woken {
+            if let Source::Bell(slot, lane) = *source {
+                self.words(slot, lane, &mut events);
+            }
+        }
+        if woken.iter().any(|source| matches!(source, Source::Control)) {
+            self.commands(&mut events);
+        }
+        if signalled {
+            self.signals(&mut events);
+        }
+        self.end_overdue_orphans();
+        events
+    }
+
+    fn sleep(&self) -> Vec<Source> {
+        let mut sources = vec![(self.premises.signals.descriptor(), Source::Signals, false)];
+        if let Some(control) = &self.premises.control {
+            sources.extend(control.descriptors().map(|(fd, unsent)| (fd, Source::Control, unsent)));
+        }
+        for (slot, ground) in &self.grounds {
+            sources.push((ground.orders.as_fd(), Source::Keeper(*slot), false));
+            for (lane, end) in ground.ends.iter().enumerate() {
+                sources.push((AsFd::as_fd(&*end.bell), Source::Bell(*slot, lane), false));
+            }
+        }
+        let mut polled: Vec<PollFd<'_>> = sources.iter().map(|(fd, _, unsent)| poll_fd(*fd, *unsent)).collect();
+        // An interrupted poll has seen nothing; the pipe of the signal that interrupted it wakes the next.
+        let _interrupted = poll(&mut polled, self.timeout());
+        let woken = polled.iter().zip(&sources).filter(|(polled, _)| polled.any().unwrap_or(false));
+        woken.map(|(_, (_, source, _))| *source).collect()
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let due = self.roster.next_deadline();
+        let wait = due.map_or(Duration::from_secs(1), |at| at.saturating_duration_since(Instant::now()));
+        PollTimeout::from(wait.as_micros().div_ceil(1000).min(1000) as u16)
+    }
+
+    fn births(&mut self, slot: SlotId, events: &mut Vec<Event>) {
+        let Some(ground) = self.grounds.get(&slot) else { return };
+        for (incarnation, outcome) in ground.births() {
+            if let Ok(pid) = outcome {
+                let lane = self
+                    .roster
+                    .slots
+                    .get_mut(&slot)
+                    .and_then(|slot| slot.worker(incarnation))
+                    .map_or(0, |worker| worker.lane);
+                self.posts.insert(pid, Post { slot, lane, incarnation });
+                events.push(Event::Born(slot, incarnation, Ok(pid)));
+                if let Some(ending) = self.unclaimed.remove(&pid) {
+                    self.all_words(slot, events);
+                    events.push(self.ended(pid, ending));
+                }
+            } else {
+                events.push(Event::Born(slot, incarnation, outcome));
+            }
+        }
+    }
+
+    fn words(&mut self, slot: SlotId, lane: usize, events: &mut Vec<Event>) {
+        let Some(end) = self.grounds.get(&slot).and_then(|ground| ground.ends.get(lane)) else { return };
+        end.bell.silence();
+        let mut said_nothing = true;
+        while let Some(message) = end.hear() {
+            said_nothing = false;
+            events.push(Event::Heard(slot, message));
+        }
+        if said_nothing {
+            events.push(Event::Knocked(slot, lane));
+        }
+    }
+
+    fn all_words(&mut self, slot: SlotId, events: &mut Vec<Event>) {
+        let Some(ground) = self.grounds.get(&slot) else { return };
+        for end in &ground.ends {
+            while let Some(message) = end.hear() {
+                events.push(Event::Heard(slot, message));
+            }
+        }
+    }
+
+    fn commands(&mut self, events: &mut Vec<Event>) {
+        let Some(control) = &mut self.premises.control else { return };
+        for (client, command) in control.turn() {
+            events.extend(self.command(client, command));
+        }
+    }
+
+    fn signals(&mut self, events: &mut Vec<Event>) {
+        let wishes = self.premises.signals.wishes();
+        for (wish, name) in wishes {
+            events.extend(self.wish(wish, name));
+        }
+        for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
+            self.births(slot, events);
+            self.all_words(slot, events);
+        }
+        let ended = self.reap();
+        events.extend(ended);
+    }
+
+    fn end_overdue_orphans(&mut self) {
+        let now = Instant::now();
+        for orphan in self.orphans.iter_mut().filter(|orphan| orphan.deadline < now) {
+            orphan.pids.iter().for_each(|pid| end(*pid, Signal::SIGKILL));
+            orphan.deadline = now + Duration::from_secs(60);
+        }
+    }
+}
+
+fn poll_fd(fd: BorrowedFd<'_>, unsent: bool) -> PollFd<'_> {
+    let flags = if unsent { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+    PollFd::new(fd, flags)
+}

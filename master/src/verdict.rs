@@ -1,0 +1,208 @@
+//! Why a worker died, and the crash report: what the ledger and the wait status tell, written down before a successor writes
+//! over it. The report itself is made by a short-lived child, so that naming functions costs the master nothing.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use nix::sys::signal::Signal;
+use phalanx_shared::config::Master;
+use phalanx_shared::ipc::{Incarnation, SlotId};
+use phalanx_shared::ledger::record::{Owner, Peer, Record};
+use phalanx_shared::ledger::{BUFFER_BYTES, Ledger};
+use phalanx_shared::log;
+use phalanx_shared::sys::crash_signal::{DETAIL, FIRST_FRAME, FRAMES, OWN_FAULT, SIGNAL};
+use serde::Serialize;
+
+/// How a process ended, as wait tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Exited(i32),
+    Killed(i32),
+}
+
+/// Why a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cause {
+    pub(crate) ending: Ending,
+    /// It did it to itself: what its handler ran is to blame.
+    pub(crate) own_fault: bool,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Ending::Exited(code) => write!(f, "exit code {code}"),
+            Ending::Killed(number) => match Signal::try_from(number) {
+                Ok(signal) => f.write_str(signal.as_str()),
+                Err(_) => write!(f, "signal {number}"),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.ending, self.own_fault) {
+            (Ending::Killed(_), true) => write!(f, "{} by its own fault", self.ending),
+            (Ending::Killed(_), false) => write!(f, "{} from outside", self.ending),
+            (Ending::Exited(_), _) => write!(f, "{}", self.ending),
+        }
+    }
+}
+
+/// Tells the cause from the wait status and the last words.
+pub(crate) fn cause(ledger: &Ledger, lane: usize, ending: Ending) -> Cause {
+    let word = |index: usize| ledger.lane(lane).last_words()[index].load(Ordering::Acquire);
+    let own_fault = match ending {
+        Ending::Killed(signal) => word(SIGNAL) == signal as u64 && word(OWN_FAULT) == 1,
+        Ending::Exited(_) => true,
+    };
+    Cause { ending, own_fault }
+}
+
+/// A request that was being worked on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct InFlight {
+    /// Its first line, as far as it is there; printable.
+    pub(crate) request: String,
+    pub(crate) peer: String,
+    pub(crate) phase: &'static str,
+}
+
+/// What a crash report holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) time: String,
+    pub(crate) slot: u32,
+    pub(crate) pid: i32,
+    pub(crate) incarnation: u32,
+    pub(crate) cause: String,
+    pub(crate) address: Option<String>,
+    pub(crate) suspect: Option<InFlight>,
+    pub(crate) in_flight: Vec<InFlight>,
+    pub(crate) backtrace: Vec<String>,
+    #[serde(skip)]
+    pub(crate) frames: Vec<u64>,
+}
+
+/// In-flight requests that a report lists.
+const MAX_LISTED: usize = 64;
+/// Bytes of a request line in a report.
+const MAX_REQUEST: usize = 256;
+
+/// Reads the ledger for a report on the death of `incarnation`.
+pub(crate) fn report(
+    ledger: &Ledger,
+    slot: SlotId,
+    lane: usize,
+    pid: i32,
+    incarnation: Incarnation,
+    cause: &str,
+) -> Report {
+    let words = ledger.lane(lane).last_words();
+    let word = |index: usize| words[index].load(Ordering::Acquire);
+    let count = (word(FRAMES) as usize).min(words.len() - FIRST_FRAME);
+    let current = ledger.lane(lane).current();
+    let owned = |record: &Record| record.owner() == Some(Owner::Worker(incarnation));
+    let suspect = current.and_then(|fd| ledger.record(fd)).filter(owned).and_then(|record| in_flight(ledger, &record));
+    let others = ledger.recorded().filter(|(fd, record)| owned(record) && Some(*fd) != current);
+    Report {
+        time: log::timestamp(),
+        slot: slot.0,
+        pid,
+        incarnation: incarnation.0,
+        cause: cause.to_owned(),
+        address: (word(SIGNAL) != 0 && word(OWN_FAULT) == 1).then(|| format!("{:#x}", word(DETAIL))),
+        suspect,
+        in_flight: others.filter_map(|(_, record)| in_flight(ledger, &record)).take(MAX_LISTED).collect(),
+        backtrace: Vec::new(),
+        frames: (0..count).map(|index| word(FIRST_FRAME + index)).collect(),
+    }
+}
+
+/// What `record` was busy with; none when it was idle.
+fn in_flight(ledger: &Ledger, record: &Record) -> Option<InFlight> {
+    let buffer = ledger.buffer(record.buffer()?)?;
+    let state = record.state();
+    let entry =
+        (state.first < state.pending).then(|| ledger.pending(&buffer).get(usize::from(state.pending) - 1)).flatten();
+    let phase = match entry {
+        None => "reading",
+        Some(entry) if entry.response_end == 0 => "handler",
+        Some(entry) if record.sent() <= entry.response_start => "answered, nothing sent",
+        Some(_) => "sending",
+    };
+    let from = record.start().checked_sub(record.base())? as usize;
+    let to = record.consumed().checked_sub(record.base())? as usize;
+    let bytes = buffer.bytes().get(from..to.min(BUFFER_BYTES)).unwrap_or(&[]);
+    let line = bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or(&[]);
+    let request = String::from_utf8_lossy(&line[..line.len().min(MAX_REQUEST)]);
+    let request = request.chars().map(|c| if c.is_control() { '.' } else { c }).collect();
+    Some(InFlight { request, peer: peer_text(record.peer()), phase })
+}
+
+fn peer_text(peer: Peer) -> String {
+    match peer {
+        Peer::Ip(address) => address.to_string(),
+        Peer::Unix => "unix".to_owned(),
+    }
+}
+
+impl Report {
+    /// Names the frames' functions. Slow (it reads debug information): for a child of its own.
+    pub(crate) fn resolve(&mut self) {
+        for &frame in &self.frames {
+            // A return address points behind its call; the handler's own frame is exact, and off by one does no harm there.
+            let address = frame.saturating_sub(1) as *mut std::ffi::c_void;
+            let mut text = format!("{frame:#x}");
+            backtrace::resolve(address, |symbol| {
+                if let Some(name) = symbol.name() {
+                    text = format!("{text} {name:#}");
+                }
+                if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                    text = format!("{text} at {}:{line}", file.display());
+                }
+            });
+            self.backtrace.push(text);
+        }
+    }
+
+    /// Writes it to the configured directory and keeps that bounded: the oldest reports go.
+    pub(crate) fn store(&self, config: &Master) -> std::io::Result<Option<PathBuf>> {
+        let Some(directory) = &config.crash_dir else { return Ok(None) };
+        std::fs::create_dir_all(directory)?;
+        let stamp: String = self.time.chars().filter(char::is_ascii_alphanumeric).collect();
+        let path = directory.join(format!("crash-{stamp}-{}.json", self.pid));
+        // Whole or not at all: whoever watches the directory sees no half report.
+        let unfinished = directory.join(format!(".crash-{stamp}-{}", self.pid));
+        std::fs::write(&unfinished, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(&unfinished, &path)?;
+        let mut reports: Vec<PathBuf> = std::fs::read_dir(directory)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("crash-")))
+            .collect();
+        reports.sort();
+        let surplus = reports.len().saturating_sub(config.crash_reports as usize);
+        for old in &reports[..surplus] {
+            let _removed_by_another = std::fs::remove_file(old);
+        }
+        Ok(Some(path))
+    }
+
+    /// The one line of it for the log.
+    pub(crate) fn line(&self) -> String {
+        let suspect = match &self.suspect {
+            Some(suspect) => format!("while at `{}` of {} ({})", suspect.request, suspect.peer, suspect.phase),
+            None => "while idle".to_owned(),
+        };
+        format!(
+            "worker {} (pid {}, incarnation {}) died: {}, {suspect}, {} other requests in flight",
+            self.slot,
+            self.pid,
+            self.incarnation,
+            self.cause,
+            self.in_flight.len()
+        )
+    }
+}

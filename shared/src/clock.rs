@@ -1,0 +1,45 @@
+//! The clock of a loop: read once a turn, asked as often as one likes.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The time of a turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+    now: Instant,
+    epoch_seconds: u64,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        let now = Instant::now();
+        Clock { start: now, now, epoch_seconds: epoch_seconds() }
+    }
+}
+
+impl Clock {
+    /// Reads the time.
+    pub fn tick(&mut self) {
+        self.now = Instant::now();
+        self.epoch_seconds = epoch_seconds();
+    }
+
+    /// The instant of the last tick.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Time since the clock was made, at the last tick.
+    pub fn uptime(&self) -> Duration {
+        self.now - self.start
+    }
+
+    /// Seconds since 1970, at the last tick.
+    pub fn epoch_seconds(&self) -> u64 {
+        self.epoch_seconds
+    }
+}
+
+fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

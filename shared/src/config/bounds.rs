@@ -1,0 +1,85 @@
+//! What numbers, sizes and durations may be, and why.
+
+use super::problem::Refusal;
+use super::units::{show_duration, show_size};
+
+/// A range with its reason, which the operator is told.
+pub(super) struct Bounds {
+    pub(super) least: u64,
+    pub(super) most: u64,
+    show: fn(u64) -> String,
+    why: &'static str,
+}
+
+/// `workers.count`.
+pub(super) const COUNT: Bounds = plain(1, 1024, "each slot has a keeper, a worker and a ledger");
+/// `master.crash_reports`.
+pub(super) const CRASH_REPORTS: Bounds = plain(1, 100_000, "to keep no reports, leave crash_dir out");
+/// `workers.max_requests`: TOML has no larger whole number.
+pub(super) const REQUESTS: Bounds = plain(0, i64::MAX as u64, "0 means that no worker is recycled for it");
+/// `rescue.max_attempts`.
+pub(super) const ATTEMPTS: Bounds = plain(0, 10, "a request that outlives ten workers is likely what kills them");
+/// `limits.connections`.
+pub(super) const CONNECTIONS: Bounds = plain(1, 1_000_000, "each connection has a record in its slot's ledger");
+/// `respond.status`: a 1xx is not a final answer.
+pub(super) const STATUS: Bounds = plain(200, 599, "final answers have these (RFC 9110, section 15)");
+/// `limits.head`, in bytes: the ledger's request buffer must hold a head with room to read on.
+pub(super) const HEAD: Bounds =
+    size(1 << 10, 14 << 10, "a head must fit its buffer in the ledger, and browsers fill 1KiB");
+/// Other sizes, in bytes: a file offset is no larger.
+pub(super) const SIZE: Bounds = size(0, i64::MAX as u64, "no file or process is larger");
+/// Every timeout, in milliseconds: none would wait for ever, and a day is for ever.
+pub(super) const TIMEOUT: Bounds = Bounds {
+    least: 1,
+    most: 24 * 60 * 60 * 1000,
+    show: show_duration,
+    why: "a timeout is more than zero, at most a day",
+};
+
+const fn plain(least: u64, most: u64, why: &'static str) -> Bounds {
+    Bounds { least, most, show: show_plain, why }
+}
+
+const fn size(least: u64, most: u64, why: &'static str) -> Bounds {
+    Bounds { least, most, show: show_size, why }
+}
+
+fn show_plain(number: u64) -> String {
+    number.to_string()
+}
+
+impl Bounds {
+    /// The number as a `T`, if it is within the bounds.
+    ///
+    /// `T` must be able to hold the upper bound; what it cannot hold is refused as too large.
+    pub(super) fn check<T: TryFrom<u64>>(&self, number: impl Into<i128>) -> Result<T, Refusal> {
+        let number = number.into();
+        if number < i128::from(self.least) {
+            return Err(self.refusal(number, "less than", self.least));
+        }
+        let within = u64::try_from(number).ok().filter(|number| *number <= self.most);
+        within.and_then(|number| T::try_from(number).ok()).ok_or_else(|| self.refusal(number, "more than", self.most))
+    }
+
+    fn refusal(&self, number: i128, compared: &str, bound: u64) -> Refusal {
+        let shown = u64::try_from(number).map_or_else(|_| number.to_string(), self.show);
+        let Self { least, most, show, why } = self;
+        let text = format!("{shown} is {compared} {}", show(bound));
+        Refusal::new(text, format!("use {} to {}: {why}", show(*least), show(*most)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_on_the_bounds_are_within_and_numbers_beyond_are_told_why() {
+        assert_eq!(COUNT.check(1), Ok(1_u16));
+        assert_eq!(COUNT.check(1024), Ok(1024_u16));
+        assert_eq!(COUNT.check::<u16>(-1).unwrap_err().text, "-1 is less than 1");
+        assert_eq!(HEAD.check::<u16>(15 << 10).unwrap_err().text, "15KiB is more than 14KiB");
+        let hint = TIMEOUT.check::<u64>(0).unwrap_err().hint;
+        assert_eq!(hint, "use 1ms to 24h: a timeout is more than zero, at most a day");
+    }
+}

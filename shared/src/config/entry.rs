@@ -1,0 +1,162 @@
+//! A value as written: it knows its key and its place, so that whoever reads it need only say what is wrong.
+
+use toml_edit::{Item, Value};
+
+use super::nearest::{nearest, one_of};
+use super::problem::{Place, Refusal};
+use super::source::Source;
+use super::written::Key;
+
+/// One value of the file.
+pub(super) struct Entry<'a> {
+    source: &'a Source<'a>,
+    /// The whole name of the key, as in `workers.count`.
+    name: String,
+    key: &'static Key,
+    content: Content<'a>,
+    offset: usize,
+}
+
+/// What stands there: TOML tells headed tables from values.
+enum Content<'a> {
+    Value(&'a Value),
+    Tables(&'static str),
+}
+
+/// The words a key knows, and what each means.
+pub(super) struct Choices<T: 'static> {
+    /// What the words are, as in "unknown model".
+    pub(super) what: &'static str,
+    /// At least one.
+    pub(super) known: &'static [(&'static str, T)],
+    /// Words that have a meaning in a later version.
+    pub(super) planned: &'static [&'static str],
+}
+
+impl<'a> Entry<'a> {
+    /// The value `item` of `key`, whose key stands at `key_offset`.
+    pub(super) fn new(
+        source: &'a Source<'a>,
+        name: String,
+        key: &'static Key,
+        item: &'a Item,
+        key_offset: usize,
+    ) -> Self {
+        let (content, span) = match item {
+            Item::Value(value) => (Content::Value(value), value.span()),
+            Item::ArrayOfTables(_) => (Content::Tables("a list of tables"), None),
+            _ => (Content::Tables("a table"), None),
+        };
+        Self { source, name, key, content, offset: span.map_or(key_offset, |span| span.start) }
+    }
+
+    pub(super) fn source(&self) -> &'a Source<'a> {
+        self.source
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.source.place(self.offset)
+    }
+
+    /// Reports that the value is not taken.
+    pub(super) fn refuse(&self, text: impl Into<String>, hint: impl Into<String>) {
+        let text = format!("{}: {}", self.name, text.into());
+        self.source.report(self.offset, Refusal::new(text, hint));
+    }
+
+    /// The checked value, or a report why it is refused.
+    pub(super) fn check<T>(&self, checked: Result<T, Refusal>) -> Option<T> {
+        checked.map_err(|refusal| self.refuse(refusal.text, refusal.hint)).ok()
+    }
+
+    /// A string; `what` names it, as in "a duration".
+    pub(super) fn text(&self, what: &str) -> Option<&'a str> {
+        self.expect(self.as_text(), what)
+    }
+
+    pub(super) fn as_text(&self) -> Option<&'a str> {
+        self.value().and_then(Value::as_str)
+    }
+
+    pub(super) fn as_number(&self) -> Option<i64> {
+        self.value().and_then(Value::as_integer)
+    }
+
+    pub(super) fn number(&self) -> Option<i64> {
+        self.expect(self.as_number(), "a whole number")
+    }
+
+    pub(super) fn flag(&self) -> Option<bool> {
+        self.expect(self.value().and_then(Value::as_bool), "true or false")
+    }
+
+    /// The entries of a list.
+    pub(super) fn list(&self, what: &str) -> Option<Vec<Entry<'a>>> {
+        let array = self.expect(self.value().and_then(Value::as_array), what)?;
+        Some(array.iter().map(|value| self.element(value)).collect())
+    }
+
+    /// One of the words.
+    pub(super) fn choice<T: Copy>(&self, choices: &Choices<T>) -> Option<T> {
+        let words = choices.known.iter().map(|(word, _)| *word);
+        let word = self.text(&one_of(words.clone()))?;
+        let known = choices.known.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning);
+        if known.is_none() {
+            self.refuse_word(word, choices.what, choices.planned, words);
+        }
+        known
+    }
+
+    /// The value if it is there, or a report that something else is.
+    pub(super) fn expect<T>(&self, value: Option<T>, what: &str) -> Option<T> {
+        if value.is_none() {
+            let hint = format!("write {what} ({}: {})", self.key.name, self.key.about);
+            self.refuse(format!("expected {what}, found {}", self.found()), hint);
+        }
+        value
+    }
+
+    fn refuse_word<'w>(&self, word: &str, what: &str, planned: &[&str], words: impl Iterator<Item = &'w str> + Clone) {
+        if planned.contains(&word) {
+            let use_instead = one_of(words);
+            let text = format!("{what} `{word}` is not yet available; use {use_instead}");
+            return self.refuse(text, format!("write {} = {use_instead}", self.key.name));
+        }
+        let hint = match nearest(word, words.clone()) {
+            Some(meant) => format!("did you mean \"{meant}\"?"),
+            None => format!("use {}", one_of(words)),
+        };
+        self.refuse(format!("unknown {what} {word:?}"), hint);
+    }
+
+    fn value(&self) -> Option<&'a Value> {
+        match self.content {
+            Content::Value(value) => Some(value),
+            Content::Tables(_) => None,
+        }
+    }
+
+    fn element(&self, value: &'a Value) -> Entry<'a> {
+        let offset = value.span().map_or(self.offset, |span| span.start);
+        Entry { source: self.source, name: self.name.clone(), key: self.key, content: Content::Value(value), offset }
+    }
+
+    pub(super) fn found(&self) -> &'static str {
+        match self.content {
+            Content::Tables(kind) => kind,
+            Content::Value(value) => kind_of(value),
+        }
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a fraction",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::InlineTable(_) => "a table",
+    }
+}

@@ -1,0 +1,86 @@
+//! Configuration: from a TOML file to the [`Config`] that the rest of the program sees.
+//!
+//! A file passes three stations. `written` declares every table and key. The readers (`master`, `workers`, `limits`,
+//! `listen`, `site`, `route`, `action`, `log`) walk the TOML tree through a `Table` and turn values as written
+//! into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading goes on with the
+//! default, so that an operator sees all the problems of a file at once. Only a TOML syntax error stands alone: behind
+//! it there is no tree to walk.
+//!
+//! Reading asks the system about users, groups and directories and changes nothing; binding and opening is for others.
+
+mod action;
+mod blueprint;
+mod bounds;
+mod document;
+mod entry;
+mod file;
+mod limits;
+mod listen;
+mod log;
+mod master;
+mod nearest;
+mod problem;
+mod route;
+mod site;
+mod source;
+mod table;
+mod units;
+mod workers;
+mod written;
+
+pub mod resolved;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use listen::parse_listen;
+pub use problem::{Place, Problem, Problems};
+pub use resolved::*;
+
+/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8.
+///
+/// # Errors
+/// Every problem of the file, in the order of its lines; or the one reason why it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let text = file::read(path).map_err(|problem| Problems(vec![problem]))?;
+    parse(&text, path)
+}
+
+/// Checks the configuration `text`, which was written in the file `origin`: problems name that file, and relative paths
+/// are taken from its directory. The file itself is not touched.
+///
+/// # Errors
+/// Every problem of the text, in the order of its lines.
+pub fn parse(text: &str, origin: &Path) -> Result<Config, Problems> {
+    document::parse(text, origin)
+}
+
+/// The control socket that the file at `path` names, whatever else is wrong with it: a running service can be asked all the
+/// same. None when the file cannot be read or its mistakes come before the socket.
+#[must_use]
+pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
+    let text = file::read(path).ok()?;
+    document::control_socket(&text, path)
+}
+
+/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root`, everything else at its
+/// default, no access log and nothing left on disk (no PID file, no control socket, no crash reports).
+///
+/// `listen` must not be empty. A relative `root` is taken from the current directory; whether it exists is not checked.
+#[must_use]
+pub fn serve_defaults(root: PathBuf, listen: Vec<Listen>) -> Config {
+    let root = std::path::absolute(&root).unwrap_or(root);
+    let action = Action::Files { root, index: action::default_index() };
+    let route = Route { path: RoutePath::Prefix("/".to_owned()), action };
+    let mut config = document::defaults();
+    config.listen = listen;
+    config.sites = vec![Site { hosts: Vec::new(), routes: vec![route] }];
+    config.master.pid_file = None;
+    config.master.control_socket = None;
+    config.master.crash_dir = None;
+    config.log.access = Sink::Off;
+    config.log.error = Sink::Stderr;
+    config
+}

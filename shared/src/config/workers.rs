@@ -1,0 +1,55 @@
+//! The `[workers]` and `[rescue]` tables.
+
+use std::time::Duration;
+
+use super::bounds::{ATTEMPTS, COUNT, REQUESTS, SIZE};
+use super::entry::{Choices, Entry};
+use super::resolved::{Count, Model, OnMasterDeath, Poller, Rescue, Workers};
+use super::table::Table;
+
+const MODELS: Choices<Model> = Choices {
+    what: "model",
+    known: &[("reactor", Model::Reactor)],
+    planned: &["reactor-pool", "multi-reactor", "thread", "process", "sync", "coroutine", "uring"],
+};
+
+const POLLERS: Choices<Poller> =
+    Choices { what: "poller", known: &[("epoll", Poller::Epoll)], planned: &["poll", "select"] };
+
+const ON_MASTER_DEATH: Choices<OnMasterDeath> = Choices {
+    what: "answer to the master's death",
+    known: &[("drain", OnMasterDeath::Drain), ("exit", OnMasterDeath::Exit)],
+    planned: &[],
+};
+
+pub(super) fn workers(mut table: Table<'_>) -> Workers {
+    let workers = Workers {
+        count: table.entry("count").and_then(|entry| count(&entry)).unwrap_or(Count::Auto),
+        model: table.choice("model", Model::Reactor, &MODELS),
+        poller: table.choice("poller", Poller::Epoll, &POLLERS),
+        boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
+        hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
+        drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)),
+        max_requests: table.number("max_requests", 0, &REQUESTS),
+        max_memory: table.size("max_memory", 0, &SIZE),
+        on_master_death: table.choice("on_master_death", OnMasterDeath::Drain, &ON_MASTER_DEATH),
+        allow_faults: table.flag("allow_faults", false),
+    };
+    table.finish();
+    workers
+}
+
+pub(super) fn rescue(mut table: Table<'_>) -> Rescue {
+    let rescue =
+        Rescue { enabled: table.flag("enabled", true), max_attempts: table.number("max_attempts", 2, &ATTEMPTS) };
+    table.finish();
+    rescue
+}
+
+fn count(entry: &Entry<'_>) -> Option<Count> {
+    if entry.as_text() == Some("auto") {
+        return Some(Count::Auto);
+    }
+    let number = entry.expect(entry.as_number(), "a whole number or \"auto\"")?;
+    entry.check(COUNT.check(number)).map(Count::Fixed)
+}

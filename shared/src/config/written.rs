@@ -1,0 +1,235 @@
+//! The configuration as written: every table and every key, each documented here and nowhere else. Readers may ask for
+//! declared keys only, a key that is not declared is refused, and `etc/phalanx.toml` is held against this list by a test.
+
+/// A key and what it is for. The hint of a problem with its value shows `about` to the operator.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+}
+
+/// How a table stands in the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// The file itself.
+    Root,
+    /// `[name]`
+    Single,
+    /// `[[name]]`, any number of them
+    Many,
+    /// `name = { … }`
+    Inline,
+}
+
+/// A table and its keys.
+pub(super) struct Schema {
+    /// The whole name, as in `site.route`; empty for the file itself.
+    pub(super) name: &'static str,
+    pub(super) shape: Shape,
+    pub(super) keys: &'static [Key],
+    /// What is planned and has a name already.
+    pub(super) planned: &'static [Planned],
+}
+
+/// A key that is known but not yet available.
+pub(super) struct Planned {
+    pub(super) key: &'static str,
+    /// What it would be, as in "… is not yet available".
+    pub(super) what: &'static str,
+    /// What to do instead.
+    pub(super) hint: &'static str,
+}
+
+/// Every table.
+pub(super) static TABLES: &[&Schema] =
+    &[&ROOT, &MASTER, &WORKERS, &RESCUE, &LIMITS, &TIMEOUTS, &LISTEN, &SITE, &ROUTE, &FILES, &RESPOND, &REDIRECT, &LOG];
+
+pub(super) static ROOT: Schema = Schema {
+    name: "",
+    shape: Shape::Root,
+    keys: &[
+        key("master", "the supervising process"),
+        key("workers", "the processes that serve"),
+        key("rescue", "what becomes of requests whose worker died"),
+        key("limits", "what a peer may make a worker hold"),
+        key("timeouts", "how long a peer may keep a worker waiting"),
+        key("listen", "the addresses that are served"),
+        key("site", "what is served, by host"),
+        key("log", "what is written down"),
+    ],
+    planned: &[Planned { key: "admin", what: "the admin listener", hint: "remove the [admin] table" }],
+};
+
+pub(super) static MASTER: Schema = Schema {
+    name: "master",
+    shape: Shape::Single,
+    keys: &[
+        key("pid_file", "the file that holds the master's process id"),
+        key("control_socket", "the Unix socket that `phalanx status`, `reload` and the like talk to"),
+        key("user", "the user that workers run as; without it they stay who the master is"),
+        key("group", "the group that workers run as; without it the user's own"),
+        key("crash_dir", "the directory for crash reports; without it they are only logged"),
+        key("crash_reports", "how many crash reports the directory keeps"),
+    ],
+    planned: &[],
+};
+
+pub(super) static WORKERS: Schema = Schema {
+    name: "workers",
+    shape: Shape::Single,
+    keys: &[
+        key("count", "the number of slots; \"auto\" is one for each processor it may use"),
+        key("model", "how a worker turns events into answers"),
+        key("poller", "how a worker waits for events"),
+        key("boot_timeout", "how long a worker may take from its clone until it is ready"),
+        key("hang_timeout", "how long a worker's loop may stay silent before the worker is killed and replaced"),
+        key("drain_timeout", "how long a stop or a recycle waits for what is in flight"),
+        key("max_requests", "after how many requests a worker is recycled; 0 is never"),
+        key("max_memory", "at how much private memory a worker is recycled; 0 is never"),
+        key("on_master_death", "what workers do when the master died: \"drain\", then exit, or \"exit\" at once"),
+        key("allow_faults", "whether routes may break their worker on purpose, for tests"),
+    ],
+    planned: &[],
+};
+
+pub(super) static RESCUE: Schema = Schema {
+    name: "rescue",
+    shape: Shape::Single,
+    keys: &[
+        key("enabled", "whether a successor takes over the connections of a worker that died"),
+        key("max_attempts", "how often one request may be replayed after a death that was not its fault"),
+    ],
+    planned: &[],
+};
+
+pub(super) static LIMITS: Schema = Schema {
+    name: "limits",
+    shape: Shape::Single,
+    keys: &[
+        key("head", "the size of a request's head; a larger one gets 431"),
+        key("body", "the size of a request's body; a larger one gets 413"),
+        key("connections", "how many connections one slot holds at once"),
+    ],
+    planned: &[],
+};
+
+pub(super) static TIMEOUTS: Schema = Schema {
+    name: "timeouts",
+    shape: Shape::Single,
+    keys: &[
+        key("head", "the time from the first byte of a request's head to its last"),
+        key("body", "the time between two pieces of a request's body"),
+        key("idle", "how long a connection may be kept alive without a request"),
+        key("write", "how long a peer may refuse to read its answer"),
+    ],
+    planned: &[],
+};
+
+pub(super) static LISTEN: Schema = Schema {
+    name: "listen",
+    shape: Shape::Many,
+    keys: &[key("address", "an IP address with its port, or unix:/path")],
+    planned: &[],
+};
+
+pub(super) static SITE: Schema = Schema {
+    name: "site",
+    shape: Shape::Many,
+    keys: &[
+        key("hosts", "the host names of the site; without it the site answers for every host"),
+        key("route", "what the site answers, by path"),
+    ],
+    planned: &[],
+};
+
+pub(super) static ROUTE: Schema = Schema {
+    name: "site.route",
+    shape: Shape::Many,
+    keys: &[
+        key("path", "the beginning of the paths it answers, the longest wins; \"= /x\" is exactly /x"),
+        key("files", "serves the files below a directory"),
+        key("respond", "gives a fixed answer"),
+        key("redirect", "sends the client elsewhere"),
+        key("fault", "breaks the worker on purpose; refused unless workers.allow_faults is true"),
+    ],
+    planned: &[Planned {
+        key: "proxy",
+        what: "proxy",
+        hint: "remove the route, or give it files, respond or redirect",
+    }],
+};
+
+pub(super) static FILES: Schema = Schema {
+    name: "site.route.files",
+    shape: Shape::Inline,
+    keys: &[
+        key("root", "the directory whose files are served; it must exist"),
+        key("index", "the file names tried, in order, when a directory is asked for"),
+    ],
+    planned: &[],
+};
+
+pub(super) static RESPOND: Schema = Schema {
+    name: "site.route.respond",
+    shape: Shape::Inline,
+    keys: &[
+        key("status", "the status of the answer"),
+        key("body", "the text of the answer"),
+        key("type", "the answer's Content-Type"),
+    ],
+    planned: &[],
+};
+
+pub(super) static REDIRECT: Schema = Schema {
+    name: "site.route.redirect",
+    shape: Shape::Inline,
+    keys: &[
+        key("to", "the answer's Location, a path or a whole URL"),
+        key("status", "the status of the answer: 301, 302, 303, 307 or 308"),
+    ],
+    planned: &[],
+};
+
+pub(super) static LOG: Schema = Schema {
+    name: "log",
+    shape: Shape::Single,
+    keys: &[
+        key("access", "where a line for each request goes: \"stdout\", \"stderr\", \"off\" or a file"),
+        key("format", "how these lines look: \"combined\" or \"json\""),
+        key("error", "where the log of the processes themselves goes, as access"),
+        key("level", "the least that goes there: \"error\", \"warn\", \"info\" or \"debug\""),
+    ],
+    planned: &[],
+};
+
+const fn key(name: &'static str, about: &'static str) -> Key {
+    Key { name, about }
+}
+
+impl Schema {
+    pub(super) fn key(&self, name: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    pub(super) fn planned(&self, name: &str) -> Option<&Planned> {
+        self.planned.iter().find(|planned| planned.key == name)
+    }
+
+    /// The whole name of one of the table's keys, as in `workers.count`.
+    pub(super) fn name_of(&self, key: &str) -> String {
+        match self.shape {
+            Shape::Root => key.to_owned(),
+            _ => format!("{}.{key}", self.name),
+        }
+    }
+
+    /// How the table begins in a file, as in `[[site.route]]`.
+    pub(super) fn heading(&self) -> String {
+        let last = self.name.rsplit('.').next().unwrap_or(self.name);
+        match self.shape {
+            Shape::Root => "the top of the file".to_owned(),
+            Shape::Single => format!("[{}]", self.name),
+            Shape::Many => format!("[[{}]]", self.name),
+            Shape::Inline => format!("{last} = {{ … }}"),
+        }
+    }
+}

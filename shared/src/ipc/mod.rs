@@ -1,0 +1,81 @@
+//! What master, keeper and worker say to each other.
+//!
+//! Master and worker talk over ipc-channel, one pair of channels and one pair of doorbells a lane. The protocol is strict, so
+//! that neither can block on a full socket: the master has at most one `Ping` outstanding and sends each other message at most
+//! once in a worker's life; a worker speaks when it is READY or has failed, and otherwise only in answer.
+
+pub mod channel;
+pub mod keeper;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::Snapshot;
+
+/// A place in the rank; lives as long as the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SlotId(pub u32);
+
+/// One worker's life in a slot: 1, 2, … in the order of cloning, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Incarnation(pub u32);
+
+/// One configuration's time: 1 at start, one more with each reload that was carried out or tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+/// What closes when a worker drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Closing {
+    /// The service: new connections are refused from now on.
+    Service,
+    /// This slot: the others serve on, and new connections are steered to them already.
+    Slot,
+}
+
+/// From the master to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Answer with a `Pong` of this number.
+    Ping(u64),
+    /// Begin to serve: accept, and take over what is given.
+    Serve,
+    /// A successor serves: give over what is quiet, end what is in flight, exit.
+    Retire,
+    /// This incarnation is dead: take over what it owned.
+    Bury(Incarnation),
+    /// Accept what is queued, end what is in flight, close, exit.
+    Drain(Closing),
+    /// Never mind: nothing has been served, exit at once.
+    Leave,
+}
+
+/// From a worker to the master. Each names its incarnation: what a dead worker left in the channel is told apart by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToMaster {
+    /// Who speaks.
+    pub from: Incarnation,
+    /// What is said.
+    pub word: Word,
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// Booted, and everything owned by dead incarnations is taken over.
+    Ready,
+    /// Cannot boot, and why; the worker exits after it.
+    Failed(String),
+    /// The answer to a ping.
+    Pong(Pong),
+}
+
+/// A worker's answer to a ping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The ping's number.
+    pub number: u64,
+    /// The lane's counters.
+    pub stats: Snapshot,
+    /// It has received SIGTERM and asks for a successor.
+    pub wants_successor: bool,
+}

@@ -1,0 +1,192 @@
+//! A lane: the part of a ledger that one living worker writes. Predecessor and successor use different lanes, so neither
+//! needs a lock.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::journal::{self, Journal};
+use crate::stats::Snapshot;
+use crate::sys::crash_signal;
+
+/// Words of a lane.
+pub const WORDS: usize = 256;
+/// Bytes of a lane.
+pub const BYTES: usize = WORDS * 8;
+
+const CURRENT: usize = 0;
+const HIGH_WATER: usize = 1;
+const TURNS: usize = 2;
+const CLOSING: usize = 3;
+const CRASH_POINTS: usize = 8;
+const JOURNAL: usize = 40;
+const STATS: usize = 64;
+const LAST_WORDS: usize = 128;
+
+/// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// Requests answered to their last byte.
+    Requests,
+    /// Connections accepted.
+    Accepted,
+    /// Bytes read.
+    BytesIn,
+    /// Bytes written.
+    BytesOut,
+    /// Responses by class: 1xx (never), 2xx, 3xx, 4xx, 5xx.
+    Status2xx,
+    /// See above.
+    Status3xx,
+    /// See above.
+    Status4xx,
+    /// See above.
+    Status5xx,
+    /// Connections that outlived their worker's death.
+    Rescued,
+    /// Requests run again after a death.
+    Replayed,
+    /// Responses continued at the exact byte after a death.
+    Continued,
+    /// Requests answered 500 or 504 because their worker died of them or they cannot be run again.
+    Failed,
+    /// Connections that a rescue had to close.
+    Closed,
+    /// Connections open now.
+    Connections,
+}
+
+/// How many counters there are.
+pub const COUNTERS: usize = Counter::Connections as usize + 1;
+
+/// One lane; a view of shared words.
+#[derive(Clone, Copy)]
+pub struct Lane {
+    words: &'static [AtomicU64],
+}
+
+impl Lane {
+    pub(super) fn new(words: &'static [AtomicU64]) -> Lane {
+        Lane { words }
+    }
+
+    /// The connection that the worker is busy with, the suspect if it dies of itself now.
+    pub fn current(&self) -> Option<RawFd> {
+        RawFd::try_from(self.words[CURRENT].load(Ordering::Acquire).checked_sub(1)?).ok()
+    }
+
+    /// Sets [`Lane::current`].
+    pub fn set_current(&self, fd: Option<RawFd>) {
+        self.words[CURRENT].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+    }
+
+    /// The connection whose record was freed in order to close it: a descriptor of that number without a record is not a
+    /// connection just accepted.
+    pub fn closing(&self) -> Option<RawFd> {
+        RawFd::try_from(self.words[CLOSING].load(Ordering::Acquire).checked_sub(1)?).ok()
+    }
+
+    /// Sets [`Lane::closing`].
+    pub fn set_closing(&self, fd: Option<RawFd>) {
+        self.words[CLOSING].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+    }
+
+    /// The highest descriptor that ever had a record here.
+    pub fn high_water(&self) -> RawFd {
+        RawFd::try_from(self.words[HIGH_WATER].load(Ordering::Acquire)).unwrap_or(0)
+    }
+
+    /// Raises [`Lane::high_water`].
+    pub fn raise_high_water(&self, fd: RawFd) {
+        if fd > self.high_water() {
+            self.words[HIGH_WATER].store(fd as u64, Ordering::Release);
+        }
+    }
+
+    /// Counts a turn of the loop: the lane's heartbeat.
+    pub fn beat(&self) {
+        let turns = self.turns();
+        self.words[TURNS].store(turns.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Turns of the loop so far.
+    pub fn turns(&self) -> u64 {
+        self.words[TURNS].load(Ordering::Acquire)
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> Journal {
+        Journal::new(&self.words[JOURNAL..JOURNAL + journal::WORDS])
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Stats {
+        Stats { words: &self.words[STATS..STATS + COUNTERS] }
+    }
+
+    /// Where the fatal-signal handler writes.
+    pub fn last_words(&self) -> &'static [AtomicU64] {
+        &self.words[LAST_WORDS..LAST_WORDS + crash_signal::WORDS]
+    }
+
+    /// How often crash point `index` (below 32) has been passed in this slot, this time included.
+    pub fn pass_crash_point(&self, index: usize) -> u64 {
+        self.words[CRASH_POINTS + index].fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
+
+/// A lane's counters. One writer at a time: the lane's worker, or after its death its successor.
+#[derive(Clone, Copy)]
+pub struct Stats {
+    words: &'static [AtomicU64],
+}
+
+impl Stats {
+    /// A counter's value.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.words[counter as usize].load(Ordering::Acquire)
+    }
+
+    /// Sets a counter.
+    pub fn set(&self, counter: Counter, value: u64) {
+        self.words[counter as usize].store(value, Ordering::Release);
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, counter: Counter, amount: u64) {
+        // One writer: no need for an atomic read-modify-write, which costs a locked instruction a request.
+        self.set(counter, self.get(counter).wrapping_add(amount));
+    }
+
+    /// Counts a response by its class.
+    pub fn count_status(&self, status: u16) {
+        let class = match status {
+            200..=299 => Counter::Status2xx,
+            300..=399 => Counter::Status3xx,
+            400..=499 => Counter::Status4xx,
+            500..=599 => Counter::Status5xx,
+            _ => return,
+        };
+        self.add(class, 1);
+    }
+
+    /// All counters at once.
+    pub fn snapshot(&self) -> Snapshot {
+        let get = |counter| self.get(counter);
+        Snapshot {
+            requests: get(Counter::Requests),
+            accepted: get(Counter::Accepted),
+            bytes_in: get(Counter::BytesIn),
+            bytes_out: get(Counter::BytesOut),
+            status_2xx: get(Counter::Status2xx),
+            status_3xx: get(Counter::Status3xx),
+            status_4xx: get(Counter::Status4xx),
+            status_5xx: get(Counter::Status5xx),
+            rescued: get(Counter::Rescued),
+            replayed: get(Counter::Replayed),
+            continued: get(Counter::Continued),
+            failed: get(Counter::Failed),
+            closed: get(Counter::Closed),
+            connections: get(Counter::Connections),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The ledger: shared memory of one slot, created by the master, written by the slot's workers, read by their successors.
+//! It holds what must survive a worker: one record per connection, the bytes not yet answered, the responses begun, counters,
+//! and the last words of a crash.
+//!
+//! Everything here may have been scribbled on by a dying worker: readers check every index and length. Each change that
+//! matters is one store of one word, the *commit*; what spans several words goes through a journal entry that a successor
+//! can carry out again.
+
+pub mod journal;
+pub mod lane;
+pub mod record;
+pub mod response;
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+
+use crate::sys::region::{Arena, Buffer, Region};
+pub use lane::Lane;
+pub use record::Record;
+pub use response::Pending;
+
+/// Workers that can live in a slot at the same time, predecessor and successor; each has a lane of the ledger to itself.
+pub const LANES: usize = 2;
+/// Bytes of a connection's request buffer.
+pub const BUFFER_BYTES: usize = 16 * 1024;
+/// Responses of one connection that can be on their way at the same time: what is answered of a pipeline in one turn.
+pub const MAX_PENDING: usize = 32;
+/// Parts begin on a page, so that touching one does not make another resident.
+const PAGE: usize = 4096;
+
+/// Where everything stands in the region; derived from two numbers that the master chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    descriptors: usize,
+    buffers_per_lane: usize,
+}
+
+impl Layout {
+    fn lane(&self, lane: usize) -> usize {
+        lane * lane::BYTES
+    }
+
+    fn records(&self) -> usize {
+        (LANES * lane::BYTES).next_multiple_of(PAGE)
+    }
+
+    fn pending(&self) -> usize {
+        (self.records() + self.descriptors * record::BYTES).next_multiple_of(PAGE)
+    }
+
+    fn buffers(&self) -> usize {
+        (self.pending() + self.buffer_count() * response::LIST_BYTES).next_multiple_of(PAGE)
+    }
+
+    fn buffer_count(&self) -> usize {
+        LANES * self.buffers_per_lane
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffers() + self.buffer_count() * BUFFER_BYTES
+    }
+}
+
+/// One slot's ledger, as mapped by a process.
+#[derive(Clone)]
+pub struct Ledger {
+    region: Region,
+    layout: Layout,
+    arena: Arena,
+}
+
+impl Ledger {
+    /// A fresh ledger for descriptors below `descriptors` and at most `connections` connections at once. Returns the memfd
+    /// too; the mapping does not need it.
+    pub fn create(name: &str, descriptors: usize, connections: usize) -> io::Result<(Ledger, OwnedFd)> {
+        let layout = Layout { descriptors, buffers_per_lane: connections };
+        let (region, fd) = Region::create(name, layout.bytes())?;
+        let arena = Arena::new(region, layout.buffers(), BUFFER_BYTES, layout.buffer_count());
+        Ok((Ledger { region, layout, arena }, fd))
+    }
+
+    /// Descriptors at or above this number have no record.
+    pub fn descriptors(&self) -> usize {
+        self.layout.descriptors
+    }
+
+    /// Lane `lane` (below [`LANES`]).
+    pub fn lane(&self, lane: usize) -> Lane {
+        Lane::new(self.region.words(self.layout.lane(lane), lane::WORDS))
+    }
+
+    /// The record of descriptor `fd`; none when the ledger has no room for that number.
+    pub fn record(&self, fd: RawFd) -> Option<Record> {
+        let index = usize::try_from(fd).ok().filter(|&index| index < self.layout.descriptors)?;
+        Some(Record::new(self.region.words(self.layout.records() + index * record::BYTES, record::WORDS)))
+    }
+
+    /// Descriptors whose records are in use, ascending.
+    pub fn recorded(&self) -> impl Iterator<Item = (RawFd, Record)> + '_ {
+        let end = (0..LANES).map(|lane| self.lane(lane).high_water()).max().unwrap_or(0);
+        (0..=end).filter_map(|fd| Some((fd, self.record(fd)?))).filter(|(_, record)| record.owner().is_some())
+    }
+
+    /// Takes buffer `index` for this process; none when it does not exist or is taken.
+    pub fn buffer(&self, index: usize) -> Option<Buffer> {
+        self.arena.take(index)
+    }
+
+    /// The responses begun for the requests in buffer `index`, which exists because a [`Buffer`] has it.
+    pub fn pending(&self, buffer: &Buffer) -> Pending {
+        let offset = self.layout.pending() + buffer.index() * response::LIST_BYTES;
+        Pending::new(self.region.words(offset, response::LIST_BYTES / 8))
+    }
+
+    /// The numbers of the buffers that workers on `lane` take fresh ones from.
+    pub fn buffers_of_lane(&self, lane: usize) -> std::ops::Range<usize> {
+        lane * self.layout.buffers_per_lane..(lane + 1) * self.layout.buffers_per_lane
+    }
+
+    /// Requests answered in this slot since it exists: exact whenever no worker is between two instructions of a retire.
+    pub fn requests(&self) -> u64 {
+        (0..LANES).map(|lane| self.lane(lane).stats().get(lane::Counter::Requests)).sum()
+    }
+
+    /// The counters of all lanes, added up.
+    pub fn stats(&self) -> crate::stats::Snapshot {
+        let mut sum = crate::stats::Snapshot::default();
+        for lane in 0..LANES {
+            sum.add(&self.lane(lane).stats().snapshot());
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_layout_do_not_overlap() {
+        let layout = Layout { descriptors: 20_000, buffers_per_lane: 16_384 };
+        assert!(layout.lane(LANES) <= layout.records());
+        assert!(layout.records() + 20_000 * record::BYTES <= layout.pending());
+        assert!(layout.pending() + 2 * 16_384 * response::LIST_BYTES <= layout.buffers());
+        assert_eq!(layout.bytes(), layout.buffers() + 2 * 16_384 * BUFFER_BYTES);
+    }
+
+    #[test]
+    fn a_buffer_is_held_once_and_comes_back_when_dropped() {
+        let (ledger, _fd) = Ledger::create("test", 64, 4).unwrap();
+        let buffer = ledger.buffer(3).unwrap();
+        assert!(ledger.buffer(3).is_none());
+        drop(buffer);
+        assert!(ledger.buffer(3).is_some());
+        assert!(ledger.buffer(8).is_none(), "two lanes of four buffers end at 7");
+    }
+
+    #[test]
+    fn a_descriptor_beyond_the_table_has_no_record() {
+        let (ledger, _fd) = Ledger::create("test", 64, 4).unwrap();
+        assert!(ledger.record(63).is_some());
+        assert!(ledger.record(64).is_none());
+        assert!(ledger.record(-1).is_none());
+    }
+}

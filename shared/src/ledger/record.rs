@@ -1,0 +1,318 @@
+//! The record of a connection: sixteen words at the index of its descriptor.
+//!
+//! Positions in the two byte streams of a connection are counted from its first byte, as the kernel counts them. `consumed`
+//! and `sent` are what the worker has recorded; the kernel's own counters say what really happened, and the difference is
+//! what the worker's last system call did.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::ipc::Incarnation;
+
+/// Words of a record.
+pub const WORDS: usize = 16;
+/// Bytes of a record.
+pub const BYTES: usize = WORDS * 8;
+
+const OWNER: usize = 0;
+const STATE: usize = 1;
+const CONSUMED: usize = 2;
+const SENT: usize = 3;
+const BUFFER: usize = 4;
+const BASE: usize = 5;
+const START: usize = 6;
+const CONDEMNED: usize = 7;
+const COOKIE: usize = 8;
+const PEER_HIGH: usize = 9;
+const PEER_LOW: usize = 10;
+const PEER_REST: usize = 11;
+const DOOM_AT: usize = 12;
+const DOOM_STATUS: usize = 13;
+const ATTEMPTS: usize = 14;
+const ATTEMPT_AT: usize = 15;
+
+/// Who may touch a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The worker of this incarnation.
+    Worker(Incarnation),
+    /// Nobody: given over by a predecessor that lives, to be taken by its successor.
+    Given,
+}
+
+const GIVEN: u64 = u64::MAX;
+
+/// What a connection is in the middle of; one word, so that a change of it is one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct State {
+    /// The first entry of the pending list that is not fully sent.
+    pub first: u8,
+    /// One past the last entry of the pending list that counts.
+    pub pending: u8,
+    /// Where the connection stands besides.
+    pub phase: Phase,
+    /// The request at `start` has been sent its interim `100 Continue`.
+    pub continued: bool,
+    /// A Unix socket is inside a read or write whose effect nobody could tell after a death.
+    pub in_call: bool,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Requests are read and answered.
+    #[default]
+    Open,
+    /// Bytes of the request's body have been handed on and are no longer in the buffer: not replayable.
+    Streaming,
+    /// The last response is sent and the sending half shut; what the peer still sends is thrown away.
+    Lingering,
+}
+
+impl State {
+    pub(super) fn to_word(self) -> u64 {
+        let flags = u64::from(self.continued) | u64::from(self.in_call) << 1;
+        u64::from(self.first) | u64::from(self.pending) << 8 | (self.phase as u64) << 16 | flags << 24
+    }
+
+    pub(super) fn from_word(word: u64) -> State {
+        let phase = match word >> 16 & 0xff {
+            1 => Phase::Streaming,
+            2 => Phase::Lingering,
+            _ => Phase::Open,
+        };
+        State {
+            first: word as u8,
+            pending: (word >> 8) as u8,
+            phase,
+            continued: word >> 24 & 1 != 0,
+            in_call: word >> 25 & 1 != 0,
+        }
+    }
+}
+
+/// Why the request in a handler is to blame for its worker's death; written by the master before the successor is cloned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guilt {
+    /// The process did it to itself: a fault, abort, exit.
+    Fault = 1,
+    /// It answered no ping and was killed for it.
+    Hang = 2,
+}
+
+/// The peer of a connection, as much as a log needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP peer.
+    Ip(std::net::SocketAddr),
+    /// A client of a Unix socket, which has no address.
+    Unix,
+}
+
+/// A connection's record; a view of shared words.
+#[derive(Clone, Copy)]
+pub struct Record {
+    words: &'static [AtomicU64],
+}
+
+macro_rules! words {
+    ($($(#[$doc:meta])* $get:ident, $set:ident, $index:ident;)*) => {$(
+        $(#[$doc])*
+        pub fn $get(&self) -> u64 { self.get($index) }
+        #[doc = concat!("Sets [`Record::", stringify!($get), "`].")]
+        pub fn $set(&self, value: u64) { self.set($index, value) }
+    )*};
+}
+
+impl Record {
+    pub(super) fn new(words: &'static [AtomicU64]) -> Record {
+        Record { words }
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        self.words[index].load(Ordering::Acquire)
+    }
+
+    fn set(&self, index: usize, value: u64) {
+        self.words[index].store(value, Ordering::Release);
+    }
+
+    /// Fills the record of a connection just accepted. It counts once [`Record::set_owner`] has named an owner: until then the
+    /// record is free, and a successor treats the socket as accepted but unrecorded.
+    pub fn fill(&self, cookie: u64, peer: Peer, listener: u8) {
+        for index in [STATE, CONSUMED, SENT, BUFFER, BASE, START, CONDEMNED, DOOM_AT, DOOM_STATUS, ATTEMPTS, ATTEMPT_AT]
+        {
+            self.set(index, 0);
+        }
+        self.set(COOKIE, cookie);
+        self.set_peer(peer, listener);
+    }
+
+    /// Frees the record; before its descriptor is closed, since the number is used again by whoever shares the table.
+    pub fn free(&self) {
+        self.set(OWNER, 0);
+    }
+
+    /// Whose the connection is; none: the record is free.
+    pub fn owner(&self) -> Option<Owner> {
+        match self.get(OWNER) {
+            0 => None,
+            GIVEN => Some(Owner::Given),
+            word => Some(Owner::Worker(Incarnation(word as u32))),
+        }
+    }
+
+    /// Hands the connection to `owner`.
+    pub fn set_owner(&self, owner: Owner) {
+        self.set(
+            OWNER,
+            match owner {
+                Owner::Given => GIVEN,
+                Owner::Worker(incarnation) => u64::from(incarnation.0),
+            },
+        );
+    }
+
+    /// What the connection is in the middle of.
+    pub fn state(&self) -> State {
+        State::from_word(self.get(STATE))
+    }
+
+    /// Sets [`Record::state`] in one store.
+    pub fn set_state(&self, state: State) {
+        self.set(STATE, state.to_word());
+    }
+
+    words! {
+        /// Bytes read from the socket, as recorded.
+        consumed, set_consumed, CONSUMED;
+        /// Bytes written to the socket, as recorded.
+        sent, set_sent, SENT;
+        /// The stream position of the buffer's first byte.
+        base, set_base, BASE;
+        /// The stream position of the first byte not yet fully answered.
+        start, set_start, START;
+        /// How often the request at [`Record::attempt_at`] has been in a handler when its worker died.
+        attempts, set_attempts, ATTEMPTS;
+        /// The stream position of the request that [`Record::attempts`] counts for.
+        attempt_at, set_attempt_at, ATTEMPT_AT;
+    }
+
+    /// The socket's cookie when the record was opened.
+    pub fn cookie(&self) -> u64 {
+        self.get(COOKIE)
+    }
+
+    /// The number of the buffer that holds the bytes not yet answered.
+    pub fn buffer(&self) -> Option<usize> {
+        (self.get(BUFFER) as usize).checked_sub(1)
+    }
+
+    /// Sets [`Record::buffer`].
+    pub fn set_buffer(&self, buffer: Option<usize>) {
+        self.set(BUFFER, buffer.map_or(0, |index| index as u64 + 1));
+    }
+
+    /// The request at this stream position gets this status instead of a handler, and the connection ends with it.
+    pub fn doom(&self) -> Option<(u64, u16)> {
+        let status = self.get(DOOM_STATUS) as u16;
+        (status != 0).then(|| (self.get(DOOM_AT), status))
+    }
+
+    /// Sets [`Record::doom`]; the status is stored last.
+    pub fn set_doom(&self, at: u64, status: u16) {
+        self.set(DOOM_AT, at);
+        self.set(DOOM_STATUS, u64::from(status));
+    }
+
+    /// The master's verdict on the request in the handler, if it was passed on `owner`.
+    pub fn guilt(&self, owner: Incarnation) -> Option<Guilt> {
+        let word = self.get(CONDEMNED);
+        match (word >> 32 == u64::from(owner.0), word as u32) {
+            (true, 1) => Some(Guilt::Fault),
+            (true, 2) => Some(Guilt::Hang),
+            _ => None,
+        }
+    }
+
+    /// Passes the verdict; only the master does.
+    pub fn condemn(&self, owner: Incarnation, guilt: Guilt) {
+        self.set(CONDEMNED, u64::from(owner.0) << 32 | guilt as u64);
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> Peer {
+        use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+        let rest = self.get(PEER_REST);
+        let port = rest as u16;
+        match rest >> 16 & 0xff {
+            4 => Peer::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(self.get(PEER_LOW) as u32)), port)),
+            6 => {
+                let bits = u128::from(self.get(PEER_HIGH)) << 64 | u128::from(self.get(PEER_LOW));
+                Peer::Ip(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bits)), port))
+            }
+            _ => Peer::Unix,
+        }
+    }
+
+    /// The index of the listener that the connection came in by.
+    pub fn listener(&self) -> u8 {
+        (self.get(PEER_REST) >> 24) as u8
+    }
+
+    fn set_peer(&self, peer: Peer, listener: u8) {
+        use std::net::IpAddr;
+        let (high, low, port, family) = match peer {
+            Peer::Unix => (0, 0, 0, 1),
+            Peer::Ip(address) => match address.ip() {
+                IpAddr::V4(ip) => (0, u64::from(u32::from(ip)), address.port(), 4),
+                IpAddr::V6(ip) => ((u128::from(ip) >> 64) as u64, u128::from(ip) as u64, address.port(), 6),
+            },
+        };
+        self.set(PEER_HIGH, high);
+        self.set(PEER_LOW, low);
+        self.set(PEER_REST, u64::from(port) | family << 16 | u64::from(listener) << 24);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    fn record() -> Record {
+        Ledger::create("test", 8, 1).unwrap().0.record(7).unwrap()
+    }
+
+    #[test]
+    fn a_record_tells_what_it_was_opened_with() {
+        let record = record();
+        assert_eq!(record.owner(), None);
+        for peer in ["10.1.2.3:80", "[fe80::1]:65535"]
+            .map(|text| Peer::Ip(text.parse().unwrap()))
+            .into_iter()
+            .chain([Peer::Unix])
+        {
+            record.fill(42, peer, 3);
+            record.set_owner(Owner::Worker(Incarnation(7)));
+            assert_eq!((record.owner(), record.cookie()), (Some(Owner::Worker(Incarnation(7))), 42));
+            assert_eq!((record.peer(), record.listener()), (peer, 3));
+        }
+    }
+
+    #[test]
+    fn any_word_is_a_state() {
+        for word in [0, u64::MAX, 0x0102_0304_0506_0708] {
+            State::from_word(word);
+        }
+        let state = State { first: 3, pending: 31, phase: Phase::Lingering, continued: true, in_call: true };
+        assert_eq!(State::from_word(state.to_word()), state);
+    }
+
+    #[test]
+    fn a_verdict_holds_for_the_incarnation_it_was_passed_on() {
+        let record = record();
+        record.condemn(Incarnation(5), Guilt::Hang);
+        assert_eq!(record.guilt(Incarnation(5)), Some(Guilt::Hang));
+        assert_eq!(record.guilt(Incarnation(6)), None);
+    }
+}

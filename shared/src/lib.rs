@@ -1,0 +1,9 @@
+//! What the master and the workers agree on: configuration, ledger, messages, statistics, system calls.
+
+pub mod clock;
+pub mod config;
+pub mod ipc;
+pub mod ledger;
+pub mod log;
+pub mod stats;
+pub mod sys;

@@ -1,0 +1,11 @@
+//! The only home of unsafe code. One system call or one memory fact a block; what comes out is an owned, safe type.
+//! nix and socket2 come before a call of our own: what stands here is what they do not have.
+#![allow(unsafe_code)]
+
+pub mod crash_signal;
+pub mod process;
+pub mod region;
+pub mod rest;
+pub mod socket;
+pub mod table;
+pub mod title;

@@ -1,0 +1,56 @@
+//! The descriptor table as numbers. Connections outlive the process that accepted them, so no Rust owner may close them by
+//! being dropped: they are numbers in the ledger, closed by name and in one place.
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// The numbers open in this process's table, ascending, without the one that the reading itself used.
+pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut directory = nix::dir::Dir::open(
+        "/proc/self/fd",
+        nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    let own = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let mut numbers = Vec::new();
+    for entry in directory.iter() {
+        if let Some(number) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+            if number != own {
+                numbers.push(number);
+            }
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Borrows a number of this table for one call. The number stands in the ledger or was inherited; if it has been closed
+/// meanwhile, the call answers EBADF.
+pub fn borrow<'fd>(number: RawFd) -> BorrowedFd<'fd> {
+    debug_assert!(number >= 0);
+    // SAFETY: not -1. The table is shared with the keeper, which closes nothing of ours; that a number stays open between
+    // two calls is the ledger's protocol, and breaking it yields EBADF or the cookie check's refusal, not memory unsafety.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// Closes a number. Errors are ignored: the number is free afterwards whatever close said (close(2), Linux).
+pub fn close(number: RawFd) {
+    // SAFETY: closing a number has no memory effect; the caller is the one place that closes this number.
+    unsafe { libc::close(number) };
+}
+
+/// Takes ownership of a number that no owner in this process has.
+pub fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: the caller has just found or inherited the number and hands it to this owner alone.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Closes every descriptor from 3 on that `keep` does not name.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    for number in open_descriptors()? {
+        if number > 2 && !keep.contains(&number) {
+            close(number);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,463 @@
+//! A strict HTTP/1.1 client: it accepts what RFC 9112 lets a server of fixed-length responses send, and nothing else.
+//! It keeps every byte exchanged and prints them when its test panics.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{self, sockopt};
+
+use super::{SOON, readable, wait_until};
+
+/// How long a strict client waits for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+const MOST_HEAD: usize = 64 * 1024;
+
+enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Bytes of a part of the exchange that are kept for the transcript.
+const MOST_KEPT: usize = 700;
+
+/// What went over the wire in one call.
+struct Part {
+    at: Duration,
+    who: &'static str,
+    len: usize,
+    kept: Vec<u8>,
+}
+
+/// One connection.
+pub(crate) struct Client {
+    wire: Wire,
+    received: Vec<u8>,
+    opened: Instant,
+    transcript: Vec<Part>,
+    patience: Duration,
+    prints: bool,
+}
+
+/// A complete response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) minor_version: u8,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Why there was no response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The server closed; these bytes of a response had come.
+    Closed(Vec<u8>),
+    /// The connection was reset; these bytes of a response had come.
+    Reset(Vec<u8>),
+    /// Nothing (more) came in time; these bytes had.
+    Late(Vec<u8>),
+    /// Not what HTTP allows.
+    Malformed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Closed(part) => {
+                write!(f, "closed after {} bytes of a response: \"{}\"", part.len(), readable(part))
+            }
+            Failure::Reset(part) => write!(f, "reset after {} bytes of a response: \"{}\"", part.len(), readable(part)),
+            Failure::Late(part) => write!(f, "no answer in time, {} bytes of one: \"{}\"", part.len(), readable(part)),
+            Failure::Malformed(why) => write!(f, "malformed response: {why}"),
+        }
+    }
+}
+
+impl Failure {
+    /// The server ended the connection before the first byte of a response.
+    pub(crate) fn before_a_byte(&self) -> bool {
+        matches!(self, Failure::Closed(part) | Failure::Reset(part) if part.is_empty())
+    }
+
+    /// The server ended the connection inside a response.
+    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "only a crash point truncates on purpose"))]
+    pub(crate) fn truncated(&self) -> Option<&[u8]> {
+        match self {
+            Failure::Closed(part) | Failure::Reset(part) if !part.is_empty() => Some(part),
+            _ => None,
+        }
+    }
+}
+
+impl Response {
+    /// The value of a header; panics when it is there twice.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values =
+            self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
+        let first = values.next();
+        assert!(values.next().is_none(), "{name} stands twice in {self}");
+        first
+    }
+
+    /// The server says that it closes the connection after this response.
+    pub(crate) fn closes(&self) -> bool {
+        match self.header("connection").map(str::to_ascii_lowercase) {
+            Some(value) if value.split(',').any(|token| token.trim() == "close") => true,
+            Some(value) if value.split(',').any(|token| token.trim() == "keep-alive") => false,
+            _ => self.minor_version == 0,
+        }
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Panics unless status and body are these.
+    #[track_caller]
+    pub(crate) fn assert(&self, status: u16, body: &[u8]) {
+        assert_eq!(self.status, status, "{self}");
+        assert!(self.body == body, "{}\n{self}", super::difference(&self.body, body));
+    }
+}
+
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP/1.{} {} {:?} body \"{}\"", self.minor_version, self.status, self.headers, readable(&self.body))
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Wire::Tcp(stream) => stream.read(buffer),
+            Wire::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Client {
+    /// Connects to an address as `status` lists it: `127.0.0.1:80`, `[::1]:80` or `unix:/path`.
+    #[track_caller]
+    pub(crate) fn connect(address: &str) -> Client {
+        Client::try_connect(address).unwrap_or_else(|error| panic!("connect {address}: {error}"))
+    }
+
+    /// As [`Client::connect`], for those who can live without.
+    pub(crate) fn try_connect(address: &str) -> io::Result<Client> {
+        let wire = match address.strip_prefix("unix:") {
+            Some(path) => Wire::Unix(UnixStream::connect(path)?),
+            None => {
+                let target = address.parse().map_err(|_| io::Error::other(format!("not an address: {address}")))?;
+                let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+                stream.set_nodelay(true)?;
+                Wire::Tcp(stream)
+            }
+        };
+        Client::over(wire)
+    }
+
+    /// Connects with a receive buffer so small that a large response cannot be written at once. IPv4 only.
+    #[track_caller]
+    pub(crate) fn connect_narrow(address: &str) -> Client {
+        let target: std::net::SocketAddrV4 = address.parse().unwrap();
+        let flags = socket::SockFlag::SOCK_CLOEXEC;
+        let fd = socket::socket(socket::AddressFamily::Inet, socket::SockType::Stream, flags, None).unwrap();
+        socket::setsockopt(&fd, sockopt::RcvBuf, &16_384).unwrap();
+        socket::connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &socket::SockaddrIn::from(target)).unwrap();
+        let stream = TcpStream::from(fd);
+        stream.set_nodelay(true).unwrap();
+        Client::over(Wire::Tcp(stream)).unwrap()
+    }
+
+    fn over(wire: Wire) -> io::Result<Client> {
+        let opened = Instant::now();
+        let mut client =
+            Client { wire, received: Vec::new(), opened, transcript: Vec::new(), patience: PATIENCE, prints: true };
+        client.set_patience(PATIENCE)?;
+        Ok(client)
+    }
+
+    fn set_patience(&mut self, patience: Duration) -> io::Result<()> {
+        self.patience = patience;
+        match &self.wire {
+            Wire::Tcp(stream) => stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))),
+            Wire::Unix(stream) => stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))),
+        }
+    }
+
+    /// Waits this long for answers from now on.
+    pub(crate) fn patient(mut self, patience: Duration) -> Client {
+        self.set_patience(patience).unwrap();
+        self
+    }
+
+    /// Does not print its bytes in a panic; keeps none of them either: for connections by the thousand.
+    pub(crate) fn quiet(mut self) -> Client {
+        self.prints = false;
+        self
+    }
+
+    /// Sends bytes; panics when they cannot be sent.
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.try_send(bytes) {
+            panic!("send {}: {error}", readable(bytes));
+        }
+    }
+
+    /// Sends bytes.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.note("client", bytes);
+        match &mut self.wire {
+            Wire::Tcp(stream) => stream.write_all(bytes),
+            Wire::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+
+    /// Sends no more; still receives.
+    pub(crate) fn finish_sending(&mut self) {
+        match &self.wire {
+            Wire::Tcp(stream) => stream.shutdown(Shutdown::Write).unwrap(),
+            Wire::Unix(stream) => stream.shutdown(Shutdown::Write).unwrap(),
+        }
+    }
+
+    /// `GET path`, its answer.
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str) -> Response {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+    }
+
+    /// Sends a request, its answer; panics without one.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, request: &str) -> Response {
+        self.send(request.as_bytes());
+        self.answer_to(if request.starts_with("HEAD ") { "HEAD" } else { "GET" })
+    }
+
+    /// The next response; panics without one.
+    #[track_caller]
+    pub(crate) fn answer(&mut self) -> Response {
+        self.answer_to("GET")
+    }
+
+    /// The next response, to a request of this method; panics without one.
+    #[track_caller]
+    pub(crate) fn answer_to(&mut self, method: &str) -> Response {
+        self.try_answer(method).unwrap_or_else(|failure| panic!("no answer: {failure}"))
+    }
+
+    /// The next response, interim ones included, within the client's patience in all.
+    pub(crate) fn try_answer(&mut self, method: &str) -> Result<Response, Failure> {
+        let late = Instant::now() + self.patience;
+        let end = loop {
+            match self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(at) => break at + 4,
+                None if self.received.len() > MOST_HEAD => return Err(Failure::Malformed("an endless head".into())),
+                None => self.receive(late)?,
+            }
+        };
+        let (mut response, length) = parse_head(&self.received[..end], method).map_err(Failure::Malformed)?;
+        while self.received.len() < end + length {
+            self.receive(late)?;
+        }
+        let rest = self.received.split_off(end + length);
+        response.body = self.received.split_off(end);
+        self.received = rest;
+        Ok(response)
+    }
+
+    fn receive(&mut self, late: Instant) -> Result<(), Failure> {
+        let mut part = [0; 64 * 1024];
+        let got = if Instant::now() > late { Err(ErrorKind::TimedOut.into()) } else { self.wire.read(&mut part) };
+        match got {
+            Ok(0) => {
+                self.note("server closes", b"");
+                Err(Failure::Closed(self.received.clone()))
+            }
+            Ok(len) => {
+                self.note("server", &part[..len]);
+                self.received.extend_from_slice(&part[..len]);
+                Ok(())
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                self.note("nothing in time", b"");
+                Err(Failure::Late(self.received.clone()))
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => {
+                self.note("server resets", error.to_string().as_bytes());
+                Err(Failure::Reset(self.received.clone()))
+            }
+        }
+    }
+
+    /// Takes in at least one more part of what the server sends, without looking at it.
+    #[track_caller]
+    pub(crate) fn take_part(&mut self) {
+        let late = Instant::now() + self.patience;
+        self.receive(late).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    /// Waits for the server to close in good order, with nothing more said.
+    #[track_caller]
+    pub(crate) fn assert_closed(&mut self) {
+        match self.end() {
+            Failure::Closed(rest) => assert!(rest.is_empty(), "before the close came \"{}\"", readable(&rest)),
+            failure => panic!("the server did not close: {failure}"),
+        }
+    }
+
+    /// Waits for the end of the connection, however it comes, and tells what came before.
+    pub(crate) fn end(&mut self) -> Failure {
+        let late = Instant::now() + self.patience;
+        loop {
+            if let Err(failure) = self.receive(late) {
+                return failure;
+            }
+        }
+    }
+
+    /// Asks `/hello` once more: the connection is alive and in step.
+    #[track_caller]
+    pub(crate) fn assert_usable(&mut self) {
+        assert!(self.received.is_empty(), "unasked bytes: \"{}\"", readable(&self.received));
+        self.get("/hello").assert(200, super::HELLO);
+    }
+
+    /// Waits until the server has taken every byte sent out of the kernel's queues. TCP over IPv4 only.
+    #[track_caller]
+    pub(crate) fn wait_taken(&self) {
+        let Wire::Tcp(stream) = &self.wire else { panic!("only TCP has a queue to look at") };
+        let (ours, theirs) = (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port());
+        wait_until("the server has read everything that was sent", SOON, || {
+            let sent = queues(ours, theirs).is_none_or(|(unacknowledged, _)| unacknowledged == 0);
+            sent && queues(theirs, ours).is_none_or(|(_, unread)| unread == 0)
+        });
+    }
+
+    /// Waits until the server cannot write more, because this client does not read. TCP over IPv4 only.
+    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "the crash-point table needs several writes"))]
+    #[track_caller]
+    pub(crate) fn wait_stuck(&self) {
+        let Wire::Tcp(stream) = &self.wire else { panic!("only TCP has a queue to look at") };
+        let (ours, theirs) = (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port());
+        // Three looks without a change: a queue that has stopped growing, or a connection that has ended.
+        let (mut last, mut unchanged) = (None, 0);
+        wait_until("the server is stuck in a response that nobody reads", SOON, || {
+            let now = queues(theirs, ours);
+            unchanged = if now == last && now != Some((0, 0)) { unchanged + 1 } else { 0 };
+            last = now;
+            unchanged >= 3
+        });
+    }
+
+    fn note(&mut self, who: &'static str, bytes: &[u8]) {
+        if !self.prints {
+            return;
+        }
+        // A load client lives for a hundred thousand requests: the last few tell the story.
+        if self.transcript.len() >= 200 {
+            self.transcript.drain(..100);
+        }
+        let kept = bytes[..bytes.len().min(MOST_KEPT)].to_vec();
+        self.transcript.push(Part { at: self.opened.elapsed(), who, len: bytes.len(), kept });
+    }
+
+    /// Everything exchanged lately, a line a part; long parts are cut.
+    pub(crate) fn transcript(&self, parts: usize) -> String {
+        let local = match &self.wire {
+            Wire::Tcp(stream) => {
+                stream.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+            }
+            Wire::Unix(_) => "unix".into(),
+        };
+        let from = self.transcript.len().saturating_sub(parts);
+        let mut text = format!("connection from {local}:\n");
+        for Part { at, who, len, kept } in &self.transcript[from..] {
+            let at = at.as_secs_f64() * 1e3;
+            text += &format!("  {at:>9.3} ms {who}, {len} bytes: \"{}\"\n", kept.escape_ascii());
+        }
+        text
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.prints && std::thread::panicking() {
+            println!("{}", self.transcript(60));
+        }
+    }
+}
+
+/// Bytes in the send and receive queue of the IPv4 socket with these ports; none when there is none.
+fn queues(local: u16, remote: u16) -> Option<(u64, u64)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().skip(1).find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let port = |word: &str| u16::from_str_radix(word.split_once(':')?.1, 16).ok();
+        let (ours, theirs) = (port(words.next()?)?, port(words.next()?)?);
+        let (send, receive) = words.nth(1)?.split_once(':')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        ((ours, theirs) == (local, remote)).then_some((number(send)?, number(receive)?))
+    })
+}
+
+/// The head of a response, and the length of the body that must follow it.
+fn parse_head(bytes: &[u8], method: &str) -> Result<(Response, usize), String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| format!("not ASCII: {}", readable(bytes)))?;
+    if text.replace("\r\n", "").contains(['\r', '\n']) {
+        return Err(format!("a stray line end: {text:?}"));
+    }
+    let mut lines = text.trim_end_matches("\r\n").split("\r\n");
+    let line = lines.next().unwrap_or_default();
+    let (minor_version, rest) = match (line.strip_prefix("HTTP/1.1 "), line.strip_prefix("HTTP/1.0 ")) {
+        (Some(rest), _) => (1, rest),
+        (_, Some(rest)) => (0, rest),
+        _ => return Err(format!("status line {line:?}")),
+    };
+    let (code, _reason) = rest.split_once(' ').ok_or(format!("status line without a space after the code {line:?}"))?;
+    let status: u16 = code.parse().map_err(|_| format!("status line {line:?}"))?;
+    if code.len() != 3 || !(100..600).contains(&status) {
+        return Err(format!("status line {line:?}"));
+    }
+    let headers = lines.map(parse_field).collect::<Result<Vec<_>, _>>()?;
+    let response = Response { status, minor_version, headers, body: Vec::new() };
+    let length = body_length(&response, method)?;
+    Ok((response, length))
+}
+
+fn parse_field(line: &str) -> Result<(String, String), String> {
+    let (name, value) = line.split_once(':').ok_or(format!("header {line:?}"))?;
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    match !name.is_empty() && name.bytes().all(token) && !value.bytes().any(|byte| byte < 32 && byte != b'\t') {
+        true => Ok((name.to_owned(), value.trim_matches([' ', '\t']).to_owned())),
+        false => Err(format!("header {line:?}")),
+    }
+}
+
+/// RFC 9112, section 6.3, for a server that knows the length of everything it sends.
+fn body_length(response: &Response, method: &str) -> Result<usize, String> {
+    let has = |name: &str| response.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).count();
+    if has("transfer-encoding") > 0 {
+        return Err(format!("a transfer coding that nobody asked for: {response}"));
+    }
+    if has("content-length") > 1 {
+        return Err(format!("two lengths: {response}"));
+    }
+    let stated = match response.header("content-length") {
+        Some(text) => Some(text.parse::<usize>().map_err(|_| format!("Content-Length {text:?}"))?),
+        None => None,
+    };
+    match (response.status, stated) {
+        (100..200 | 204, Some(_)) => Err(format!("a length where none may be: {response}")),
+        (100..200 | 204 | 304, _) => Ok(0),
+        _ if method == "HEAD" => Ok(0),
+        (_, Some(length)) => Ok(length),
+        (_, None) => Err(format!("no length: {response}")),
+    }
+}

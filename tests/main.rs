@@ -1,0 +1,22 @@
+//! The end-to-end suite: everything here runs the real binary, in a fresh directory, on a port of its own.
+//!
+//! `tests/run` runs it with the crash points built in; `cargo test -p phalanx --test suite` runs it without them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test panics and prints: that is its report"
+)]
+
+mod harness;
+
+mod basics;
+mod chaos;
+mod corpus;
+#[cfg(feature = "crash-points")]
+mod crash_points;
+mod daemon;
+mod faults;
+mod idle;
+mod reload;
+mod structure;

@@ -1,0 +1,285 @@
+//! Data copying: a connection as two half-machines, what it reads and what it writes, over one record in the ledger.
+//!
+//! Owns the descriptor by its number: it is closed in [`Connection::close`] and nowhere else, never by a drop. Leaves the
+//! meaning of bytes to `http`, answers to `service`, waiting to `event`.
+
+pub mod buffers;
+pub mod context;
+mod input;
+mod output;
+mod resume;
+mod serve;
+mod upload;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use nix::sys::socket::Shutdown;
+use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
+use phalanx_shared::ledger::{MAX_PENDING, Pending};
+use phalanx_shared::sys::region::Buffer;
+use phalanx_shared::sys::table::{self, borrow};
+
+use crate::crash_point::{self, Point};
+use crate::event::Interest;
+use crate::event::timers::Tick;
+pub use context::Context;
+use output::Output;
+use upload::Upload;
+
+/// What becomes of a connection after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It waits for its next event.
+    Stay,
+    /// It has more to do, but others come first: call [`Connection::go_on`] in the next turn.
+    GoOn,
+    /// It is to be closed.
+    Close,
+}
+
+/// What a connection waits for; decides its time limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// The first byte of a request.
+    Idle,
+    /// The rest of a head.
+    Head,
+    /// The rest of a body.
+    Body,
+    /// The peer to read.
+    Write,
+    /// The peer to close, after the last response.
+    Linger,
+}
+
+/// How long a peer may take to close after the last response, and no longer.
+const LINGER_LIMIT: Duration = Duration::from_secs(2);
+
+/// One connection of this worker.
+pub struct Connection {
+    /// Its descriptor's number.
+    pub fd: RawFd,
+    pub(crate) record: Record,
+    unix: bool,
+    /// The peer has finished sending and all it sent has been read.
+    finished: bool,
+    waits: Waits,
+    /// The request in the buffer has its head, not its body.
+    wants_body: bool,
+    interest: Interest,
+    deadline: Tick,
+    scheduled: Tick,
+    buffer: Option<Buffer>,
+    output: Option<Box<Output>>,
+    upload: Option<Box<Upload>>,
+}
+
+impl Connection {
+    /// A connection over a record that is this worker's.
+    pub fn new(fd: RawFd, record: Record, buffer: Option<Buffer>) -> Connection {
+        Connection {
+            fd,
+            record,
+            unix: record.peer() == Peer::Unix,
+            finished: false,
+            waits: Waits::Idle,
+            wants_body: false,
+            interest: Interest::Read,
+            deadline: Tick::default(),
+            scheduled: Tick(u32::MAX),
+            buffer,
+            output: None,
+            upload: None,
+        }
+    }
+
+    /// Records a connection just accepted and makes it this worker's; none when the ledger has no room for its number.
+    pub fn record(cx: &Context, fd: RawFd, peer: Peer, listener: u8) -> io::Result<Option<Connection>> {
+        let Some(record) = cx.ledger.record(fd) else { return Ok(None) };
+        record.fill(phalanx_shared::sys::socket::cookie(borrow(fd))?, peer, listener);
+        crash_point::pass(Point::Recording);
+        cx.lane.raise_high_water(fd);
+        record.set_owner(Owner::Worker(cx.incarnation));
+        Ok(Some(Connection::new(fd, record, None)))
+    }
+
+    /// What the poller is to watch for now, if that has changed.
+    pub fn new_interest(&mut self) -> Option<Interest> {
+        let interest = if self.output.is_some() { Interest::Write } else { Interest::Read };
+        (interest != std::mem::replace(&mut self.interest, interest)).then_some(interest)
+    }
+
+    /// The peer has something for us, or has finished sending.
+    pub fn readable(&mut self, cx: &mut Context) -> Fate {
+        if self.output.is_some() {
+            return Fate::Stay;
+        }
+        match self.record.state().phase {
+            Phase::Lingering => self.discard(),
+            _ if self.upload.is_some() => self.go_on_upload(cx),
+            _ => match self.fill(cx) {
+                Ok(input::Filled::Some) => self.serve(cx),
+                Ok(input::Filled::Nothing) => Fate::Stay,
+                Ok(input::Filled::End) => self.end_of_input(cx),
+                Err(_) => Fate::Close,
+            },
+        }
+    }
+
+    /// The peer has room for us.
+    pub fn writable(&mut self, cx: &mut Context) -> Fate {
+        if self.output.is_none() {
+            return Fate::Stay;
+        }
+        match self.resume_output(cx) {
+            Fate::Stay if self.output.is_none() => self.after_response(cx),
+            fate => fate,
+        }
+    }
+
+    /// Does what [`Fate::GoOn`] left for later.
+    pub fn go_on(&mut self, cx: &mut Context) -> Fate {
+        if self.output.is_some() {
+            return self.writable(cx);
+        }
+        if self.record.state().phase == Phase::Lingering {
+            return self.linger();
+        }
+        if self.upload.is_some() {
+            return self.go_on_upload(cx);
+        }
+        self.serve(cx)
+    }
+
+    /// The peer has been waited for long enough.
+    pub fn overdue(&mut self, cx: &mut Context) -> Fate {
+        match self.waits {
+            Waits::Idle | Waits::Write | Waits::Linger => Fate::Close,
+            Waits::Head | Waits::Body => self.refuse(cx, 408),
+        }
+    }
+
+    /// No more requests: closes an idle connection, lets any other end what it is at.
+    pub fn drain(&mut self) -> Fate {
+        if self.waits == Waits::Idle && self.is_quiet() { Fate::Close } else { Fate::Stay }
+    }
+
+    /// All that there is to know of it stands in its record: it can be given to another worker.
+    pub fn is_quiet(&self) -> bool {
+        self.output.is_none() && self.upload.is_none() && self.record.state().phase == Phase::Open
+    }
+
+    /// Gives the connection to whoever takes it. The poller has forgotten it already.
+    pub fn give(mut self) {
+        drop(self.buffer.take());
+        self.record.set_owner(Owner::Given);
+    }
+
+    /// Closes it: the record first, since the number is used again by whoever shares the table.
+    pub fn close(mut self, cx: &mut Context) {
+        if let Some(buffer) = self.buffer.take() {
+            cx.buffers.put(buffer);
+        }
+        cx.lane.set_closing(Some(self.fd));
+        self.record.free();
+        crash_point::pass(Point::Closing);
+        table::close(self.fd);
+        cx.lane.set_closing(None);
+    }
+
+    /// When to look at this connection, if the timers have to be told: it was scheduled later, or not at all.
+    pub fn reschedule(&mut self, cx: &Context, after: impl Fn(Duration) -> Tick) -> Option<Tick> {
+        let waits = self.waits_for();
+        let since_before = waits == self.waits && waits == Waits::Head;
+        self.waits = waits;
+        if !since_before {
+            self.deadline = after(match waits {
+                Waits::Idle => cx.timeouts.idle,
+                Waits::Head => cx.timeouts.head,
+                Waits::Body => cx.timeouts.body,
+                Waits::Write => cx.timeouts.write,
+                Waits::Linger => LINGER_LIMIT,
+            });
+        }
+        (self.scheduled > self.deadline).then_some(self.deadline)
+    }
+
+    /// The timers will look at it at `tick`.
+    pub fn set_scheduled(&mut self, tick: Tick) {
+        self.scheduled = tick;
+    }
+
+    /// The timers look at it at `tick`: none when that entry is stale, else whether it is overdue.
+    pub fn looked_at(&mut self, tick: Tick) -> Option<bool> {
+        if tick != self.scheduled {
+            return None;
+        }
+        self.scheduled = Tick(u32::MAX);
+        Some(tick >= self.deadline)
+    }
+
+    /// The tick at which it will be overdue.
+    pub fn deadline(&self) -> Tick {
+        self.deadline
+    }
+
+    fn waits_for(&self) -> Waits {
+        if self.output.is_some() {
+            return Waits::Write;
+        }
+        match self.record.state().phase {
+            Phase::Lingering => Waits::Linger,
+            Phase::Streaming => Waits::Body,
+            Phase::Open if self.buffer.is_none() => Waits::Idle,
+            Phase::Open if self.wants_body => Waits::Body,
+            Phase::Open => Waits::Head,
+        }
+    }
+
+    /// What comes after a response that is fully sent.
+    fn after_response(&mut self, cx: &mut Context) -> Fate {
+        if self.record.state().phase == Phase::Lingering {
+            return self.linger();
+        }
+        if self.buffer.is_some() || self.finished { self.serve(cx) } else { Fate::Stay }
+    }
+
+    /// Shuts the sending half and waits for the peer to close, so that what it still sends does not become a reset that
+    /// destroys the last response on its way (RFC 9112 section 9.6).
+    pub(crate) fn linger(&mut self) -> Fate {
+        if self.finished || nix::sys::socket::shutdown(self.fd, Shutdown::Write).is_err() {
+            return Fate::Close;
+        }
+        Fate::Stay
+    }
+
+    fn discard(&mut self) -> Fate {
+        let mut bytes = [0; 4096];
+        // One read a turn: a peer that never stops is ended by the linger limit.
+        match nix::unistd::read(borrow(self.fd), &mut bytes) {
+            Ok(0) => Fate::Close,
+            Ok(_) | Err(nix::errno::Errno::EAGAIN) => Fate::Stay,
+            Err(_) => Fate::Close,
+        }
+    }
+
+    fn end_of_input(&mut self, cx: &mut Context) -> Fate {
+        self.finished = true;
+        match self.serve(cx) {
+            Fate::Stay if self.output.is_none() => Fate::Close,
+            fate => fate,
+        }
+    }
+
+    /// The list of responses begun; only a connection with a buffer has one.
+    pub(crate) fn pending(&self, cx: &Context) -> Option<Pending> {
+        self.buffer.as_ref().map(|buffer| cx.ledger.pending(buffer))
+    }
+}
+
+/// Whether `state` is one that a worker could have written.
+pub(crate) fn plausible(state: State) -> bool {
+    state.first <= state.pending && usize::from(state.pending) <= MAX_PENDING
+}

@@ -1,0 +1,284 @@
+//! From bytes to responses: takes complete requests off the front of the buffer, has each answered, puts the responses of a
+//! turn on record and writes them together.
+
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use phalanx_shared::ledger::lane::{Counter, Stats};
+use phalanx_shared::ledger::record::{Record, State};
+use phalanx_shared::ledger::response::{Entry, Kind};
+use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
+
+use super::output::Span;
+use super::{Connection, Context, Fate};
+use crate::crash_point::{self, Point};
+use crate::http::encode::{self, CONTINUE, Envelope};
+use crate::http::{Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
+use crate::in_handler;
+use crate::service::{Answer, Router, fault};
+
+/// Files up to this size are read into the response and leave in one write with its head.
+const SMALL_FILE: u64 = 16 * 1024;
+
+/// The responses of one connection in one turn.
+pub(super) struct Batch {
+    pub(super) out: Vec<u8>,
+    pub(super) file: Option<Span>,
+    /// Stream position of the request that comes next.
+    pub(super) position: u64,
+    /// Stream position of the response that comes next.
+    response_at: u64,
+    count: u8,
+    list: Pending,
+    record: Record,
+    /// A file was shorter than its head said.
+    broken: bool,
+}
+
+/// What taking one request did.
+pub(super) enum Step {
+    /// A response was added; the connection goes on.
+    Answered,
+    /// A response was added that is the connection's last.
+    Last,
+    /// There is no complete request: more of a head is needed.
+    NeedsHead,
+    /// … more of a body.
+    NeedsBody,
+    /// The request's body is larger than the buffer.
+    Upload,
+}
+
+impl Connection {
+    /// Answers what is complete in the buffer, at most [`MAX_PENDING`] requests, and writes the answers.
+    pub(super) fn serve(&mut self, cx: &mut Context) -> Fate {
+        let Some(mut batch) = self.begin_batch(cx) else {
+            return if self.finished { Fate::Close } else { Fate::Stay };
+        };
+        let step = loop {
+            if usize::from(batch.count) == MAX_PENDING || batch.file.is_some() {
+                break Step::Answered;
+            }
+            match self.step(cx, &mut batch) {
+                Step::Answered => {}
+                step => break step,
+            }
+        };
+        self.wants_body = matches!(step, Step::NeedsBody);
+        let wrote_something = batch.count > 0;
+        match self.end_batch(cx, batch) {
+            Fate::Stay if self.output.is_none() => {}
+            fate => return fate,
+        }
+        match step {
+            Step::Last => self.linger(),
+            Step::Upload if wrote_something => Fate::GoOn,
+            Step::Upload => self.begin_upload(cx),
+            Step::Answered if self.buffer.is_some() => Fate::GoOn,
+            Step::Answered => Fate::Stay,
+            Step::NeedsHead | Step::NeedsBody if self.finished => Fate::Close,
+            Step::NeedsHead | Step::NeedsBody => Fate::Stay,
+        }
+    }
+
+    /// Answers with an error and ends the connection, whatever has been read.
+    pub(crate) fn refuse(&mut self, cx: &mut Context, status: u16) -> Fate {
+        let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
+        batch.refuse(cx, status);
+        self.upload = None;
+        match self.end_batch(cx, batch) {
+            Fate::Stay if self.output.is_none() => self.linger(),
+            fate => fate,
+        }
+    }
+
+    pub(super) fn begin_batch(&self, cx: &mut Context) -> Option<Batch> {
+        let list = self.pending(cx)?;
+        let mut out = std::mem::take(&mut cx.out);
+        out.clear();
+        Some(Batch {
+            out,
+            file: None,
+            position: self.record.start(),
+            response_at: self.record.sent(),
+            count: 0,
+            list,
+            record: self.record,
+            broken: false,
+        })
+    }
+
+    /// Writes what the batch holds. `Stay` without output left: all of it has left, the requests are off the record.
+    pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
+        let fate = if batch.count == 0 { Fate::Stay } else { self.write_batch(cx, &batch.out, batch.file) };
+        cx.out = batch.out;
+        if batch.broken { Fate::Close } else { fate }
+    }
+
+    fn step(&self, cx: &mut Context, batch: &mut Batch) -> Step {
+        if let Some((at, status)) = self.record.doom()
+            && at == batch.position
+        {
+            cx.stats.add(Counter::Failed, 1);
+            return batch.refuse(cx, status);
+        }
+        let data = self.unanswered(batch.position);
+        if data.is_empty() {
+            return Step::NeedsHead;
+        }
+        let mut scratch = HeaderScratch::new();
+        let head = match head::parse(data, cx.limits.head, &mut scratch) {
+            Ok(Progress::Done(head)) => head,
+            Ok(Progress::NeedMore) => return Step::NeedsHead,
+            Err(refusal) => return batch.refuse(cx, refusal.status),
+        };
+        match extent(&head, data, cx.limits.body) {
+            Ok(Extent::Complete(len)) => batch.answer(cx, &head, batch.position + len as u64),
+            Ok(Extent::Partial { fits }) => {
+                if head.expect_continue && !self.record.state().continued {
+                    batch.interim();
+                }
+                if fits { Step::NeedsBody } else { Step::Upload }
+            }
+            Err(refusal) => batch.refuse(cx, refusal.status),
+        }
+    }
+}
+
+/// How far a request reaches.
+enum Extent {
+    /// This many bytes, all there.
+    Complete(usize),
+    /// Further than what is there.
+    Partial {
+        /// The whole may fit into the buffer.
+        fits: bool,
+    },
+}
+
+fn extent(head: &Head<'_>, data: &[u8], limit: u64) -> Result<Extent, Refusal> {
+    if matches!(head.framing, Framing::None) {
+        return Ok(Extent::Complete(head.len));
+    }
+    let mut decoder = Decoder::new(&head.framing, limit)?;
+    let (taken, complete) = decoder.advance(&data[head.len..], &mut |_| ())?;
+    Ok(match head.framing {
+        _ if complete => Extent::Complete(head.len + taken),
+        Framing::Length(length) => Extent::Partial { fits: head.len as u64 + length <= BUFFER_BYTES as u64 },
+        _ => Extent::Partial { fits: data.len() < BUFFER_BYTES },
+    })
+}
+
+impl Batch {
+    /// Has a complete request answered and adds the answer.
+    pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64) -> Step {
+        crash_point::pass(Point::BeforeHandler);
+        let last = !head.keep_alive || cx.draining;
+        let kind = Kind { idempotent: head.idempotent(), last, ..Kind::default() };
+        let date = cx.clock.epoch_seconds();
+        let mut entry =
+            Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
+        self.put_on_record(&entry);
+        crash_point::pass(Point::InHandler);
+        let mut reply = run_handler(&cx.router, head);
+        crash_point::pass(Point::AfterHandler);
+        let envelope = Envelope {
+            date: cx.date.text(date),
+            minor_version: head.minor_version,
+            keep_alive: !last,
+            head_only: head.is_head(),
+        };
+        let length = self.encode(&mut reply, &envelope);
+        entry.validator = reply.validator();
+        entry.kind.status = reply.status();
+        cx.access_log.add(&self.record, head, reply.status(), reply.body_len(), date);
+        self.finish(&cx.stats, entry, length);
+        if last { Step::Last } else { Step::Answered }
+    }
+
+    /// Appends the reply's bytes and returns how many the response has in all.
+    fn encode(&mut self, reply: &mut Reply<'_>, envelope: &Envelope<'_>) -> u64 {
+        let before = self.out.len();
+        encode::append(&mut self.out, reply, envelope);
+        let mut length = (self.out.len() - before) as u64;
+        if let (false, Some((file, offset, left))) = (envelope.head_only, reply.take_file()) {
+            length += left;
+            self.append_file(Span { file, offset, left });
+        }
+        length
+    }
+
+    fn append_file(&mut self, span: Span) {
+        if span.left > SMALL_FILE {
+            self.file = Some(span);
+            return;
+        }
+        let start = self.out.len();
+        self.out.resize(start + span.left as usize, 0);
+        self.broken |= span.file.read_exact_at(&mut self.out[start..], span.offset).is_err();
+    }
+
+    /// Adds an error response that ends the connection; whatever else was read is forgotten with it.
+    fn refuse(&mut self, cx: &mut Context, status: u16) -> Step {
+        let kind = Kind { idempotent: true, interim: false, last: true, status };
+        let date = cx.clock.epoch_seconds();
+        let mut reply = Reply::error(status);
+        let envelope = Envelope { date: cx.date.text(date), minor_version: 1, keep_alive: false, head_only: false };
+        let length = self.encode(&mut reply, &envelope);
+        let entry = Entry {
+            request_end: self.record.consumed(),
+            response_start: self.response_at,
+            response_end: 0,
+            validator: reply.validator(),
+            date,
+            kind,
+        };
+        cx.access_log.add_refused(&self.record, status, reply.body_len(), date);
+        self.finish(&cx.stats, entry, length);
+        Step::Last
+    }
+
+    /// Adds a `100 Continue`.
+    fn interim(&mut self) {
+        let kind = Kind { idempotent: true, interim: true, ..Kind::default() };
+        let entry = Entry {
+            request_end: self.position,
+            response_start: self.response_at,
+            response_end: self.response_at + CONTINUE.len() as u64,
+            validator: 0,
+            date: 0,
+            kind,
+        };
+        self.out.extend_from_slice(CONTINUE);
+        self.put_on_record(&entry);
+        self.response_at = entry.response_end;
+        self.count += 1;
+    }
+
+    fn finish(&mut self, stats: &Stats, mut entry: Entry, length: u64) {
+        entry.response_end = entry.response_start + length;
+        self.put_on_record(&entry);
+        stats.count_status(entry.kind.status);
+        self.position = entry.request_end;
+        self.response_at = entry.response_end;
+        self.count += 1;
+    }
+
+    /// The entry first, then the state that makes it count.
+    fn put_on_record(&self, entry: &Entry) {
+        self.list.set(self.count.into(), entry);
+        let state = self.record.state();
+        self.record.set_state(State { first: 0, pending: self.count + 1, ..state });
+    }
+}
+
+/// Runs the handler; a panic in it is a 500 on a connection that lives on.
+pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>) -> Reply<'r> {
+    in_handler::enter();
+    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head) {
+        Answer::Reply(reply) => reply,
+        Answer::Fault(fault) => fault::carry_out(fault),
+    }));
+    in_handler::leave();
+    answer.unwrap_or_else(|_| Reply::error(500))
+}

@@ -1,0 +1,126 @@
+//! Places to die at, exactly between a system call (or a step of the handler) and its record. For the table test of rescue:
+//! without the feature `crash-points` each is nothing at all.
+//!
+//! `PHALANX_CRASH_POINT=NAME:K` kills the worker that passes the point for the K-th time in its slot, over all incarnations.
+
+/// Every place there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// A connection is accepted, not recorded.
+    AfterAccept,
+    /// The record is filled, not yet anybody's.
+    Recording,
+    /// A read has returned, not recorded.
+    AfterRead,
+    /// A request is complete, its handler not started.
+    BeforeHandler,
+    /// The handler is on record as started.
+    InHandler,
+    /// The handler has answered, nothing is sent.
+    AfterHandler,
+    /// The response is on record, nothing is sent.
+    BeforeWrite,
+    /// A write has taken a part, not recorded.
+    AfterPartialWrite,
+    /// A write has taken all, not recorded.
+    AfterWrite,
+    /// Answered requests are being taken off the record.
+    Retiring,
+    /// The record is freed, its descriptor not closed.
+    Closing,
+    /// A part of a long body has been handed on.
+    HandingOn,
+}
+
+#[cfg(not(feature = "crash-points"))]
+mod armed {
+    use super::Point;
+    use phalanx_shared::ledger::Ledger;
+
+    #[inline(always)]
+    pub(crate) fn arm(_ledger: &Ledger) {}
+    #[inline(always)]
+    pub(crate) fn pass(_point: Point) {}
+    /// How much of `len` bytes the next write may take: all.
+    #[inline(always)]
+    pub(crate) fn cut(len: usize) -> usize {
+        len
+    }
+}
+
+#[cfg(feature = "crash-points")]
+mod armed {
+    use std::cell::RefCell;
+
+    use super::Point;
+    use nix::sys::signal::{Signal, raise};
+    use phalanx_shared::ledger::Ledger;
+
+    thread_local!(static ARMED: RefCell<Option<Armed>> = const { RefCell::new(None) });
+
+    struct Armed {
+        ledger: Ledger,
+        name: String,
+        at: u64,
+    }
+
+    pub(crate) fn arm(ledger: &Ledger) {
+        let Ok(text) = std::env::var("PHALANX_CRASH_POINT") else { return };
+        let (name, at) = text.split_once(':').unwrap_or((&text, "1"));
+        let armed = Armed { ledger: ledger.clone(), name: name.to_owned(), at: at.parse().unwrap_or(1) };
+        ARMED.set(Some(armed));
+    }
+
+    fn name(point: Point) -> String {
+        let mut name = String::new();
+        for letter in format!("{point:?}").chars() {
+            if letter.is_ascii_uppercase() && !name.is_empty() {
+                name.push('-');
+            }
+            name.push(letter.to_ascii_lowercase());
+        }
+        name
+    }
+
+    /// Whether this is the time to die at `point`.
+    fn due(point: Point) -> bool {
+        ARMED.with_borrow(|armed| {
+            armed
+                .as_ref()
+                .filter(|armed| armed.name == name(point))
+                .is_some_and(|armed| armed.ledger.lane(0).pass_crash_point(point as usize) == armed.at)
+        })
+    }
+
+    pub(crate) fn pass(point: Point) {
+        if point != Point::AfterPartialWrite && due(point) {
+            let _dead = raise(Signal::SIGKILL);
+        }
+    }
+
+    thread_local!(static CUT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+
+    /// Half of `len` when this is the write that is to break off; [`after_cut`] then kills.
+    pub(crate) fn cut(len: usize) -> usize {
+        if len > 1 && due(Point::AfterPartialWrite) {
+            CUT.set(true);
+            return len / 2;
+        }
+        len
+    }
+
+    pub(crate) fn after_cut() {
+        if CUT.get() {
+            let _dead = raise(Signal::SIGKILL);
+        }
+    }
+}
+
+#[cfg(feature = "crash-points")]
+pub(crate) use armed::after_cut;
+pub(crate) use armed::{arm, cut, pass};
+
+/// After a write that [`cut`] shortened: dies.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub(crate) fn after_cut() {}

@@ -1,0 +1,75 @@
+//! A worker's side of supervision, the same for every model: the master's words, SIGTERM, the master's death.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use phalanx_shared::ipc::{Incarnation, Pong, ToMaster, ToWorker, Word};
+use phalanx_shared::ledger::lane::Stats;
+
+use crate::enter::Inheritance;
+
+/// What a worker owes its master, and hears from it.
+pub(crate) struct Duty {
+    inheritance: &'static Inheritance,
+    incarnation: Incarnation,
+    lane: usize,
+    signals: SignalFd,
+    wants_successor: bool,
+}
+
+impl Duty {
+    /// Takes up SIGTERM by descriptor; all signals were blocked since before the clone and are let through now.
+    pub(crate) fn new(inheritance: &'static Inheritance, incarnation: Incarnation, lane: usize) -> io::Result<Duty> {
+        let mut term = SigSet::empty();
+        term.add(Signal::SIGTERM);
+        let signals = SignalFd::with_flags(&term, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&term), None)?;
+        Ok(Duty { inheritance, incarnation, lane, signals, wants_successor: false })
+    }
+
+    /// Rings when the master has said something.
+    pub(crate) fn bell(&self) -> RawFd {
+        std::os::fd::AsFd::as_fd(&*self.inheritance.lanes[self.lane].bell).as_raw_fd()
+    }
+
+    /// Readable when SIGTERM has come.
+    pub(crate) fn signal(&self) -> RawFd {
+        self.signals.as_raw_fd()
+    }
+
+    /// Hangs up when the master dies.
+    pub(crate) fn lifeline(&self) -> RawFd {
+        self.inheritance.lifeline
+    }
+
+    /// Says a word to the master. An error means that the master is gone, which the lifeline tells too.
+    pub(crate) fn say(&self, word: Word) {
+        let _master_gone = self.inheritance.lanes[self.lane].say(ToMaster { from: self.incarnation, word });
+    }
+
+    /// What the master has said since; pings are answered on the way.
+    pub(crate) fn hear(&mut self, stats: &Stats) -> Vec<ToWorker> {
+        let end = &self.inheritance.lanes[self.lane];
+        end.bell.silence();
+        let mut words = Vec::new();
+        while let Some(word) = end.hear() {
+            match word {
+                ToWorker::Ping(number) => {
+                    let wants_successor = self.wants_successor;
+                    self.say(Word::Pong(Pong { number, stats: stats.snapshot(), wants_successor }));
+                }
+                word => words.push(word),
+            }
+        }
+        words
+    }
+
+    /// SIGTERM has come: asks for a successor with the next pong, and for a ping now.
+    pub(crate) fn terminated(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.wants_successor = true;
+        self.inheritance.lanes[self.lane].knock();
+    }
+}

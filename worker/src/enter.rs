@@ -1,0 +1,176 @@
+//! A worker's first steps: what it drops, resets and takes over between its clone and its loop.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use phalanx_shared::clock::Clock;
+use phalanx_shared::config::Config;
+use phalanx_shared::error;
+use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
+use phalanx_shared::ipc::keeper::Birth;
+use phalanx_shared::ipc::{SlotId, Word};
+use phalanx_shared::ledger::Ledger;
+use phalanx_shared::log;
+use phalanx_shared::sys::{crash_signal, process, table, title};
+
+use crate::access_log::AccessLog;
+use crate::conn::buffers::Buffers;
+use crate::conn::{Connection, Context};
+use crate::duty::Duty;
+use crate::http::DateCache;
+use crate::model::reactor::Reactor;
+use crate::service::router::Router;
+use crate::{crash_point, in_handler, rescue};
+
+/// What every worker of a slot finds in its memory and table: made by the master, kept by the keeper. Never dropped in a
+/// worker: the descriptors belong to the slot.
+pub struct Inheritance {
+    /// The slot.
+    pub slot: SlotId,
+    /// Its ledger.
+    pub ledger: Ledger,
+    /// Its listening sockets.
+    pub listeners: Vec<Listener>,
+    /// The workers' ends of its lanes.
+    pub lanes: Vec<WorkerEnd>,
+    /// Rung by a predecessor that has given connections.
+    pub handover: Doorbell,
+    /// The installed configurations.
+    pub blueprints: [RawFd; 2],
+    /// Where access log lines go.
+    pub access_log: Option<RawFd>,
+    /// Hangs up when the master dies.
+    pub lifeline: RawFd,
+    /// Every descriptor that is none of a worker's own.
+    pub infrastructure: Vec<RawFd>,
+}
+
+/// A listening socket.
+pub struct Listener {
+    /// Its number.
+    pub fd: RawFd,
+    /// What it is bound to.
+    pub address: Address,
+}
+
+/// What a listening socket is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address with its real port.
+    Tcp(SocketAddr),
+    /// A path.
+    Unix(PathBuf),
+}
+
+/// Signals that mean something to the master and nothing to a worker; a terminal sends some to the whole group.
+const IGNORED: [Signal; 8] = [
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGPIPE,
+];
+
+/// Runs a worker. Called in the process just cloned, with every signal blocked; does not return.
+pub fn enter(inheritance: &'static Inheritance, birth: &Birth) -> ! {
+    title::set(&format!("phalanx: worker {} (incarnation {})", inheritance.slot.0, birth.incarnation.0));
+    log::set_name(&format!("worker {}", inheritance.slot.0));
+    let code = match boot(inheritance, birth) {
+        Ok(reactor) => reactor.run(),
+        Err(why) => {
+            error!("cannot boot: {why}");
+            let word = Word::Failed(why.chars().take(1000).collect());
+            let said = phalanx_shared::ipc::ToMaster { from: birth.incarnation, word };
+            let _master_gone = inheritance.lanes[birth.lane].say(said);
+            1
+        }
+    };
+    process::exit_now(code)
+}
+
+fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, String> {
+    let ledger = &inheritance.ledger;
+    let lane = ledger.lane(birth.lane);
+    in_handler::install_panic_hook();
+    process::reset_dispositions(&IGNORED).map_err(|error| format!("reset signal dispositions: {error}"))?;
+    for word in lane.last_words() {
+        word.store(0, std::sync::atomic::Ordering::Release);
+    }
+    crash_signal::install(lane.last_words()).map_err(|error| format!("install the crash handler: {error}"))?;
+    crash_point::arm(ledger);
+
+    let alone = birth.alive.is_empty();
+    rescue::settle(ledger, (!alone).then_some(1 - birth.lane));
+    let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
+    // The sweep comes before the router: what that opens is this worker's own.
+    let mut swept = Vec::new();
+    let mut cx = context(inheritance, birth, &config)?;
+    if alone {
+        swept = rescue::sweep(&mut cx, inheritance);
+    }
+    cx.router = Router::new(&config).map_err(|error| with_cause(&error))?;
+    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive);
+    connections.append(&mut swept);
+
+    let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;
+    let mut reactor =
+        Reactor::new(cx, duty, inheritance, &config.workers).map_err(|error| format!("epoll: {error}"))?;
+    reactor.adopt(connections);
+    if birth.serve_at_once {
+        reactor.begin_to_serve();
+    }
+    reactor.ready();
+    Ok(reactor)
+}
+
+fn context(inheritance: &Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
+    let lane = inheritance.ledger.lane(birth.lane);
+    let nothing = Config { sites: Vec::new(), ..config.clone() };
+    Ok(Context {
+        incarnation: birth.incarnation,
+        ledger: inheritance.ledger.clone(),
+        lane_number: birth.lane,
+        lane,
+        stats: lane.stats(),
+        buffers: Buffers::new(&inheritance.ledger, birth.lane),
+        router: Router::new(&nothing).map_err(|error| with_cause(&error))?,
+        limits: config.limits.clone(),
+        timeouts: config.timeouts.clone(),
+        rescue: config.rescue.clone(),
+        clock: Clock::default(),
+        date: DateCache::new(),
+        access_log: AccessLog::new(inheritance.access_log, config.log.format),
+        out: Vec::new(),
+        draining: false,
+    })
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// A configuration larger than this is no configuration.
+const MAX_BLUEPRINT: usize = 16 * 1024 * 1024;
+
+fn read_blueprint(fd: RawFd) -> Result<Config, String> {
+    let fail = |error: &dyn std::fmt::Display| format!("read the configuration handed over by the master: {error}");
+    let size = nix::sys::stat::fstat(table::borrow(fd)).map_err(|error| fail(&error))?.st_size as usize;
+    let mut bytes = vec![0; size.min(MAX_BLUEPRINT)];
+    let mut at = 0;
+    while at < bytes.len() {
+        match nix::sys::uio::pread(table::borrow(fd), &mut bytes[at..], at as i64) {
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(error) => return Err(fail(&error)),
+        }
+    }
+    Config::from_blueprint(&bytes[..at]).map_err(|error| fail(&error))
+}

@@ -1,0 +1,111 @@
+//! Deadlines of connections: a wheel of ticks, each with the descriptors that may be due then. Moving a deadline later costs
+//! nothing: the wheel looks again when the old tick comes.
+
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+/// The wheel's resolution.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks in one round; a deadline further away is looked at once a round.
+const SLOTS: u64 = 1024;
+
+/// A point in time in ticks since the wheel was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Tick(pub u32);
+
+/// The wheel.
+pub struct Timers {
+    start: Instant,
+    slots: Vec<Vec<RawFd>>,
+    /// All ticks before this one have been looked at.
+    next: u64,
+    /// No slot before this tick has anything in it.
+    earliest: u64,
+    waiting: usize,
+}
+
+impl Timers {
+    /// An empty wheel that starts at `now`.
+    pub fn new(now: Instant) -> Timers {
+        Timers { start: now, slots: vec![Vec::new(); SLOTS as usize], next: 0, earliest: 0, waiting: 0 }
+    }
+
+    /// The tick at which something that may last `limit` from `now` on is overdue: never early, at most two ticks late.
+    pub fn after(&self, now: Instant, limit: Duration) -> Tick {
+        let since = now + limit - self.start;
+        Tick((since.as_nanos() / TICK.as_nanos() + 1).min(u128::from(u32::MAX)) as u32)
+    }
+
+    /// Looks at `fd` again when `tick` comes, or a round from now if that is sooner. Returns the tick it will be.
+    pub fn schedule(&mut self, fd: RawFd, tick: Tick) -> Tick {
+        let at = u64::from(tick.0).clamp(self.next, self.next + SLOTS - 1);
+        self.slots[(at % SLOTS) as usize].push(fd);
+        self.earliest = if self.waiting == 0 { at } else { self.earliest.min(at) };
+        self.waiting += 1;
+        Tick(at as u32)
+    }
+
+    /// How long until the next tick with anything in it: a bound for the poller's wait; none when nothing is scheduled.
+    pub fn next_wait(&self, now: Instant) -> Option<Duration> {
+        (self.waiting > 0).then(|| (self.start + TICK * (self.earliest + 1) as u32).saturating_duration_since(now))
+    }
+
+    /// Takes the descriptors whose tick has passed, with that tick.
+    pub fn due(&mut self, now: Instant) -> Vec<(RawFd, Tick)> {
+        let mut due = Vec::new();
+        let passed = ((now - self.start).as_nanos() / TICK.as_nanos()) as u64;
+        if self.waiting == 0 || self.earliest >= passed {
+            self.next = self.next.max(passed);
+            return due;
+        }
+        // At most one round: a slot later than that has been emptied by then.
+        for tick in self.earliest..passed.min(self.earliest + SLOTS) {
+            let fds = std::mem::take(&mut self.slots[(tick % SLOTS) as usize]);
+            self.waiting -= fds.len();
+            due.extend(fds.into_iter().map(|fd| (fd, Tick(tick as u32))));
+        }
+        self.next = passed;
+        self.earliest =
+            (passed..passed + SLOTS).find(|at| !self.slots[(at % SLOTS) as usize].is_empty()).unwrap_or(passed);
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_due_neither_early_nor_much_late() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        let tick = timers.after(start, Duration::from_millis(250));
+        timers.schedule(7, tick);
+        assert!(timers.due(start + Duration::from_millis(249)).is_empty());
+        let wait = timers.next_wait(start).unwrap();
+        assert!(wait >= Duration::from_millis(250) && wait <= Duration::from_millis(450), "{wait:?}");
+        assert_eq!(timers.due(start + wait), [(7, tick)]);
+        assert_eq!(timers.next_wait(start + wait), None);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_round_is_looked_at_within_it() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        let far = timers.after(start, Duration::from_secs(3600));
+        let scheduled = timers.schedule(1, far);
+        assert!(scheduled < far);
+        assert_eq!(timers.due(start + Duration::from_secs(104)), [(1, scheduled)]);
+    }
+
+    #[test]
+    fn a_wheel_that_slept_for_rounds_still_schedules_right() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        let later = start + Duration::from_secs(1000);
+        assert!(timers.due(later).is_empty());
+        let tick = timers.after(later, Duration::from_secs(1));
+        assert_eq!(timers.schedule(3, tick), tick);
+        assert_eq!(timers.due(later + Duration::from_millis(1200)), [(3, tick)]);
+    }
+}

@@ -1,0 +1,355 @@
+//! Request bodies: where their bytes are and where they end (RFC 9112, 6 and 7.1).
+//!
+//! It owns the chunked coding, read strictly, and the count of bytes against the limit. Where the bytes go is left to
+//! the sink, and trailer fields are checked and dropped (RFC 9110, 6.5.1 allows it).
+
+use super::fields::is_token_byte;
+use super::head::{Framing, Refusal};
+
+/// Hex digits of a chunk size: as many as a u64 holds.
+const MAX_SIZE_DIGITS: u8 = 16;
+
+/// Bytes of one chunk's extensions, which nobody uses but to waste time.
+const MAX_EXTENSION: usize = 256;
+
+/// Bytes of all the fields of a trailer, their line ends included.
+const MAX_TRAILER: usize = 8 * 1024;
+
+/// Finds the body in what follows a head, whatever pieces it comes in.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    state: State,
+    received: u64,
+    limit: u64,
+}
+
+/// What the next byte belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A body of known length, of which this much is left.
+    Length(u64),
+    /// A chunk's size, so far.
+    Size { digits: u8, size: u64 },
+    /// Blanks between size and `;`, or between `;` and a name; `taken` bytes of extensions so far.
+    Blank { size: u64, taken: usize, named: bool },
+    /// A chunk extension.
+    Extension { size: u64, taken: usize },
+    /// The LF that ends a chunk's line.
+    SizeEnd { size: u64 },
+    /// A chunk's bytes.
+    Data { left: u64 },
+    /// The CR behind a chunk's bytes.
+    DataCr,
+    /// The LF behind a chunk's bytes.
+    DataLf,
+    /// The first byte of a trailer line, or of the last CRLF; `taken` bytes of trailer so far.
+    Line { taken: usize },
+    /// A trailer field's name.
+    Name { taken: usize },
+    /// A trailer field's value.
+    Value { taken: usize },
+    /// The LF of a trailer line.
+    LineEnd { taken: usize },
+    /// The last LF.
+    End,
+    /// Behind the body.
+    Done,
+}
+
+impl Decoder {
+    /// For a body of this framing and at most `limit` bytes; 413 if its head announced more.
+    pub fn new(framing: &Framing, limit: u64) -> Result<Decoder, Refusal> {
+        let state = match *framing {
+            Framing::None | Framing::Length(0) => State::Done,
+            Framing::Length(length) if length > limit => return Err(TOO_LARGE),
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Size { digits: 0, size: 0 },
+        };
+        Ok(Decoder { state, received: 0, limit })
+    }
+
+    /// Consumes from `bytes` and hands each run of body bytes to `sink`, in place. Returns how many bytes it took, and
+    /// whether the body, trailer included, is complete: if it is not, it took all.
+    ///
+    /// After a refusal the decoder is of no further use.
+    pub fn advance(&mut self, bytes: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(usize, bool), Refusal> {
+        let mut taken = 0;
+        while taken < bytes.len() && self.state != State::Done {
+            taken += match self.state {
+                State::Length(left) => self.pass_on(left, &bytes[taken..], State::Length, State::Done, sink),
+                State::Data { left } => {
+                    self.pass_on(left, &bytes[taken..], |left| State::Data { left }, State::DataCr, sink)
+                }
+                _ => {
+                    self.state = self.step(bytes[taken])?;
+                    1
+                }
+            };
+        }
+        Ok((taken, self.is_done()))
+    }
+
+    /// The body is complete.
+    #[inline]
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Bytes of body handed on so far.
+    #[inline]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Hands on what there is of `left` bytes; returns how many that were.
+    fn pass_on(
+        &mut self,
+        left: u64,
+        bytes: &[u8],
+        more: impl Fn(u64) -> State,
+        end: State,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> usize {
+        let count = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        sink(&bytes[..count]);
+        self.received += count as u64;
+        let left = left - count as u64;
+        self.state = if left == 0 { end } else { more(left) };
+        count
+    }
+
+    /// The state behind one byte of the coding itself.
+    fn step(&self, byte: u8) -> Result<State, Refusal> {
+        match self.state {
+            State::Size { digits, size } => size_step(digits, size, byte),
+            State::Blank { size, taken, named } => blank_step(size, taken, named, byte),
+            State::Extension { size, taken } => extension_step(size, taken, byte),
+            State::SizeEnd { size } if byte == b'\n' => self.open_chunk(size),
+            State::DataCr if byte == b'\r' => Ok(State::DataLf),
+            State::DataLf if byte == b'\n' => Ok(State::Size { digits: 0, size: 0 }),
+            State::SizeEnd { .. } | State::DataCr | State::DataLf => Err(MALFORMED),
+            trailer => trailer_step(trailer, byte),
+        }
+    }
+
+    /// The limit is kept before a byte of the chunk is taken.
+    fn open_chunk(&self, size: u64) -> Result<State, Refusal> {
+        match size {
+            0 => Ok(State::Line { taken: 0 }),
+            _ if size > self.limit.saturating_sub(self.received) => Err(TOO_LARGE),
+            _ => Ok(State::Data { left: size }),
+        }
+    }
+}
+
+const TOO_LARGE: Refusal = Refusal::new(413, "a body larger than the limit");
+const MALFORMED: Refusal = Refusal::bad("a malformed chunk");
+
+fn size_step(digits: u8, size: u64, byte: u8) -> Result<State, Refusal> {
+    match (char::from(byte).to_digit(16), byte) {
+        (Some(digit), _) if digits < MAX_SIZE_DIGITS => {
+            Ok(State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) })
+        }
+        _ if digits == 0 => Err(MALFORMED),
+        (None, b'\r') => Ok(State::SizeEnd { size }),
+        (None, b';') => Ok(State::Blank { size, taken: 1, named: true }),
+        (None, b' ' | b'\t') => Ok(State::Blank { size, taken: 1, named: false }),
+        _ => Err(MALFORMED),
+    }
+}
+
+/// `named`: the `;` was there, a name has to follow.
+fn blank_step(size: u64, taken: usize, named: bool, byte: u8) -> Result<State, Refusal> {
+    match byte {
+        _ if taken >= MAX_EXTENSION => Err(MALFORMED),
+        b' ' | b'\t' => Ok(State::Blank { size, taken: taken + 1, named }),
+        b';' if !named => Ok(State::Blank { size, taken: taken + 1, named: true }),
+        _ if named && is_token_byte(byte) => Ok(State::Extension { size, taken: taken + 1 }),
+        _ => Err(MALFORMED),
+    }
+}
+
+fn extension_step(size: u64, taken: usize, byte: u8) -> Result<State, Refusal> {
+    match byte {
+        b'\r' => Ok(State::SizeEnd { size }),
+        _ if is_text_byte(byte) && taken < MAX_EXTENSION => Ok(State::Extension { size, taken: taken + 1 }),
+        _ => Err(MALFORMED),
+    }
+}
+
+fn trailer_step(state: State, byte: u8) -> Result<State, Refusal> {
+    let next = match state {
+        State::Line { .. } if byte == b'\r' => State::End,
+        State::Line { taken } | State::Name { taken } if is_token_byte(byte) => State::Name { taken: taken + 1 },
+        State::Name { taken } if byte == b':' => State::Value { taken: taken + 1 },
+        State::Value { taken } if byte == b'\r' => State::LineEnd { taken: taken + 2 },
+        State::Value { taken } if is_text_byte(byte) => State::Value { taken: taken + 1 },
+        State::LineEnd { taken } if byte == b'\n' => State::Line { taken },
+        State::End if byte == b'\n' => State::Done,
+        _ => return Err(Refusal::bad("a malformed trailer")),
+    };
+    match next {
+        State::Name { taken } | State::Value { taken } | State::LineEnd { taken } if taken > MAX_TRAILER => {
+            Err(Refusal::new(431, "a trailer larger than the limit"))
+        }
+        _ => Ok(next),
+    }
+}
+
+/// A byte that may stand in a field's value (RFC 9110, 5.5).
+fn is_text_byte(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(Vec<u8>, usize, bool), u16>;
+
+    fn whole(bytes: &[u8], framing: Framing, limit: u64) -> Outcome {
+        in_pieces(bytes, bytes.len().max(1), framing, limit)
+    }
+
+    fn in_pieces(bytes: &[u8], piece: usize, framing: Framing, limit: u64) -> Outcome {
+        let mut decoder = Decoder::new(&framing, limit).map_err(|refusal| refusal.status)?;
+        let (mut body, mut taken) = (Vec::new(), 0);
+        for piece in bytes.chunks(piece) {
+            let (count, done) =
+                decoder.advance(piece, &mut |run| body.extend_from_slice(run)).map_err(|refusal| refusal.status)?;
+            taken += count;
+            assert_eq!(done, decoder.is_done());
+            if done {
+                break;
+            }
+            assert_eq!(count, piece.len());
+        }
+        assert_eq!(decoder.received(), body.len() as u64);
+        Ok((body, taken, decoder.is_done()))
+    }
+
+    const VALID: &[(&str, &str)] = &[
+        ("0\r\n\r\n", ""),
+        ("5\r\nhello\r\n0\r\n\r\n", "hello"),
+        ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", "hello world"),
+        ("a\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
+        ("A\r\n0123456789\r\n000\r\n\r\n", "0123456789"),
+        ("0000000000000001\r\nx\r\n0\r\n\r\n", "x"),
+        ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n"),
+        ("1;a\r\nx\r\n0\r\n\r\n", "x"),
+        ("1;a=b;c=\"d e\"\r\nx\r\n0;last\r\n\r\n", "x"),
+        ("1 ; a\r\nx\r\n0\r\n\r\n", "x"),
+        ("1\r\nx\r\n0\r\nTrailer: value\r\nOther:\r\n\r\n", "x"),
+        ("1\r\nx\r\n0\r\nContent-Length: 5\r\n\r\n", "x"),
+    ];
+
+    const INVALID: &[&str] = &[
+        "\r\n",
+        "x\r\n",
+        "-1\r\n",
+        "+1\r\n",
+        " 1\r\n",
+        "0x1\r\n",
+        "1\n",
+        "1\rx",
+        "1 \r\n",
+        "1 x\r\n",
+        "1;\r\n",
+        "1; \r\n",
+        "1;=\r\n",
+        "1;a\nx",
+        "1;a\x00\r\n",
+        "1;a\rb",
+        "00000000000000001\r\n",
+        "11111111111111111\r\n",
+        "1\r\nxy\r\n",
+        "1\r\nx\n",
+        "1\r\nx\rx",
+        "1\r\nx0\r\n",
+        ";a\r\n",
+        "0\n\n",
+        "0\r\n\n",
+        "0\r\n\rx",
+        "0\r\n a: b\r\n",
+        "0\r\na b: c\r\n",
+        "0\r\n: b\r\n",
+        "0\r\na: b\n",
+        "0\r\na: b\rc",
+        "0\r\na: \x00\r\n",
+        "0\r\na\r\n",
+        "0\r\na :b\r\n",
+        "0\r\nx: y\r\n z\r\n",
+    ];
+
+    #[test]
+    fn chunks_are_joined_and_the_end_is_exact() {
+        for &(text, body) in VALID {
+            let pipelined = format!("{text}GET / HTTP/1.1\r\n");
+            let expected = Ok((body.as_bytes().to_vec(), text.len(), true));
+            assert_eq!(whole(pipelined.as_bytes(), Framing::Chunked, 100), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_size_give_the_same() {
+        let valid = VALID.iter().map(|&(text, _)| text);
+        for text in valid.chain(INVALID.iter().copied()) {
+            let expected = whole(text.as_bytes(), Framing::Chunked, 100);
+            for piece in 1..text.len() {
+                assert_eq!(in_pieces(text.as_bytes(), piece, Framing::Chunked, 100), expected, "{text:?} by {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        for text in INVALID {
+            assert_eq!(whole(text.as_bytes(), Framing::Chunked, 100), Err(400), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_known_length_ends_there() {
+        assert_eq!(whole(b"hello world", Framing::Length(5), 5), Ok((b"hello".to_vec(), 5, true)));
+        assert_eq!(whole(b"hel", Framing::Length(5), 5), Ok((b"hel".to_vec(), 3, false)));
+        assert_eq!(in_pieces(b"hello world", 2, Framing::Length(5), 5), Ok((b"hello".to_vec(), 5, true)));
+        assert_eq!(whole(b"x", Framing::Length(0), 0), Ok((vec![], 0, true)));
+        assert_eq!(whole(b"x", Framing::None, 0), Ok((vec![], 0, true)));
+    }
+
+    #[test]
+    fn the_limit_is_reached_exactly() {
+        assert_eq!(whole(b"hello", Framing::Length(5), 4), Err(413));
+        assert_eq!(whole(b"", Framing::Length(u64::MAX), u64::MAX), Ok((vec![], 0, false)));
+        let chunked = b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n";
+        assert_eq!(whole(chunked, Framing::Chunked, 5), Ok((b"hello".to_vec(), chunked.len(), true)));
+        assert_eq!(whole(chunked, Framing::Chunked, 4), Err(413));
+        assert_eq!(whole(b"ffffffffffffffff\r\n", Framing::Chunked, 100), Err(413));
+        assert_eq!(whole(b"1\r\nx\r\nffffffffffffffff\r\n", Framing::Chunked, u64::MAX), Err(413));
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded() {
+        let extension = |len: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(len - 1));
+        assert!(whole(extension(MAX_EXTENSION).as_bytes(), Framing::Chunked, 100).is_ok());
+        assert_eq!(whole(extension(MAX_EXTENSION + 1).as_bytes(), Framing::Chunked, 100), Err(400));
+        let trailer = |len: usize| format!("0\r\na:{}\r\n\r\n", "v".repeat(len - "a:\r\n".len()));
+        assert!(whole(trailer(MAX_TRAILER).as_bytes(), Framing::Chunked, 100).is_ok());
+        assert_eq!(whole(trailer(MAX_TRAILER + 1).as_bytes(), Framing::Chunked, 100), Err(431));
+        assert_eq!(whole(b"0\r\n", Framing::Chunked, 100), Ok((vec![], 3, false)));
+        assert_eq!(whole(format!("0\r\n{}", "a:\r\n".repeat(4096)).as_bytes(), Framing::Chunked, 100), Err(431));
+    }
+
+    #[test]
+    fn no_byte_in_any_state_panics() {
+        for &(text, _) in VALID {
+            for at in 0..text.len() {
+                for byte in 0..=255 {
+                    let mut mangled = text.as_bytes().to_vec();
+                    mangled[at] = byte;
+                    let _ = whole(&mangled, Framing::Chunked, 100);
+                }
+            }
+        }
+    }
+}

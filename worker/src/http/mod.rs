@@ -1,0 +1,22 @@
+//! The protocol core: HTTP/1.1 as bytes in, values and bytes out (RFC 9110, RFC 9112).
+//!
+//! It owns how requests are read and replies are written. It leaves sockets, buffers and time to `conn`, and what to
+//! answer to `service`: nothing here makes a system call, and nothing here panics, whatever the peer sends.
+
+pub mod body;
+pub mod conditional;
+pub mod date;
+pub mod encode;
+mod fields;
+pub mod head;
+pub mod path;
+pub mod range;
+pub mod reply;
+pub mod status;
+mod target;
+
+pub use body::Decoder;
+pub use date::DateCache;
+pub use encode::Envelope;
+pub use head::{Framing, Head, HeaderScratch, Progress, Refusal, parse};
+pub use reply::{Body, Prepared, Reply, Response};

@@ -1,0 +1,13 @@
+//! The process that serves one slot's traffic: event loop, HTTP, services, rescue.
+
+mod access_log;
+mod conn;
+mod crash_point;
+mod duty;
+pub mod enter;
+mod event;
+pub mod http;
+mod in_handler;
+mod model;
+mod rescue;
+pub mod service;

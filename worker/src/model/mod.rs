@@ -1,0 +1,3 @@
+//! How a worker turns events into answers. Each model is one file.
+
+pub mod reactor;

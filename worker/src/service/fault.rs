@@ -1,0 +1,39 @@
+//! `fault` routes: what a handler can do to its worker, on purpose. Refused by the configuration unless
+//! `workers.allow_faults` is set.
+
+use std::time::Duration;
+
+use phalanx_shared::config::Fault;
+use phalanx_shared::sys::process;
+
+use crate::http::Reply;
+
+/// Bytes that a `leak` loses each time.
+const LEAK: usize = 16 * 1024 * 1024;
+
+/// Does it. Returns only from a leak.
+pub(crate) fn carry_out(fault: Fault) -> Reply<'static> {
+    match fault {
+        Fault::Segv => process::segfault(),
+        Fault::Abort => std::process::abort(),
+        Fault::Panic => panic!("the fault route was asked to panic"),
+        Fault::Overflow => {
+            std::hint::black_box(overflow(1));
+            Reply::error(500)
+        }
+        Fault::Hang => loop {
+            std::thread::sleep(Duration::from_secs(1));
+        },
+        Fault::Leak => {
+            std::mem::forget(std::hint::black_box(vec![1u8; LEAK]));
+            Reply::error(200)
+        }
+        Fault::Exit => std::process::exit(3),
+    }
+}
+
+#[allow(unconditional_recursion)]
+fn overflow(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    overflow(depth + 1) + frame[(depth % 64) as usize]
+}

@@ -1,0 +1,299 @@
+//! The router: which site and which route a request means.
+//!
+//! It owns the choice by host and by path, and the answers that belong to no route. What a route does is its service's.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use phalanx_shared::config::{Config, Route, RoutePath};
+
+use super::files::OpenRootError;
+use super::{Answer, Request, Service};
+use crate::http::reply::{Prepared, Reply, Text};
+use crate::http::{Head, path};
+
+/// No longer name resolves (RFC 1035, 2.3.4), so none is looked up.
+const MAX_HOST: usize = 255;
+
+/// Every site and route of a configuration, in the order in which they are tried.
+#[derive(Debug)]
+pub struct Router {
+    sites: Vec<Site>,
+    hosts: Hosts,
+}
+
+impl Router {
+    /// Makes every route ready. Fails if a root cannot be opened.
+    pub fn new(config: &Config) -> Result<Router, OpenRootError> {
+        let sites = config.sites.iter().map(|site| Site::new(&site.routes)).collect::<Result<_, _>>()?;
+        Ok(Router { sites, hosts: Hosts::new(config) })
+    }
+
+    /// Answers a request. Its body, if any, is not looked at.
+    #[inline]
+    pub fn answer<'r>(&'r self, head: &Head<'_>) -> Answer<'r> {
+        match (head.path, head.method) {
+            ("*", _) => return Answer::Reply(Reply::Prepared(&OPTIONS_OF_THE_SERVER)),
+            // It would echo what the peer's proxies added; nobody needs it here (RFC 9110, 9.3.8).
+            (_, "TRACE") => return Answer::Reply(Reply::error(405)),
+            _ => {}
+        }
+        let path = match path::decode(head.path) {
+            Ok(path) => path,
+            Err(refusal) => return Answer::Reply(refusal.into()),
+        };
+        match self.find(head.host, &path) {
+            Some(service) => service.answer(&Request { head, path: &path }),
+            None => Answer::Reply(Reply::error(404)),
+        }
+    }
+
+    #[inline]
+    fn find(&self, host: Option<&str>, path: &str) -> Option<&Service> {
+        self.sites.get(self.hosts.site_of(host))?.find(path)
+    }
+}
+
+/// The answer to `OPTIONS *`, a ping of the server as a whole (RFC 9110, 9.3.7).
+static OPTIONS_OF_THE_SERVER: LazyLock<Prepared> = LazyLock::new(|| {
+    let headers = "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
+    Prepared::new(&Text { status: 200, content_type: "", headers, body: "" })
+});
+
+/// The routes of one site: the exact ones, then the prefixes, the longest first.
+#[derive(Debug)]
+struct Site(Vec<(RoutePath, Service)>);
+
+impl Site {
+    fn new(routes: &[Route]) -> Result<Site, OpenRootError> {
+        let ready = |route: &Route| Ok((route.path.clone(), Service::new(&route.action)?));
+        let mut routes = routes.iter().map(ready).collect::<Result<Vec<_>, OpenRootError>>()?;
+        routes.sort_by_key(|(path, _)| match path {
+            RoutePath::Exact(_) => (0, 0),
+            RoutePath::Prefix(prefix) => (1, usize::MAX - prefix.len()),
+        });
+        Ok(Site(routes))
+    }
+
+    #[inline]
+    fn find(&self, path: &str) -> Option<&Service> {
+        let found = self.0.iter().find(|(route, _)| match route {
+            RoutePath::Exact(exact) => path == exact,
+            RoutePath::Prefix(prefix) => path.starts_with(prefix.as_str()),
+        });
+        found.map(|(_, service)| service)
+    }
+}
+
+/// Which site a host means, as an index.
+#[derive(Debug)]
+struct Hosts {
+    exact: HashMap<String, usize>,
+    /// `.example.org` for `*.example.org`; the longest first.
+    suffixes: Vec<(String, usize)>,
+    /// The first site without hosts or, if there is none, the first.
+    default: usize,
+}
+
+impl Hosts {
+    /// Where two sites name the same host, the first has it.
+    fn new(config: &Config) -> Hosts {
+        let default = config.sites.iter().position(|site| site.hosts.is_empty()).unwrap_or(0);
+        let mut hosts = Hosts { exact: HashMap::new(), suffixes: Vec::new(), default };
+        for (index, site) in config.sites.iter().enumerate() {
+            for host in &site.hosts {
+                match host.strip_prefix('*') {
+                    Some(suffix) => hosts.suffixes.push((suffix.to_owned(), index)),
+                    None => _ = hosts.exact.entry(host.clone()).or_insert(index),
+                }
+            }
+        }
+        hosts.suffixes.sort_by_key(|(suffix, _)| usize::MAX - suffix.len());
+        hosts
+    }
+
+    #[inline]
+    fn site_of(&self, host: Option<&str>) -> usize {
+        match host {
+            Some(host) if !(self.exact.is_empty() && self.suffixes.is_empty()) => {
+                self.look_up(host).unwrap_or(self.default)
+            }
+            _ => self.default,
+        }
+    }
+
+    /// Names are compared in lower case (RFC 9110, 4.2.3) and without the dot of the root domain.
+    fn look_up(&self, host: &str) -> Option<usize> {
+        let mut lower = [0; MAX_HOST];
+        let lower = lower.get_mut(..host.len())?;
+        lower.copy_from_slice(host.as_bytes());
+        lower.make_ascii_lowercase();
+        let host = std::str::from_utf8(lower).ok()?;
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let by_suffix =
+            || self.suffixes.iter().find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()));
+        self.exact.get(host).copied().or_else(|| by_suffix().map(|&(_, index)| index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use phalanx_shared::config::{self, Action, Fault};
+
+    use super::super::testing::with_head;
+    use super::*;
+
+    /// Paths, as written in the file, and what a route says there.
+    type Routes<'a> = &'a [(&'a str, &'a str)];
+
+    fn config(sites: &[(&[&str], Routes<'_>)]) -> Config {
+        let second = Duration::from_secs(1);
+        Config {
+            master: config::Master {
+                pid_file: None,
+                control_socket: None,
+                user: None,
+                group: None,
+                crash_dir: None,
+                crash_reports: 0,
+            },
+            workers: config::Workers {
+                count: config::Count::Auto,
+                model: config::Model::Reactor,
+                poller: config::Poller::Epoll,
+                boot_timeout: second,
+                hang_timeout: second,
+                drain_timeout: second,
+                max_requests: 0,
+                max_memory: 0,
+                on_master_death: config::OnMasterDeath::Drain,
+                allow_faults: true,
+            },
+            rescue: config::Rescue { enabled: true, max_attempts: 2 },
+            limits: config::Limits { head: 8192, body: 1024, connections: 1 },
+            timeouts: config::Timeouts { head: second, body: second, idle: second, write: second },
+            listen: vec![],
+            sites: sites.iter().map(|&(hosts, routes)| site(hosts, routes)).collect(),
+            log: config::Log {
+                access: config::Sink::Off,
+                format: config::Format::Json,
+                error: config::Sink::Stderr,
+                level: config::Level::Info,
+            },
+        }
+    }
+
+    fn site(hosts: &[&str], routes: Routes<'_>) -> config::Site {
+        let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
+        let routes = routes.iter().map(|&(path, body)| Route { path: route_path(path), action: says(body) }).collect();
+        config::Site { hosts, routes }
+    }
+
+    fn route_path(path: &str) -> RoutePath {
+        match path.strip_prefix("= ") {
+            Some(exact) => RoutePath::Exact(exact.to_owned()),
+            None => RoutePath::Prefix(path.to_owned()),
+        }
+    }
+
+    fn says(body: &str) -> Action {
+        Action::Respond { status: 200, body: body.to_owned(), content_type: "text/plain".to_owned() }
+    }
+
+    /// The body of the answer, as text.
+    fn asked(router: &Router, line: &str, fields: &str) -> String {
+        with_head(line, fields, |head| match router.answer(head) {
+            Answer::Reply(Reply::Prepared(prepared)) => String::from_utf8_lossy(prepared.body()).into_owned(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn exact_paths_win_and_then_the_longest_prefix() {
+        let routes = &[("/", "root"), ("/a", "a"), ("/a/b/", "ab"), ("= /a/b/", "exact"), ("= /c", "c")];
+        let router = Router::new(&config(&[(&[], routes)])).unwrap();
+        for (path, body) in [
+            ("/", "root"),
+            ("/x", "root"),
+            ("/a", "a"),
+            ("/ab", "a"),
+            ("/a/b", "a"),
+            ("/a/b/", "exact"),
+            ("/a/b/c", "ab"),
+            ("/a/./b/%63", "ab"),
+            ("/a/b/../../", "root"),
+            ("/c", "c"),
+            ("/c/", "root"),
+            ("/%63", "c"),
+            ("/c?d", "c"),
+        ] {
+            assert_eq!(asked(&router, &format!("GET {path}"), ""), body, "{path}");
+        }
+    }
+
+    #[test]
+    fn exact_hosts_win_and_then_the_longest_wildcard() {
+        let router = Router::new(&config(&[
+            (&["*.example.org"], &[("/", "wild")]),
+            (&["*.deep.example.org"], &[("/", "deep")]),
+            (&["example.org", "www.example.org"], &[("/", "exact")]),
+            (&["example.org"], &[("/", "late")]),
+            (&[], &[("/", "any")]),
+        ]))
+        .unwrap();
+        for (host, body) in [
+            ("example.org", "exact"),
+            ("EXAMPLE.org:8080", "exact"),
+            ("www.example.org.", "exact"),
+            ("a.example.org", "wild"),
+            ("a.b.example.org", "wild"),
+            ("a.deep.example.org", "deep"),
+            ("deep.example.org", "wild"),
+            ("badexample.org", "any"),
+            ("127.0.0.1", "any"),
+            ("[::1]", "any"),
+        ] {
+            assert_eq!(asked(&router, "GET /", &format!("Host: {host}\r\n")), body, "{host}");
+        }
+        let long = "a".repeat(MAX_HOST - ".example.org".len());
+        assert_eq!(asked(&router, "GET /", &format!("Host: {long}.example.org\r\n")), "wild");
+        assert_eq!(asked(&router, "GET /", &format!("Host: {long}a.example.org\r\n")), "any");
+        assert_eq!(asked(&router, "GET http://a.deep.example.org/", ""), "deep");
+    }
+
+    #[test]
+    fn without_a_site_for_every_host_the_first_is_the_default() {
+        let router = Router::new(&config(&[(&["a"], &[("/", "a")]), (&["b"], &[("/", "b")])])).unwrap();
+        assert_eq!(asked(&router, "GET /", "Host: b\r\n"), "b");
+        assert_eq!(asked(&router, "GET /", "Host: c\r\n"), "a");
+    }
+
+    #[test]
+    fn what_has_no_route_gets_its_page() {
+        let router = Router::new(&config(&[(&[], &[("/a", "a")])])).unwrap();
+        assert_eq!(asked(&router, "GET /b", ""), "404 Not Found\n");
+        assert_eq!(asked(&router, "GET /a/../..", ""), "400 Bad Request\n");
+        assert_eq!(asked(&router, "GET /a%2Fb", ""), "400 Bad Request\n");
+        assert_eq!(asked(&router, "TRACE /a", ""), "405 Method Not Allowed\n");
+        assert_eq!(asked(&router, "BREW /a", ""), "a");
+        assert_eq!(asked(&router, "OPTIONS *", ""), "");
+        assert_eq!(asked(&Router::new(&config(&[])).unwrap(), "GET /", ""), "404 Not Found\n");
+    }
+
+    #[test]
+    fn a_fault_is_handed_to_the_caller() {
+        let mut config = config(&[(&[], &[("/", "a")])]);
+        config.sites[0].routes[0].action = Action::Fault(Fault::Hang);
+        let router = Router::new(&config).unwrap();
+        with_head("GET /", "", |head| assert!(matches!(router.answer(head), Answer::Fault(Fault::Hang))));
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_opened_is_named() {
+        let mut config = config(&[(&[], &[("/", "a")])]);
+        config.sites[0].routes[0].action = Action::Files { root: "/does/not/exist".into(), index: vec![] };
+        assert_eq!(Router::new(&config).unwrap_err().to_string(), "open the root /does/not/exist");
+    }
+}
