@@ -248,7 +248,11 @@ impl Connection {
         }
         let unanswered = record.start() < record.consumed();
         if state.phase == Phase::Streaming && state.pending == 0 {
-            self.doom(record.start(), 500);
+            // Where the head and the pieces stand in the buffer died with the worker: all that was read counts as gone.
+            let at = record.consumed();
+            record.set_base(at);
+            record.set_start(at);
+            self.doom(at, 500);
             record.set_state(State::default());
         } else if unanswered && let Some(guilt) = guilt {
             self.doom(record.start(), status_of(guilt));

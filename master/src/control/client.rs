@@ -61,9 +61,14 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> io::Result<Answer> {
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer)?;
+    let mut reader = BufReader::new(stream.take(MAX_ANSWER));
+    reader.read_line(&mut answer)?;
     if answer.is_empty() {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up"));
+    }
+    if matches!(command, Command::Stop { .. }) {
+        // The master hangs up by exiting: then it is gone indeed.
+        let _gone = reader.read_to_end(&mut Vec::new());
     }
     Ok(serde_json::from_str(&answer)?)
 }

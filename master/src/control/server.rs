@@ -41,8 +41,12 @@ pub(crate) struct Server {
 impl Server {
     /// Binds `path`, mode 0600. A socket that nobody answers on is replaced; one that somebody answers on is an error.
     pub(crate) fn bind(path: &Path) -> Result<Server, String> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(format!("the control socket {} is in use by a running service", path.display()));
+        if let Ok(stream) = UnixStream::connect(path) {
+            let holder = getsockopt(&stream, PeerCredentials).map_or(0, |peer| peer.pid());
+            return Err(format!(
+                "already running: pid {holder} answers on the control socket {}\n  hint: phalanx stop, or choose another master.control_socket",
+                path.display()
+            ));
         }
         crate::pid_file::make_parent(path)?;
         if path.symlink_metadata().is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type())) {

@@ -65,6 +65,8 @@ pub struct Connection {
     unix: bool,
     /// The peer has finished sending and all it sent has been read.
     finished: bool,
+    /// The reactor will call [`Connection::go_on`]: until then nothing more is read.
+    goes_on: bool,
     waits: Waits,
     /// The request in the buffer has its head, not its body.
     wants_body: bool,
@@ -84,6 +86,7 @@ impl Connection {
             record,
             unix: record.peer() == Peer::Unix,
             finished: false,
+            goes_on: false,
             waits: Waits::Idle,
             wants_body: false,
             interest: Interest::Read,
@@ -113,7 +116,7 @@ impl Connection {
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
-        if self.output.is_some() {
+        if self.output.is_some() || self.goes_on {
             return Fate::Stay;
         }
         match self.record.state().phase {
@@ -141,6 +144,7 @@ impl Connection {
 
     /// Does what [`Fate::GoOn`] left for later.
     pub fn go_on(&mut self, cx: &mut Context) -> Fate {
+        self.goes_on = false;
         if self.output.is_some() {
             return self.writable(cx);
         }
@@ -151,6 +155,11 @@ impl Connection {
             return self.go_on_upload(cx);
         }
         self.serve(cx)
+    }
+
+    /// Asks for its turn to go on; false when it has asked already.
+    pub fn ask_to_go_on(&mut self) -> bool {
+        !std::mem::replace(&mut self.goes_on, true)
     }
 
     /// The peer has been waited for long enough.

@@ -181,8 +181,8 @@ impl Reactor {
                 }
                 return;
             }
-            Fate::GoOn => self.backlog.push(fd),
-            Fate::Stay => {}
+            Fate::GoOn if connection.ask_to_go_on() => self.backlog.push(fd),
+            Fate::GoOn | Fate::Stay => {}
         }
         let (timers, now) = (&mut self.timers, self.cx.clock.now());
         if let Some(tick) = connection.reschedule(&self.cx, |limit| timers.after(now, limit)) {
@@ -284,7 +284,7 @@ impl Reactor {
         for connection in connections {
             let fd = connection.fd;
             self.insert(connection);
-            self.backlog.push(fd);
+            self.with(fd, |_, _| Fate::GoOn);
         }
     }
 
