@@ -44,6 +44,7 @@ mod armed {
     /// How much of `len` bytes the next write may take: all.
     #[inline(always)]
     pub(crate) fn cut(len: usize) -> usize {
+        let _only_with_the_feature = Point::AfterPartialWrite;
         len
     }
 }

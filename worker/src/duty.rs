@@ -7,6 +7,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use phalanx_shared::ipc::{Incarnation, Pong, ToMaster, ToWorker, Word};
 use phalanx_shared::ledger::lane::Stats;
+use phalanx_shared::sys::rest::private_bytes;
 
 use crate::enter::Inheritance;
 
@@ -58,7 +59,12 @@ impl Duty {
             match word {
                 ToWorker::Ping(number) => {
                     let wants_successor = self.wants_successor;
-                    self.say(Word::Pong(Pong { number, stats: stats.snapshot(), wants_successor }));
+                    self.say(Word::Pong(Pong {
+                        number,
+                        stats: stats.snapshot(),
+                        private_bytes: private_bytes(),
+                        wants_successor,
+                    }));
                 }
                 word => words.push(word),
             }

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername, getsockname};
 use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ledger::journal::Retire;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Guilt, Owner, Peer, Phase, Record, State};
 use phalanx_shared::ledger::response::Entry;
@@ -216,7 +217,7 @@ impl Connection {
     /// Takes requests `state.first..first`, whose responses have left whole, off the record.
     fn retire_sent(&mut self, cx: &mut Context, list: Pending, state: State, first: u8) -> Result<(), Refusal> {
         let entries = || (state.first..first).filter_map(|index| list.get(index.into()));
-        let last = entries().last().ok_or("its record is damaged")?;
+        let last = entries().next_back().ok_or("its record is damaged")?;
         let answered = entries().filter(|entry| !entry.kind.interim).count() as u64;
         let all = first == state.pending;
         let phase = if all && last.kind.last {
@@ -236,7 +237,8 @@ impl Connection {
         if !last.kind.interim && (last.request_end < self.record.start() || last.request_end > self.record.consumed()) {
             return Err("its stream positions are damaged");
         }
-        cx.lane.journal().retire(self.fd, &self.record, last.request_end, next, &cx.stats, answered, || ());
+        let retire = Retire { fd: self.fd, start: last.request_end, state: next, answered };
+        cx.lane.journal().retire(&self.record, &retire, &cx.stats, || ());
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use phalanx_shared::warn;
 
@@ -27,6 +28,10 @@ struct Client {
     stream: UnixStream,
     received: Vec<u8>,
     unsent: Vec<u8>,
+    /// Commands not answered yet.
+    owed: usize,
+    /// It has said all it will say; it may still wait for answers.
+    finished: bool,
     gone: bool,
 }
 
@@ -63,10 +68,10 @@ impl Server {
         Ok(Server { listener, path: path.to_owned(), clients: BTreeMap::new(), next: 1 })
     }
 
-    /// What to poll: the listener, and each client with whether it has something unsent.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
-        let clients = self.clients.values().map(|client| (client.stream.as_fd(), !client.unsent.is_empty()));
-        std::iter::once((self.listener.as_fd(), false)).chain(clients)
+    /// What to poll, and for what.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let clients = self.clients.values().map(|client| (client.stream.as_fd(), client.interest()));
+        std::iter::once((self.listener.as_fd(), PollFlags::POLLIN)).chain(clients)
     }
 
     /// Moves what can be moved and returns the commands that are complete.
@@ -77,19 +82,23 @@ impl Server {
             client.receive();
             while let Some(line) = client.take_line() {
                 match serde_json::from_slice(&line) {
-                    Ok(command) => commands.push((id, command)),
+                    Ok(command) => {
+                        client.owed += 1;
+                        commands.push((id, command));
+                    }
                     Err(error) => client.send(&Answer::refused(format!("this is no command: {error}"))),
                 }
             }
             client.flush();
         }
-        self.clients.retain(|_, client| !client.gone);
+        self.clients.retain(|_, client| !client.is_over());
         commands
     }
 
     /// Answers a client, if it is still there.
     pub(crate) fn answer(&mut self, client: ClientId, answer: &Answer) {
         if let Some(client) = self.clients.get_mut(&client) {
+            client.owed = client.owed.saturating_sub(1);
             client.send(answer);
             client.flush();
         }
@@ -107,7 +116,8 @@ impl Server {
                 warn!("a client of the control socket was turned away");
                 continue;
             }
-            let client = Client { stream, received: Vec::new(), unsent: Vec::new(), gone: false };
+            let client =
+                Client { stream, received: Vec::new(), unsent: Vec::new(), owed: 0, finished: false, gone: false };
             self.clients.insert(ClientId(self.next), client);
             self.next += 1;
         }
@@ -121,12 +131,23 @@ fn allowed(stream: &UnixStream) -> bool {
 }
 
 impl Client {
+    fn interest(&self) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, !self.finished);
+        flags.set(PollFlags::POLLOUT, !self.unsent.is_empty());
+        flags
+    }
+
+    fn is_over(&self) -> bool {
+        self.gone || self.finished && self.owed == 0 && self.unsent.is_empty()
+    }
+
     fn receive(&mut self) {
         let mut bytes = [0; 4096];
-        while self.received.len() < MAX_LINE {
+        while !self.finished && self.received.len() < MAX_LINE {
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
-                    self.gone = true;
+                    self.finished = true;
                     return;
                 }
                 Ok(count) => self.received.extend_from_slice(&bytes[..count]),
@@ -138,7 +159,7 @@ impl Client {
                 }
             }
         }
-        if !self.received.contains(&b'\n') {
+        if self.received.len() >= MAX_LINE && !self.received.contains(&b'\n') {
             self.gone = true;
         }
     }

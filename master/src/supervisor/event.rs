@@ -1,7 +1,5 @@
 //! All that can happen to the master, and all that it can do about it.
 
-use std::time::Instant;
-
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::config::Config;
@@ -45,12 +43,9 @@ pub(crate) enum Event {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
-    /// Bind, make a ledger, fork a keeper.
+    /// Bind, make a ledger, fork a keeper. A slot that is open already and has lost its keeper keeps its listeners; its
+    /// workers are let end what they have.
     Open(SlotId),
-    /// The slot's keeper is gone: let its workers end what they have, and give the slot a new table.
-    Replace(SlotId),
-    /// The slot's workers are gone: close its listeners, end its keeper, keep its totals.
-    Close(SlotId),
     /// Write a configuration down as the blueprint of this number, for every slot.
     Publish(usize, Box<Config>),
     /// Have the keeper clone a worker.
@@ -84,6 +79,3 @@ pub(crate) enum Action {
     /// The service is over.
     Leave(Result<(), String>),
 }
-
-/// When something has to be looked at again.
-pub(crate) type Deadline = Option<Instant>;

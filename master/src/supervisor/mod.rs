@@ -1,12 +1,17 @@
 //! The supervisor: the master's loop, and the doing of what the roster decides.
 
 mod backoff;
+mod death;
 mod event;
 mod ground;
+mod handover;
+mod health;
 mod reload;
 mod report;
 mod roster;
+mod scaling;
 mod slot;
+mod stopping;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -65,7 +70,6 @@ pub(crate) struct Premises {
 struct Post {
     slot: SlotId,
     lane: usize,
-    incarnation: Incarnation,
 }
 
 /// The master.
@@ -145,8 +149,6 @@ impl Supervisor {
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Open(slot) => return Some(Event::Opened(slot, self.open(slot))),
-            Action::Replace(slot) => return Some(Event::Opened(slot, self.replace(slot))),
-            Action::Close(slot) => self.close(slot),
             Action::Publish(number, config) => self.publish(number, &config),
             Action::Clone(slot, birth) => return self.order_clone(slot, &birth),
             Action::Tell(slot, lane, word) => self.tell(slot, lane, word),
@@ -178,6 +180,9 @@ impl Supervisor {
     // ---- slots ----
 
     fn open(&mut self, slot: SlotId) -> Result<Pid, String> {
+        if self.grounds.contains_key(&slot) {
+            return self.replace(slot);
+        }
         let listeners = match std::mem::take(&mut self.common.first_slot) {
             first if !first.is_empty() => first,
             _ => self.premises.listeners.bind_slot()?,
@@ -188,9 +193,9 @@ impl Supervisor {
     }
 
     fn replace(&mut self, slot: SlotId) -> Result<Pid, String> {
-        let Some(old) = self.grounds.remove(&slot) else { return Err("the slot is not open".to_owned()) };
-        let (ground, keeper) = self.common.open(slot, old.listeners.clone(), &self.premises)?;
-        self.grounds.insert(slot, ground);
+        let listeners = self.grounds.get(&slot).map(|ground| ground.listeners.clone()).unwrap_or_default();
+        let (ground, keeper) = self.common.open(slot, listeners, &self.premises)?;
+        let Some(old) = self.grounds.insert(slot, ground) else { return Ok(keeper) };
         let pids: Vec<Pid> = self.posts.iter().filter(|(_, post)| post.slot == slot).map(|(pid, _)| *pid).collect();
         self.posts.retain(|_, post| post.slot != slot);
         for end in &old.ends {
@@ -390,8 +395,8 @@ impl Supervisor {
 
     // ---- children ----
 
-    fn reap(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
+    fn reap(&mut self) -> Vec<(Pid, Ending)> {
+        let mut ended = Vec::new();
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             let (pid, ending) = match status {
                 WaitStatus::Exited(pid, code) => (pid, Ending::Exited(code)),
@@ -402,14 +407,13 @@ impl Supervisor {
             if self.reporters.ended(pid, &self.roster.config.master) || self.orphan_ended(pid) {
                 continue;
             }
-            let is_keeper = self.roster.slots.values().any(|slot| slot.keeper == Some(pid));
-            if !is_keeper && !self.posts.contains_key(&pid) {
-                self.unclaimed.insert(pid, ending);
-                continue;
-            }
-            events.push(self.ended(pid, ending));
+            ended.push((pid, ending));
         }
-        events
+        ended
+    }
+
+    fn is_keeper(&self, pid: Pid) -> bool {
+        self.roster.slots.values().any(|slot| slot.keeper == Some(pid))
     }
 
     fn ended(&mut self, pid: Pid, ending: Ending) -> Event {

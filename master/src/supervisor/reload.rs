@@ -1,20 +1,18 @@
 //! Reload as a transaction: successors of the new generation boot beside those who serve; when all are ready they take over,
 //! and until then anything that goes wrong leaves everything as it was.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use phalanx_shared::config::{Config, Count};
 use phalanx_shared::ipc::{Generation, ToWorker};
 
 use super::event::Action;
+use super::handover::LANE_PATIENCE;
 use super::roster::Roster;
-use super::slot::{Place, Stage};
+use super::slot::{Place, Slot, Stage, Worker};
 use crate::control::Answer;
 use crate::control::server::ClientId;
-
-/// How long a predecessor of the generation before last may keep its lane before the reload takes it.
-const LANE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A reload under way.
 pub(crate) struct Reload {
@@ -31,8 +29,11 @@ impl Roster {
             return self.reply(client, Answer::refused("the service is stopping"));
         }
         if self.reload.is_some() || self.is_scaling() {
-            // The file is read again when the one under way is through.
-            self.reload_again.get_or_insert_default().push(client);
+            // The file is read again when the one under way is through, once for all signals that came meanwhile.
+            let again = self.reload_again.get_or_insert_default();
+            if client.is_some() || !again.contains(&None) {
+                again.push(client);
+            }
             return;
         }
         let config = match read.and_then(|config| self.check_reloadable(&config).map(|()| config)) {
@@ -84,8 +85,9 @@ impl Roster {
                 None => {
                     all_ready = false;
                     let retiring = slot.at_stage(Stage::Retiring).and_then(|worker| worker.pid);
-                    let serving = slot.serving().is_some();
-                    if serving && self.clone_successor(id, generation, blueprint) {
+                    // A slot that cannot boot the old configuration may be what the new one is to mend.
+                    let ripe = slot.serving().is_some() || slot.workers.is_empty();
+                    if ripe && slot.keeper.is_some() && self.clone_successor(id, generation, blueprint) {
                         continue;
                     }
                     // Both lanes are taken: what retires has had its time, and its connections will be rescued.
@@ -95,8 +97,11 @@ impl Roster {
                 }
             }
         }
-        if all_ready && self.slots.values().all(|slot| slot.serving().is_some()) {
+        let steady = |slot: &Slot| !slot.workers.iter().any(Worker::is_booting);
+        if all_ready && self.slots.values().all(|slot| slot.place == Place::Open && steady(slot)) {
             self.commit();
+        } else if self.now - since > self.config.workers.boot_timeout * 2 {
+            self.roll_back("not every worker of the new generation became ready in twice boot_timeout");
         }
     }
 
@@ -110,6 +115,9 @@ impl Roster {
                     .map(|worker| worker.incarnation)
             });
             if let Some(incarnation) = successor {
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.clone_at = None;
+                }
                 self.promote(id, incarnation);
             }
         }

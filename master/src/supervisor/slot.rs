@@ -42,8 +42,7 @@ pub(crate) struct Worker {
     /// Why it cannot boot, in its own words.
     pub(crate) complaint: Option<String>,
     pub(crate) wants_successor: bool,
-    /// Requests it has answered, for `max_requests`.
-    pub(crate) requests: u64,
+    /// What its lane had counted when it was first asked, for `max_requests`.
     pub(crate) requests_at_birth: Option<u64>,
 }
 
@@ -70,7 +69,6 @@ impl Worker {
             hung: None,
             complaint: None,
             wants_successor: false,
-            requests: 0,
             requests_at_birth: None,
         }
     }
@@ -106,6 +104,8 @@ pub(crate) struct Slot {
     pub(crate) deaths_at_boot: u32,
     /// When to clone a worker again.
     pub(crate) clone_at: Option<Instant>,
+    /// When to try again to give the slot a keeper.
+    pub(crate) open_at: Option<Instant>,
     pub(crate) restarts: u64,
     pub(crate) cause_of_last_death: Option<String>,
     /// Dead predecessors whose connections the successor, once it serves, has to be told to take over.
@@ -123,6 +123,7 @@ impl Slot {
             last_incarnation: 0,
             deaths_at_boot: 0,
             clone_at: None,
+            open_at: None,
             restarts: 0,
             cause_of_last_death: None,
             unburied: Vec::new(),
@@ -156,16 +157,20 @@ impl Slot {
         self.place == Place::Open && self.workers.len() == 1 && self.serving().is_some()
     }
 
+    /// A successor is on its way beside the worker that serves.
+    pub(crate) fn has_successor_booting(&self) -> bool {
+        self.serving().is_some()
+            && self.workers.iter().any(|worker| worker.is_booting() || worker.stage == Stage::Waiting)
+    }
+
     /// The state as `status` names it.
     pub(crate) fn state(&self) -> &'static str {
-        let booting = self.workers.iter().any(Worker::is_booting);
         match self.place {
             Place::Closing => "draining",
             _ if self.at_stage(Stage::Draining).is_some() => "draining",
             _ if self.serving().is_some() && self.workers.len() > 1 => "handover",
             _ if self.serving().is_some() => "serving",
             _ if self.deaths_at_boot > 0 => "failing",
-            _ if booting || self.place == Place::Opening => "booting",
             _ => "booting",
         }
     }

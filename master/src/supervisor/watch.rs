@@ -1,14 +1,19 @@
 //! Where the master sleeps, and what has happened when it wakes.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use phalanx_shared::ipc::SlotId;
 
 use super::event::Event;
 use super::{Post, Supervisor, end};
+use crate::verdict::Ending;
+
+/// Ends that may wait for a keeper's word; those whose keeper died before it spoke wait for ever.
+const MAX_UNCLAIMED: usize = 1024;
 
 /// What woke the master.
 #[derive(Debug, Clone, Copy)]
@@ -47,17 +52,18 @@ impl Supervisor {
     }
 
     fn sleep(&self) -> Vec<Source> {
-        let mut sources = vec![(self.premises.signals.descriptor(), Source::Signals, false)];
+        let read = PollFlags::POLLIN;
+        let mut sources = vec![(self.premises.signals.descriptor(), Source::Signals, read)];
         if let Some(control) = &self.premises.control {
-            sources.extend(control.descriptors().map(|(fd, unsent)| (fd, Source::Control, unsent)));
+            sources.extend(control.descriptors().map(|(fd, flags)| (fd, Source::Control, flags)));
         }
         for (slot, ground) in &self.grounds {
-            sources.push((ground.orders.as_fd(), Source::Keeper(*slot), false));
+            sources.push((ground.orders.as_fd(), Source::Keeper(*slot), read));
             for (lane, end) in ground.ends.iter().enumerate() {
-                sources.push((AsFd::as_fd(&*end.bell), Source::Bell(*slot, lane), false));
+                sources.push((AsFd::as_fd(&*end.bell), Source::Bell(*slot, lane), read));
             }
         }
-        let mut polled: Vec<PollFd<'_>> = sources.iter().map(|(fd, _, unsent)| poll_fd(*fd, *unsent)).collect();
+        let mut polled: Vec<PollFd<'_>> = sources.iter().map(|(fd, _, flags)| PollFd::new(*fd, *flags)).collect();
         // An interrupted poll has seen nothing; the pipe of the signal that interrupted it wakes the next.
         let _interrupted = poll(&mut polled, self.timeout());
         let woken = polled.iter().zip(&sources).filter(|(polled, _)| polled.any().unwrap_or(false));
@@ -80,7 +86,7 @@ impl Supervisor {
                     .get_mut(&slot)
                     .and_then(|slot| slot.worker(incarnation))
                     .map_or(0, |worker| worker.lane);
-                self.posts.insert(pid, Post { slot, lane, incarnation });
+                self.posts.insert(pid, Post { slot, lane });
                 events.push(Event::Born(slot, incarnation, Ok(pid)));
                 if let Some(ending) = self.unclaimed.remove(&pid) {
                     self.all_words(slot, events);
@@ -126,12 +132,29 @@ impl Supervisor {
         for (wish, name) in wishes {
             events.extend(self.wish(wish, name));
         }
-        for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
-            self.births(slot, events);
-            self.all_words(slot, events);
+        for (pid, ending) in self.reap() {
+            if !self.posts.contains_key(&pid) && !self.is_keeper(pid) {
+                // Its keeper may have told its number by now.
+                for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
+                    self.births(slot, events);
+                }
+            }
+            match self.posts.get(&pid).map(|post| post.slot) {
+                Some(slot) => {
+                    self.all_words(slot, events);
+                    events.push(self.ended(pid, ending));
+                }
+                None if self.is_keeper(pid) => events.push(self.ended(pid, ending)),
+                None => self.leave_unclaimed(pid, ending),
+            }
         }
-        let ended = self.reap();
-        events.extend(ended);
+    }
+
+    fn leave_unclaimed(&mut self, pid: Pid, ending: Ending) {
+        if self.unclaimed.len() >= MAX_UNCLAIMED {
+            self.unclaimed.clear();
+        }
+        self.unclaimed.insert(pid, ending);
     }
 
     fn end_overdue_orphans(&mut self) {
@@ -141,9 +164,4 @@ impl Supervisor {
             orphan.deadline = now + Duration::from_secs(60);
         }
     }
-}
-
-fn poll_fd(fd: BorrowedFd<'_>, unsent: bool) -> PollFd<'_> {
-    let flags = if unsent { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-    PollFd::new(fd, flags)
 }

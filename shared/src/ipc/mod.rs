@@ -76,6 +76,8 @@ pub struct Pong {
     pub number: u64,
     /// The lane's counters.
     pub stats: Snapshot,
+    /// Its private memory in bytes.
+    pub private_bytes: u64,
     /// It has received SIGTERM and asks for a successor.
     pub wants_successor: bool,
 }

@@ -18,6 +18,19 @@ const MOVE_FD: usize = 4;
 const MOVE_BUFFER: usize = 5;
 const MOVE_BASE: usize = 6;
 
+/// Requests that are answered to the last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retire {
+    /// The connection.
+    pub fd: RawFd,
+    /// The record's `start` from then on.
+    pub start: u64,
+    /// The record's state from then on.
+    pub state: State,
+    /// How many to count.
+    pub answered: u64,
+}
+
 /// A lane's journal; a view of shared words.
 #[derive(Clone, Copy)]
 pub struct Journal {
@@ -37,22 +50,13 @@ impl Journal {
         self.words[index].store(value, Ordering::Release);
     }
 
-    /// Takes answered requests off a connection and counts them: the record's `start` moves to `start`, its state becomes
-    /// `state`, the lane's total becomes `total`. `between` runs after the commit and between the steps (crash points).
-    pub fn retire(
-        &self,
-        fd: RawFd,
-        record: &Record,
-        start: u64,
-        state: State,
-        stats: &Stats,
-        answered: u64,
-        between: fn(),
-    ) {
-        self.set(RETIRE_TOTAL, stats.get(Counter::Requests) + answered);
-        self.set(RETIRE_START, start);
-        self.set(RETIRE_STATE, state.to_word());
-        self.set(RETIRE_FD, fd as u64 + 1);
+    /// Takes answered requests off the connection of `record` and counts them in the lane's `stats`. `between` runs after the
+    /// commit and between the steps (crash points).
+    pub fn retire(&self, record: &Record, retire: &Retire, stats: &Stats, between: fn()) {
+        self.set(RETIRE_TOTAL, stats.get(Counter::Requests) + retire.answered);
+        self.set(RETIRE_START, retire.start);
+        self.set(RETIRE_STATE, retire.state.to_word());
+        self.set(RETIRE_FD, retire.fd as u64 + 1);
         between();
         self.finish_retire(record, stats, between);
     }
@@ -116,7 +120,8 @@ mod tests {
             CALLS.set(0);
             DIE_AT.set(die_at);
             let died = std::panic::catch_unwind(|| {
-                lane.journal().retire(5, &record, 300, State::default(), &lane.stats(), 3, || {
+                let retire = Retire { fd: 5, start: 300, state: State::default(), answered: 3 };
+                lane.journal().retire(&record, &retire, &lane.stats(), || {
                     CALLS.set(CALLS.get() + 1);
                     assert!(CALLS.get() != DIE_AT.get(), "dies here");
                 });

@@ -21,6 +21,14 @@ pub fn process_figures(pid: nix::unistd::Pid) -> Option<ProcessFigures> {
     Some(ProcessFigures { state, rss_bytes: pages * page_size() })
 }
 
+/// Bytes of this process's memory that no other process shares with it (RssAnon of /proc/self/status); 0 when unreadable.
+pub fn private_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
 fn page_size() -> u64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as u64)
 }

@@ -14,11 +14,8 @@ pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let own = std::os::fd::AsRawFd::as_raw_fd(&directory);
     let mut numbers = Vec::new();
     for entry in directory.iter() {
-        if let Some(number) = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
-            if number != own {
-                numbers.push(number);
-            }
-        }
+        let number = entry?.file_name().to_str().ok().and_then(|name| name.parse::<RawFd>().ok());
+        numbers.extend(number.filter(|number| *number != own));
     }
     numbers.sort_unstable();
     Ok(numbers)

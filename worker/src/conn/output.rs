@@ -6,6 +6,7 @@ use std::fs::File;
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{MsgFlags, send};
+use phalanx_shared::ledger::journal::Retire;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Phase, State};
 use phalanx_shared::sys::table::borrow;
@@ -163,7 +164,8 @@ impl Connection {
         };
         self.waits = Waits::Idle;
         let between = || crash_point::pass(Point::Retiring);
-        cx.lane.journal().retire(self.fd, &self.record, last.request_end, next, &cx.stats, answered, between);
+        let retire = Retire { fd: self.fd, start: last.request_end, state: next, answered };
+        cx.lane.journal().retire(&self.record, &retire, &cx.stats, between);
         if self.record.start() == self.record.consumed() {
             self.release_buffer(cx);
         }

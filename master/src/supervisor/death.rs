@@ -1,0 +1,143 @@
+//! Workers and keepers end: who was to blame, and what follows.
+
+use nix::unistd::Pid;
+use phalanx_shared::ipc::{Incarnation, SlotId, ToWorker};
+use phalanx_shared::ledger::record::Guilt;
+
+use super::backoff;
+use super::event::Action;
+use super::roster::Roster;
+use super::slot::{Place, Stage, Worker};
+use crate::verdict::{Cause, Ending};
+
+impl Roster {
+    pub(super) fn ended(&mut self, pid: Pid, cause: Cause) {
+        let found = self.slots.iter().find_map(|(id, slot)| {
+            let worker = slot.workers.iter().find(|worker| worker.pid == Some(pid))?;
+            Some((*id, worker.incarnation))
+        });
+        if let Some((id, incarnation)) = found {
+            return self.worker_ended(id, incarnation, cause);
+        }
+        let keeper = self.slots.iter().find(|(_, slot)| slot.keeper == Some(pid)).map(|(id, _)| *id);
+        if let Some(id) = keeper {
+            self.keeper_ended(id, cause);
+        }
+    }
+
+    pub(super) fn worker_ended(&mut self, id: SlotId, incarnation: Incarnation, cause: Cause) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(index) = slot.workers.iter().position(|worker| worker.incarnation == incarnation) else { return };
+        let worker = slot.workers.remove(index);
+        let expected = match worker.stage {
+            Stage::Leaving => true,
+            Stage::Retiring | Stage::Draining => cause.ending == Ending::Exited(0),
+            _ => false,
+        };
+        if expected {
+            return;
+        }
+        let text = match (worker.hung, &worker.complaint) {
+            (Some(_), _) => "killed because it hung".to_owned(),
+            (None, Some(complaint)) => complaint.clone(),
+            (None, None) => cause.to_string(),
+        };
+        slot.cause_of_last_death = Some(text.clone());
+        let guilt = match (worker.hung, cause.own_fault) {
+            (Some(_), _) => Some(Guilt::Hang),
+            (None, true) => Some(Guilt::Fault),
+            (None, false) => None,
+        };
+        if let Some(guilt) = guilt {
+            self.act(Action::Condemn(id, worker.lane, incarnation, guilt));
+        }
+        if let Some(pid) = worker.pid {
+            let (cause, serious) = (text.clone(), guilt.is_some());
+            self.act(Action::Report { slot: id, lane: worker.lane, pid, incarnation, cause, serious });
+        }
+        match worker.stage {
+            Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text),
+            _ => self.died_serving(id, incarnation),
+        }
+    }
+
+    fn died_at_boot(&mut self, id: SlotId, worker: &Worker, why: &str) {
+        if !self.started && self.stopping.is_none() {
+            return self.stop(true, None, Some(format!("worker {} did not become ready: {why}", id.0)));
+        }
+        if self.reload.as_ref().is_some_and(|reload| reload.generation == worker.generation) {
+            return self.roll_back(&format!("worker {} of the new generation died: {why}", id.0));
+        }
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.place == Place::Closing {
+            slot.clone_at = None;
+            return;
+        }
+        slot.deaths_at_boot += 1;
+        let pause = backoff::jittered(slot.deaths_at_boot);
+        slot.clone_at = Some(now + pause);
+        let serving = slot.serving().is_some();
+        if serving {
+            // A successor that was not needed: its predecessor serves on and asks again.
+            return;
+        }
+        self.act(Action::Warn(format!("slot {}: next attempt in {pause:?}", id.0)));
+    }
+
+    fn died_serving(&mut self, id: SlotId, incarnation: Incarnation) {
+        let now = self.now;
+        let of_reload = self.reload.as_ref().map(|reload| reload.generation);
+        let fast_stop = self.stopping.as_ref().is_some_and(|stopping| stopping.fast);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.restarts += 1;
+        if fast_stop {
+            return;
+        }
+        if let Some(survivor) =
+            slot.workers.iter().find(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining))
+        {
+            let lane = survivor.lane;
+            return self.act(Action::Tell(id, lane, ToWorker::Bury(incarnation)));
+        }
+        let successor = slot
+            .workers
+            .iter()
+            .find(|worker| {
+                matches!(worker.stage, Stage::Waiting | Stage::Booting { serve_at_once: false })
+                    && of_reload != Some(worker.generation)
+            })
+            .map(|worker| (worker.incarnation, worker.stage));
+        match successor {
+            Some((successor, stage)) => {
+                slot.unburied.push(incarnation);
+                if stage == Stage::Waiting {
+                    self.promote(id, successor);
+                }
+            }
+            None if slot.workers.iter().any(Worker::is_booting) && of_reload.is_none() => {
+                slot.unburied.push(incarnation)
+            }
+            None => slot.clone_at = Some(now),
+        }
+    }
+
+    fn keeper_ended(&mut self, id: SlotId, cause: Cause) {
+        let stopping = self.stopping.is_some();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.keeper = None;
+        if stopping || slot.place == Place::Closing {
+            return;
+        }
+        slot.workers.clear();
+        slot.place = Place::Opening;
+        slot.clone_at = None;
+        slot.restarts += 1;
+        slot.cause_of_last_death = Some(format!("its keeper died: {cause}"));
+        self.act(Action::Warn(format!("keeper {} died ({cause}): the slot gets a new one", id.0)));
+        self.act(Action::Open(id));
+        if self.reload.is_some() {
+            self.roll_back(&format!("keeper {} died", id.0));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Workers come: at once after a death, or beside the one they are to succeed.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use phalanx_shared::ipc::{Closing, Generation, Incarnation, SlotId, ToWorker};
+
+use super::event::Action;
+use super::roster::{PING_EVERY, Roster};
+use super::slot::{Place, Stage, Worker};
+use crate::verdict::{Cause, Ending};
+
+/// How long a predecessor may keep the lane that a further successor needs.
+pub(super) const LANE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Roster {
+    pub(super) fn clone_if_due(&mut self, id: SlotId) {
+        let (generation, blueprint, now) = (self.generation, self.blueprint, self.now);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.keeper.is_none() || slot.clone_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(birth) = slot.conceive(generation, blueprint, true) else { return };
+        slot.clone_at = None;
+        slot.workers.push(Worker::new(&birth, now));
+        self.act(Action::Clone(id, birth));
+    }
+
+    pub(super) fn born(&mut self, id: SlotId, incarnation: Incarnation, outcome: Result<Pid, String>) {
+        let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(incarnation)) else { return };
+        match outcome {
+            Ok(pid) => {
+                worker.pid = Some(pid);
+                if worker.stage == Stage::Leaving {
+                    self.act(Action::Kill(pid, Signal::SIGKILL));
+                }
+            }
+            Err(why) => {
+                worker.complaint = Some(why);
+                let cause = Cause { ending: Ending::Exited(1), own_fault: false };
+                self.worker_ended(id, incarnation, cause);
+            }
+        }
+    }
+
+    pub(super) fn ready(&mut self, id: SlotId, incarnation: Incarnation) {
+        let now = self.now;
+        let generation_of_reload = self.reload.as_ref().map(|reload| reload.generation);
+        let stopping = self.stopping.is_some();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let closing = slot.place == Place::Closing;
+        let Some(worker) = slot.worker(incarnation) else { return };
+        worker.ping.next = Some(now + PING_EVERY);
+        let (lane, generation) = (worker.lane, worker.generation);
+        match worker.stage {
+            Stage::Booting { serve_at_once: true } => {
+                worker.enter(Stage::Serving, now);
+                slot.deaths_at_boot = 0;
+                if stopping || closing {
+                    let what = if stopping { Closing::Service } else { Closing::Slot };
+                    self.drain_workers(id, what);
+                }
+            }
+            Stage::Booting { serve_at_once: false } => {
+                worker.enter(Stage::Waiting, now);
+                slot.deaths_at_boot = 0;
+                if generation_of_reload != Some(generation) {
+                    self.promote(id, incarnation);
+                }
+            }
+            _ => self.act(Action::Warn(format!("slot {}: lane {lane} was ready twice", id.0))),
+        }
+    }
+
+    /// The successor takes over: it serves, its predecessor retires.
+    pub(super) fn promote(&mut self, id: SlotId, incarnation: Incarnation) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        for worker in &mut slot.workers {
+            if worker.incarnation == incarnation {
+                worker.enter(Stage::Serving, now);
+                actions.push(Action::Tell(id, worker.lane, ToWorker::Serve));
+                for dead in slot.unburied.drain(..) {
+                    actions.push(Action::Tell(id, worker.lane, ToWorker::Bury(dead)));
+                }
+            }
+        }
+        for worker in slot.workers.iter_mut().filter(|worker| worker.incarnation != incarnation) {
+            if worker.stage == Stage::Serving {
+                worker.enter(Stage::Retiring, now);
+                actions.push(Action::Tell(id, worker.lane, ToWorker::Retire));
+            }
+        }
+        self.out.append(&mut actions);
+    }
+
+    /// Clones a successor beside the worker that serves.
+    pub(super) fn clone_successor(&mut self, id: SlotId, generation: Generation, blueprint: usize) -> bool {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        let Some(birth) = slot.conceive(generation, blueprint, false) else { return false };
+        slot.workers.push(Worker::new(&birth, now));
+        self.act(Action::Clone(id, birth));
+        true
+    }
+
+    pub(super) fn recycle_if_wanted(&mut self, id: SlotId) {
+        // One slot at a time: its successor takes memory and processor time from those who serve.
+        let another_boots = self.slots.iter().any(|(other, slot)| *other != id && slot.has_successor_booting());
+        if self.stopping.is_some() || self.reload.is_some() || another_boots {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let wanted = slot.serving().is_some_and(|worker| worker.wants_successor);
+        if !wanted || slot.clone_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        let retiring_long =
+            slot.at_stage(Stage::Retiring).filter(|worker| self.now - worker.since > LANE_PATIENCE).and_then(|w| w.pid);
+        match (slot.is_quiet(), retiring_long) {
+            (true, _) => {
+                let (generation, blueprint) = (self.generation, self.blueprint);
+                slot.clone_at = None;
+                self.clone_successor(id, generation, blueprint);
+            }
+            (false, Some(pid)) => self.act(Action::Kill(pid, Signal::SIGKILL)),
+            (false, None) => {}
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Workers are asked every second, and ended when they do not answer or do not go.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use phalanx_shared::ipc::{Incarnation, SlotId, ToMaster, ToWorker, Word};
+
+use super::event::Action;
+use super::roster::{DRAIN_MARGIN, PING_EVERY, Roster};
+use super::slot::Stage;
+
+/// How long a hung worker gets to show its stack.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+
+impl Roster {
+    pub(super) fn heard(&mut self, id: SlotId, message: ToMaster) {
+        let (max_requests, max_memory) = (self.config.workers.max_requests, self.config.workers.max_memory);
+        let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(message.from)) else { return };
+        match message.word {
+            Word::Failed(why) => worker.complaint = Some(why),
+            Word::Ready => self.ready(id, message.from),
+            Word::Pong(pong) => {
+                if worker.ping.outstanding.is_none() || pong.number != worker.ping.number {
+                    return;
+                }
+                worker.ping.outstanding = None;
+                worker.wants_successor |= pong.wants_successor;
+                let before = *worker.requests_at_birth.get_or_insert(pong.stats.requests);
+                let requests = pong.stats.requests.saturating_sub(before);
+                worker.wants_successor |= max_requests > 0 && requests >= max_requests;
+                worker.wants_successor |= max_memory > 0 && pong.private_bytes > max_memory;
+            }
+        }
+    }
+
+    pub(super) fn ping(&mut self, id: SlotId) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        for worker in &mut slot.workers {
+            let due = worker.ping.next.is_some_and(|at| at <= now) && worker.ping.outstanding.is_none();
+            if due && !matches!(worker.stage, Stage::Leaving | Stage::Booting { .. }) {
+                worker.ping.number += 1;
+                worker.ping.outstanding = Some(now);
+                worker.ping.next = Some(now + PING_EVERY);
+                actions.push(Action::Tell(id, worker.lane, ToWorker::Ping(worker.ping.number)));
+            }
+        }
+        self.out.append(&mut actions);
+    }
+
+    pub(super) fn knocked(&mut self, id: SlotId, lane: usize) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        for worker in slot.workers.iter_mut().filter(|worker| worker.lane == lane) {
+            if worker.ping.next.is_some() {
+                worker.ping.next = Some(now);
+            }
+        }
+    }
+
+    pub(super) fn excused(&mut self, id: SlotId, incarnation: Incarnation) {
+        let now = self.now;
+        if let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(incarnation)) {
+            worker.hung = None;
+            worker.ping.outstanding = worker.ping.outstanding.map(|_| now);
+        }
+    }
+
+    pub(super) fn end_what_is_overdue(&mut self, id: SlotId) {
+        let (now, workers) = (self.now, self.config.workers.clone());
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        for worker in &mut slot.workers {
+            let Some(pid) = worker.pid else { continue };
+            let age = now - worker.since;
+            match worker.stage {
+                Stage::Booting { .. } if age > workers.boot_timeout => {
+                    worker.complaint = Some(format!("not ready within boot_timeout ({:?})", workers.boot_timeout));
+                    actions.push(Action::Kill(pid, Signal::SIGKILL));
+                    worker.since = now;
+                }
+                Stage::Retiring | Stage::Draining if age > workers.drain_timeout + DRAIN_MARGIN => {
+                    actions.push(Action::Kill(pid, Signal::SIGKILL));
+                    worker.since = now;
+                }
+                _ => {}
+            }
+            let silent = worker.ping.outstanding.is_some_and(|since| now - since > workers.hang_timeout);
+            match worker.hung {
+                None if silent => {
+                    worker.hung = Some(now);
+                    actions.push(Action::EndHung(id, worker.incarnation, pid));
+                }
+                Some(since) if now - since > ABORT_GRACE => {
+                    worker.hung = Some(now);
+                    actions.push(Action::Kill(pid, Signal::SIGKILL));
+                }
+                _ => {}
+            }
+        }
+        self.out.append(&mut actions);
+    }
+}

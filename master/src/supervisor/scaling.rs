@@ -1,0 +1,146 @@
+//! The number of slots: slots open and close until there are as many as wanted.
+
+use nix::unistd::Pid;
+use phalanx_shared::ipc::{Closing, SlotId};
+
+use super::backoff;
+use super::event::Action;
+use super::roster::Roster;
+use super::slot::{Place, Slot};
+use crate::control::Answer;
+use crate::control::server::ClientId;
+
+/// A change of the number of slots under way.
+#[derive(Debug, Default)]
+pub(super) struct Scaling {
+    clients: Vec<ClientId>,
+    steered: bool,
+    pub(super) active: bool,
+}
+
+impl Roster {
+    pub(super) fn open_and_close_slots(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let open = self.slots.values().filter(|slot| slot.place != Place::Closing).count() as u32;
+        // Numbers are used again only when the slot that had them is gone: the order of listeners in the kernel is theirs.
+        let closing = self.slots.len() as u32 - open;
+        if open < self.target && closing == 0 {
+            for number in open..self.target {
+                self.slots.insert(SlotId(number), Slot::new());
+                self.act(Action::Open(SlotId(number)));
+            }
+        }
+        let surplus: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(id, slot)| id.0 >= self.target && slot.place == Place::Open)
+            .map(|(id, _)| *id)
+            .collect();
+        if !surplus.is_empty() {
+            self.act(Action::Steer(Some(self.target)));
+            self.scaling.steered = true;
+        }
+        for id in surplus {
+            self.close_slot(id);
+        }
+    }
+
+    fn close_slot(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.place = Place::Closing;
+        if slot.workers.is_empty() {
+            slot.clone_at = None;
+        }
+        self.drain_workers(id, Closing::Slot);
+    }
+
+    pub(super) fn opened(&mut self, id: SlotId, outcome: Result<Pid, String>) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        match outcome {
+            Ok(keeper) => {
+                slot.keeper = Some(keeper);
+                if slot.place == Place::Opening {
+                    slot.place = Place::Open;
+                }
+                slot.clone_at = Some(now);
+            }
+            Err(why) if !self.started => self.stop(true, None, Some(why)),
+            Err(why) if slot.restarts == 0 => {
+                // A slot that never was: the others are what there is.
+                self.slots.remove(&id);
+                self.target = self.target.min(id.0).max(1);
+                self.fail_scaling(&format!("slot {}: {why}", id.0));
+            }
+            Err(why) => {
+                slot.deaths_at_boot += 1;
+                slot.open_at = Some(now + backoff::jittered(slot.deaths_at_boot));
+                self.act(Action::Warn(format!("slot {} has no keeper yet: {why}", id.0)));
+            }
+        }
+    }
+
+    /// A slot that could not get a new keeper tries again.
+    pub(super) fn reopen_if_due(&mut self) {
+        let now = self.now;
+        let due: Vec<SlotId> = self
+            .slots
+            .iter_mut()
+            .filter(|(_, slot)| slot.open_at.is_some_and(|at| at <= now))
+            .map(|(id, slot)| {
+                slot.open_at = None;
+                *id
+            })
+            .collect();
+        due.into_iter().for_each(|id| self.act(Action::Open(id)));
+    }
+
+    /// A slot whose last worker has gone while it was closing is closed.
+    pub(crate) fn emptied(&mut self) -> Vec<SlotId> {
+        let gone: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.place == Place::Closing && slot.workers.is_empty() && slot.clone_at.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        if self.stopping.is_none() {
+            gone.iter().for_each(|id| drop(self.slots.remove(id)));
+            gone
+        } else {
+            Vec::new()
+        }
+    }
+
+    pub(super) fn scale(&mut self, client: Option<ClientId>, count: u32) {
+        if self.stopping.is_some() {
+            return self.reply(client, Answer::refused("the service is stopping"));
+        }
+        self.target = count;
+        self.scaling.active = true;
+        self.scaling.clients.extend(client);
+    }
+
+    fn fail_scaling(&mut self, why: &str) {
+        self.act(Action::Warn(format!("scale: {why}")));
+        for client in std::mem::take(&mut self.scaling.clients) {
+            self.reply(Some(client), Answer::refused(why));
+        }
+    }
+
+    pub(super) fn finish_scaling(&mut self) {
+        let there = self.slots.len() as u32 == self.target;
+        if !self.scaling.active || !there || !self.slots.values().all(|slot| slot.serving().is_some()) {
+            return;
+        }
+        self.scaling.active = false;
+        if std::mem::take(&mut self.scaling.steered) {
+            self.act(Action::Steer(None));
+        }
+        self.act(Action::Say(format!("{} slots serve", self.target)));
+        for client in std::mem::take(&mut self.scaling.clients) {
+            self.reply(Some(client), Answer::done(format!("{} workers serve", self.target)));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The end of the service: everything drains, or is ended at once.
+
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use phalanx_shared::ipc::{Closing, SlotId, ToWorker};
+
+use super::event::Action;
+use super::roster::{DRAIN_MARGIN, Roster};
+use super::slot::Stage;
+use crate::control::Answer;
+use crate::control::server::ClientId;
+
+/// The service is on its way out.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    pub(super) fast: bool,
+    deadline: Instant,
+    clients: Vec<ClientId>,
+    /// Why, if it is a failure.
+    failure: Option<String>,
+}
+
+impl Roster {
+    pub(super) fn stop(&mut self, fast: bool, client: Option<ClientId>, failure: Option<String>) {
+        let deadline = self.now + self.config.workers.drain_timeout + 2 * DRAIN_MARGIN;
+        if self.reload.is_some() {
+            self.roll_back("the service stops");
+        }
+        let before = self.stopping.is_some();
+        let stopping =
+            self.stopping.get_or_insert(Stopping { fast: false, deadline, clients: Vec::new(), failure: None });
+        stopping.clients.extend(client);
+        stopping.failure = stopping.failure.take().or(failure);
+        stopping.fast |= fast || before && client.is_none();
+        if stopping.fast {
+            self.kill_all();
+        } else {
+            for id in self.slots.keys().copied().collect::<Vec<_>>() {
+                self.drain_workers(id, Closing::Service);
+            }
+        }
+    }
+
+    pub(super) fn drain_workers(&mut self, id: SlotId, closing: Closing) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        for worker in &mut slot.workers {
+            match worker.stage {
+                Stage::Serving => {
+                    worker.enter(Stage::Draining, now);
+                    actions.push(Action::Tell(id, worker.lane, ToWorker::Drain(closing)));
+                }
+                Stage::Waiting => {
+                    worker.enter(Stage::Leaving, now);
+                    actions.push(Action::Tell(id, worker.lane, ToWorker::Leave));
+                }
+                Stage::Booting { serve_at_once: false } => {
+                    // One that is not born yet is ended when it is.
+                    worker.enter(Stage::Leaving, now);
+                    actions.extend(worker.pid.map(|pid| Action::Kill(pid, Signal::SIGKILL)));
+                }
+                _ => {}
+            }
+        }
+        self.out.append(&mut actions);
+    }
+
+    fn kill_all(&mut self) {
+        let now = self.now;
+        let mut actions = Vec::new();
+        for slot in self.slots.values_mut() {
+            slot.clone_at = None;
+            for worker in &mut slot.workers {
+                worker.enter(Stage::Leaving, now);
+                actions.extend(worker.pid.map(|pid| Action::Kill(pid, Signal::SIGKILL)));
+            }
+        }
+        self.out.append(&mut actions);
+    }
+
+    pub(super) fn finish_stopping(&mut self) {
+        let Some(stopping) = &mut self.stopping else { return };
+        if !stopping.fast && self.now > stopping.deadline {
+            stopping.fast = true;
+            self.kill_all();
+        }
+        let Some(stopping) = &mut self.stopping else { return };
+        let empty =
+            self.slots.values().all(|slot| slot.workers.is_empty() && (stopping.fast || slot.clone_at.is_none()));
+        if !empty {
+            return;
+        }
+        let clients = std::mem::take(&mut stopping.clients);
+        let outcome = stopping.failure.take().map_or(Ok(()), Err);
+        for client in clients {
+            self.reply(Some(client), Answer::done("stopped"));
+        }
+        self.act(Action::Leave(outcome));
+    }
+}
