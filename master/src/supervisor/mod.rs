@@ -12,6 +12,8 @@ mod roster;
 mod scaling;
 mod slot;
 mod stopping;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};

@@ -94,9 +94,10 @@ impl Roster {
         }
         let clients = std::mem::take(&mut stopping.clients);
         let outcome = stopping.failure.take().map_or(Ok(()), Err);
+        // Who has the answer finds nothing left.
+        self.act(Action::Leave(outcome));
         for client in clients {
             self.reply(Some(client), Answer::done("stopped"));
         }
-        self.act(Action::Leave(outcome));
     }
 }

@@ -1,0 +1,464 @@
+//! The roster as a table of cases: events in, actions out, no process anywhere.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use phalanx_shared::config::{self, Config, Count};
+use phalanx_shared::ipc::keeper::Birth;
+use phalanx_shared::ipc::{Closing, Incarnation, Pong, SlotId, ToMaster, ToWorker, Word};
+use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::stats::Snapshot;
+
+use super::event::{Action, Event};
+use super::roster::Roster;
+use super::slot::Stage;
+use crate::control::server::ClientId;
+use crate::verdict::{Cause, Ending};
+
+const KILLED: Cause = Cause { ending: Ending::Killed(9), own_fault: false };
+const LEFT: Cause = Cause { ending: Ending::Exited(0), own_fault: false };
+
+fn config(count: u16) -> Config {
+    let mut config = config::serve_defaults(PathBuf::from("/"), vec![config::parse_listen("127.0.0.1:8080").unwrap()]);
+    config.workers.count = Count::Fixed(count);
+    config
+}
+
+/// A rank played without processes. Keepers and workers do at once what they are told, unless a case says otherwise.
+struct Play {
+    roster: Roster,
+    now: Instant,
+    next_pid: i32,
+    /// All that has been done since [`Play::done`] was last asked.
+    done: Vec<Action>,
+    /// Workers are born and say nothing: not ready.
+    slow: bool,
+}
+
+impl Play {
+    fn new(count: u16) -> Play {
+        let now = Instant::now();
+        let roster = Roster::new(config(count), count.into(), now);
+        Play { roster, now, next_pid: 100, done: Vec::new(), slow: false }
+    }
+
+    /// A rank in which every slot serves.
+    fn serving(count: u16) -> Play {
+        let mut play = Play::new(count);
+        play.event(Event::Tick);
+        assert!(play.done().contains(&Action::Ready));
+        play
+    }
+
+    fn pid(&mut self) -> Pid {
+        self.next_pid += 1;
+        Pid::from_raw(self.next_pid)
+    }
+
+    fn event(&mut self, event: Event) {
+        let mut events = vec![event];
+        while !events.is_empty() {
+            let event = events.remove(0);
+            let actions = self.roster.react(event, self.now);
+            for action in actions {
+                events.extend(self.play_along(&action));
+                self.done.push(action);
+            }
+            for slot in self.roster.emptied() {
+                self.done.push(Action::Say(format!("emptied {}", slot.0)));
+                events.push(Event::Tick);
+            }
+        }
+    }
+
+    fn play_along(&mut self, action: &Action) -> Vec<Event> {
+        match action {
+            Action::Open(slot) => vec![Event::Opened(*slot, Ok(self.pid()))],
+            Action::Clone(slot, Birth { incarnation, .. }) => {
+                let born = Event::Born(*slot, *incarnation, Ok(self.pid()));
+                if self.slow { vec![born] } else { vec![born, ready(*slot, *incarnation)] }
+            }
+            Action::Tell(slot, lane, ToWorker::Retire | ToWorker::Leave | ToWorker::Drain(_)) => {
+                let slot = &self.roster.slots[slot];
+                let told = slot.workers.iter().find(|worker| worker.lane == *lane).and_then(|worker| worker.pid);
+                told.map(|pid| Event::Ended(pid, LEFT)).into_iter().collect()
+            }
+            Action::Kill(pid, Signal::SIGKILL) => vec![Event::Ended(*pid, KILLED)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.event(Event::Tick);
+    }
+
+    fn done(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.done)
+    }
+
+    fn worker(&self, slot: u32) -> (Pid, Incarnation) {
+        let worker = self.roster.slots[&SlotId(slot)].serving().expect("somebody serves");
+        (worker.pid.expect("it is born"), worker.incarnation)
+    }
+
+    fn states(&self) -> Vec<&'static str> {
+        self.roster.slots.values().map(super::slot::Slot::state).collect()
+    }
+
+    fn reload(&mut self) {
+        self.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(self.roster.config.clone())) });
+    }
+}
+
+fn ready(slot: SlotId, incarnation: Incarnation) -> Event {
+    Event::Heard(slot, ToMaster { from: incarnation, word: Word::Ready })
+}
+
+fn pong(slot: u32, from: Incarnation, number: u64, wants_successor: bool) -> Event {
+    let pong = Pong { number, stats: Snapshot::default(), private_bytes: 0, wants_successor };
+    Event::Heard(SlotId(slot), ToMaster { from, word: Word::Pong(pong) })
+}
+
+fn births(actions: &[Action]) -> Vec<&Birth> {
+    actions.iter().filter_map(|action| if let Action::Clone(_, birth) = action { Some(birth) } else { None }).collect()
+}
+
+fn replies(actions: &[Action]) -> Vec<(bool, &str)> {
+    let replies = actions.iter().filter_map(|action| match action {
+        Action::Reply(_, answer) => Some((answer.ok, answer.text.as_str())),
+        _ => None,
+    });
+    replies.collect()
+}
+
+#[test]
+fn a_rank_starts_when_every_worker_is_ready() {
+    let play = Play::serving(3);
+    assert_eq!(play.states(), ["serving"; 3]);
+}
+
+#[test]
+fn a_first_boot_that_fails_ends_the_start_with_the_workers_own_words() {
+    let mut play = Play::new(1);
+    play.slow = true;
+    play.event(Event::Tick);
+    let failed = Word::Failed("open the root /srv: permission denied".to_owned());
+    play.event(Event::Heard(SlotId(0), ToMaster { from: Incarnation(1), word: failed }));
+    let pid = play.roster.slots[&SlotId(0)].workers[0].pid.unwrap();
+    play.event(Event::Ended(pid, Cause { ending: Ending::Exited(1), own_fault: true }));
+    let done = play.done();
+    let why = done.iter().find_map(|action| if let Action::Leave(Err(why)) = action { Some(why) } else { None });
+    assert!(why.unwrap().contains("permission denied"), "{done:?}");
+}
+
+#[test]
+fn a_dead_worker_is_succeeded_at_once_by_one_that_serves_at_once() {
+    let mut play = Play::serving(2);
+    let (pid, _) = play.worker(1);
+    play.event(Event::Ended(pid, KILLED));
+    let done = play.done();
+    let [birth] = births(&done)[..] else { panic!("{done:?}") };
+    assert!(birth.serve_at_once && birth.alive.is_empty(), "{birth:?}");
+    assert!(
+        !done.iter().any(|action| matches!(action, Action::Condemn(..))),
+        "killed from outside: nobody is to blame"
+    );
+    assert_eq!(play.states(), ["serving"; 2]);
+    assert_eq!(play.roster.slots[&SlotId(1)].restarts, 1);
+}
+
+#[test]
+fn a_worker_that_died_of_itself_is_condemned_before_its_successor_is_cloned() {
+    let mut play = Play::serving(1);
+    let (pid, incarnation) = play.worker(0);
+    play.event(Event::Ended(pid, Cause { ending: Ending::Killed(11), own_fault: true }));
+    let done = play.done();
+    let condemned = done.iter().position(|action| *action == Action::Condemn(SlotId(0), 0, incarnation, Guilt::Fault));
+    let cloned = done.iter().position(|action| matches!(action, Action::Clone(..)));
+    assert!(condemned.unwrap() < cloned.unwrap(), "{done:?}");
+}
+
+#[test]
+fn a_slot_that_dies_at_boot_again_and_again_backs_off_and_is_called_failing() {
+    let mut play = Play::serving(2);
+    play.slow = true;
+    let (pid, _) = play.worker(0);
+    play.event(Event::Ended(pid, KILLED));
+    for _ in 0..3 {
+        let pid = play.roster.slots[&SlotId(0)].workers[0].pid.unwrap();
+        play.event(Event::Ended(pid, KILLED));
+        assert_eq!(births(&play.done()).len(), 1, "none before the pause is over");
+        assert_eq!(play.states(), ["failing", "serving"]);
+        play.wait(Duration::from_secs(13));
+    }
+    play.slow = false;
+    let pid = play.roster.slots[&SlotId(0)].workers[0].pid.unwrap();
+    play.event(Event::Ended(pid, KILLED));
+    play.wait(Duration::from_secs(13));
+    assert_eq!(play.states(), ["serving"; 2]);
+}
+
+#[test]
+fn a_worker_that_asks_for_it_is_succeeded_by_handover() {
+    let mut play = Play::serving(1);
+    let (_, incarnation) = play.worker(0);
+    play.wait(Duration::from_secs(1));
+    play.event(pong(0, incarnation, 1, true));
+    let done = play.done();
+    let [birth] = births(&done)[..] else { panic!("{done:?}") };
+    assert!(!birth.serve_at_once && birth.alive == [incarnation] && birth.lane == 1, "{birth:?}");
+    let serve = done.iter().position(|action| *action == Action::Tell(SlotId(0), 1, ToWorker::Serve));
+    let retire = done.iter().position(|action| *action == Action::Tell(SlotId(0), 0, ToWorker::Retire));
+    assert!(serve.unwrap() < retire.unwrap(), "{done:?}");
+    assert_eq!(play.roster.slots[&SlotId(0)].restarts, 0, "a recycle is no restart");
+}
+
+#[test]
+fn two_slots_are_never_recycled_at_the_same_time() {
+    let mut play = Play::serving(2);
+    play.wait(Duration::from_secs(1));
+    play.slow = true;
+    for slot in 0..2 {
+        let (_, incarnation) = play.worker(slot);
+        play.event(pong(slot, incarnation, 1, true));
+    }
+    assert_eq!(births(&play.done()).len(), 1);
+}
+
+#[test]
+fn a_predecessor_that_dies_before_its_successor_serves_is_buried_by_it() {
+    let mut play = Play::serving(1);
+    let (pid, incarnation) = play.worker(0);
+    play.wait(Duration::from_secs(1));
+    play.slow = true;
+    play.event(pong(0, incarnation, 1, true));
+    play.event(Event::Ended(pid, KILLED));
+    assert_eq!(births(&play.done()).len(), 1, "the successor is on its way already");
+    play.event(ready(SlotId(0), Incarnation(incarnation.0 + 1)));
+    let done = play.done();
+    assert!(done.contains(&Action::Tell(SlotId(0), 1, ToWorker::Serve)), "{done:?}");
+    assert!(done.contains(&Action::Tell(SlotId(0), 1, ToWorker::Bury(incarnation))), "{done:?}");
+}
+
+#[test]
+fn a_reload_takes_effect_when_all_are_ready_and_not_before() {
+    let mut play = Play::serving(2);
+    play.slow = true;
+    play.reload();
+    let done = play.done();
+    assert_eq!(births(&done).len(), 2);
+    play.event(ready(SlotId(0), Incarnation(2)));
+    assert!(!play.done().contains(&Action::Tell(SlotId(0), 1, ToWorker::Serve)));
+    play.event(ready(SlotId(1), Incarnation(2)));
+    let done = play.done();
+    for slot in 0..2 {
+        assert!(done.contains(&Action::Tell(SlotId(slot), 1, ToWorker::Serve)), "{done:?}");
+        assert!(done.contains(&Action::Tell(SlotId(slot), 0, ToWorker::Retire)), "{done:?}");
+    }
+    assert_eq!(replies(&done), [(true, "generation 2 serves")]);
+}
+
+#[test]
+fn a_reload_whose_worker_dies_at_boot_is_rolled_back_and_nothing_changes() {
+    let mut play = Play::serving(2);
+    let before = [play.worker(0), play.worker(1)];
+    play.slow = true;
+    play.reload();
+    play.event(ready(SlotId(0), Incarnation(2)));
+    let pid = play.roster.slots[&SlotId(1)].workers[1].pid.unwrap();
+    play.event(Event::Ended(pid, KILLED));
+    let done = play.done();
+    let [(false, why)] = replies(&done)[..] else { panic!("{done:?}") };
+    assert!(why.contains("rolled back"), "{why}");
+    assert!(done.contains(&Action::Tell(SlotId(0), 1, ToWorker::Leave)), "{done:?}");
+    assert_eq!([play.worker(0), play.worker(1)], before);
+    assert_eq!(play.roster.generation.0, 1);
+    play.slow = false;
+    play.reload();
+    assert_eq!(play.roster.generation.0, 3, "a number is never used twice");
+}
+
+#[test]
+fn a_worker_killed_during_a_reload_is_rescued_by_the_old_generation() {
+    let mut play = Play::serving(1);
+    let (pid, _) = play.worker(0);
+    play.slow = true;
+    play.reload();
+    play.done();
+    play.event(Event::Ended(pid, KILLED));
+    let done = play.done();
+    let [birth] = births(&done)[..] else { panic!("{done:?}") };
+    assert_eq!((birth.generation.0, birth.lane, birth.alive.clone()), (1, 0, vec![Incarnation(2)]));
+    play.event(ready(SlotId(0), Incarnation(3)));
+    play.event(ready(SlotId(0), Incarnation(2)));
+    assert_eq!(play.worker(0).1, Incarnation(2), "the reload goes through all the same");
+}
+
+#[test]
+fn a_reload_that_changes_what_a_running_service_cannot_change_is_refused() {
+    let mut play = Play::serving(1);
+    let mut other = play.roster.config.clone();
+    other.listen = vec![config::parse_listen("127.0.0.1:8081").unwrap()];
+    play.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(other)) });
+    let done = play.done();
+    let [(false, why)] = replies(&done)[..] else { panic!("{done:?}") };
+    assert!(why.starts_with("listen cannot change"), "{why}");
+    assert!(births(&done).is_empty());
+}
+
+#[test]
+fn signals_during_a_reload_make_one_more_reload_not_many() {
+    let mut play = Play::serving(1);
+    play.slow = true;
+    play.reload();
+    for _ in 0..5 {
+        let config = play.roster.config.clone();
+        play.event(Event::Reload { client: None, read: Ok(Box::new(config)) });
+    }
+    play.event(ready(SlotId(0), Incarnation(2)));
+    let reads = play.done().iter().filter(|action| matches!(action, Action::ReadConfig(_))).count();
+    assert_eq!(reads, 1);
+}
+
+#[test]
+fn a_reload_mends_a_slot_that_cannot_boot_the_old_configuration() {
+    let mut play = Play::serving(1);
+    play.slow = true;
+    let (pid, _) = play.worker(0);
+    play.event(Event::Ended(pid, KILLED));
+    let pid = play.roster.slots[&SlotId(0)].workers[0].pid.unwrap();
+    play.event(Event::Ended(pid, KILLED));
+    play.slow = false;
+    play.reload();
+    assert_eq!(replies(&play.done()), [(true, "generation 2 serves")]);
+    assert_eq!(play.states(), ["serving"]);
+}
+
+#[test]
+fn scaling_opens_slots_and_drains_the_highest() {
+    let mut play = Play::serving(2);
+    play.event(Event::Scale { client: Some(ClientId(1)), count: 4 });
+    let done = play.done();
+    assert_eq!(replies(&done), [(true, "4 workers serve")]);
+    assert_eq!(play.states(), ["serving"; 4]);
+    play.event(Event::Scale { client: Some(ClientId(1)), count: 2 });
+    let done = play.done();
+    assert_eq!(done.first(), Some(&Action::Steer(Some(2))), "no new connection before the slots drain");
+    for slot in 2..4 {
+        assert!(done.contains(&Action::Tell(SlotId(slot), 0, ToWorker::Drain(Closing::Slot))), "{done:?}");
+    }
+    assert!(done.contains(&Action::Steer(None)), "{done:?}");
+    assert_eq!(replies(&done), [(true, "2 workers serve")]);
+    assert_eq!(play.states(), ["serving"; 2]);
+}
+
+#[test]
+fn a_silent_worker_is_ended_in_two_steps_and_its_request_condemned() {
+    let mut play = Play::serving(1);
+    let (pid, incarnation) = play.worker(0);
+    play.wait(Duration::from_secs(1));
+    play.done();
+    play.wait(Duration::from_secs(30));
+    assert!(!play.done().iter().any(|action| matches!(action, Action::EndHung(..))), "not before the limit");
+    play.wait(Duration::from_secs(1));
+    assert!(play.done().contains(&Action::EndHung(SlotId(0), incarnation, pid)));
+    play.wait(Duration::from_secs(2));
+    let done = play.done();
+    assert!(done.contains(&Action::Kill(pid, Signal::SIGKILL)), "{done:?}");
+    assert!(done.contains(&Action::Condemn(SlotId(0), 0, incarnation, Guilt::Hang)), "{done:?}");
+}
+
+#[test]
+fn a_stopped_worker_is_excused() {
+    let mut play = Play::serving(1);
+    let (pid, incarnation) = play.worker(0);
+    play.wait(Duration::from_secs(1));
+    play.wait(Duration::from_secs(31));
+    play.event(Event::Excused(SlotId(0), incarnation));
+    play.done();
+    play.wait(Duration::from_secs(5));
+    assert!(!play.done().contains(&Action::Kill(pid, Signal::SIGKILL)));
+}
+
+#[test]
+fn the_master_sleeps_while_a_worker_owes_an_answer() {
+    let mut play = Play::serving(1);
+    play.wait(Duration::from_secs(1));
+    play.wait(Duration::from_secs(3));
+    assert!(play.roster.next_deadline().unwrap() > play.now, "or its loop would spin");
+}
+
+#[test]
+fn a_stop_drains_everybody_and_answers_at_the_end() {
+    let mut play = Play::serving(2);
+    play.event(Event::Stop { fast: false, client: Some(ClientId(3)) });
+    let done = play.done();
+    for slot in 0..2 {
+        assert!(done.contains(&Action::Tell(SlotId(slot), 0, ToWorker::Drain(Closing::Service))), "{done:?}");
+    }
+    let left = done.iter().position(|action| *action == Action::Leave(Ok(()))).unwrap();
+    let reply = done.iter().position(|action| matches!(action, Action::Reply(..))).unwrap();
+    assert!(left < reply, "who has the answer finds nothing left: {done:?}");
+}
+
+#[test]
+fn a_stop_during_a_reload_leaves_no_successor_behind() {
+    let mut play = Play::serving(1);
+    play.slow = true;
+    play.reload();
+    play.event(Event::Stop { fast: false, client: None });
+    let done = play.done();
+    assert!(done.contains(&Action::Leave(Ok(()))), "{done:?}");
+    assert!(replies(&done).iter().any(|(ok, why)| !ok && why.contains("the service stops")), "{done:?}");
+}
+
+#[test]
+fn a_worker_killed_while_it_drains_is_succeeded_by_one_that_drains_on() {
+    let mut play = Play::serving(1);
+    let (pid, _) = play.worker(0);
+    let slot = play.roster.slots.get_mut(&SlotId(0)).unwrap();
+    slot.workers[0].stage = Stage::Draining;
+    play.slow = true;
+    play.roster.stop(false, None, None);
+    play.event(Event::Ended(pid, KILLED));
+    play.slow = false;
+    play.event(ready(SlotId(0), Incarnation(2)));
+    let done = play.done();
+    assert!(done.contains(&Action::Tell(SlotId(0), 0, ToWorker::Drain(Closing::Service))), "{done:?}");
+    assert!(done.contains(&Action::Leave(Ok(()))), "{done:?}");
+}
+
+#[test]
+fn a_second_sigterm_ends_what_drains() {
+    let mut play = Play::serving(1);
+    let (pid, _) = play.worker(0);
+    play.roster.stop(false, None, None);
+    play.event(Event::Stop { fast: false, client: None });
+    assert!(play.done().contains(&Action::Kill(pid, Signal::SIGKILL)));
+}
+
+#[test]
+fn a_dead_keeper_is_replaced_and_its_slot_serves_again() {
+    let mut play = Play::serving(2);
+    let keeper = play.roster.slots[&SlotId(1)].keeper.unwrap();
+    play.event(Event::Ended(keeper, KILLED));
+    let done = play.done();
+    assert!(done.contains(&Action::Open(SlotId(1))), "{done:?}");
+    assert_eq!(births(&done).len(), 1);
+    assert_eq!(play.states(), ["serving"; 2]);
+}
+
+#[test]
+fn a_keeper_that_cannot_be_replaced_yet_is_tried_again() {
+    let mut play = Play::serving(1);
+    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
+    let actions = play.roster.react(Event::Ended(keeper, KILLED), play.now);
+    assert!(actions.contains(&Action::Open(SlotId(0))));
+    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+    assert_eq!(play.states(), ["failing"]);
+    play.wait(Duration::from_secs(1));
+    assert_eq!(play.states(), ["serving"]);
+}
