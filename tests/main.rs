@@ -18,5 +18,7 @@ mod crash_points;
 mod daemon;
 mod faults;
 mod idle;
+mod keepers;
 mod reload;
 mod structure;
+mod unix_sockets;
