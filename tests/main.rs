@@ -19,6 +19,7 @@ mod daemon;
 mod faults;
 mod idle;
 mod keepers;
+mod leaks;
 mod reload;
 mod structure;
 mod unix_sockets;

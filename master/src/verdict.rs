@@ -166,6 +166,21 @@ impl Report {
             });
             self.backtrace.push(text);
         }
+        self.cut_backtrace();
+    }
+
+    /// Leaves out what is the same in every crash: the signal handler before the fault, the way from `main` to the worker
+    /// behind it.
+    fn cut_backtrace(&mut self) {
+        let position = |name: &str| self.backtrace.iter().position(|frame| frame.contains(name));
+        let (handler, enter) = (position("crash_signal::last_words"), position("phalanx_worker::enter::enter"));
+        if let Some(enter) = enter {
+            self.backtrace.truncate(enter + 1);
+        }
+        // Behind the handler's own frame stands the kernel's signal trampoline.
+        if let Some(handler) = handler {
+            self.backtrace.drain(..(handler + 2).min(self.backtrace.len()));
+        }
     }
 
     /// Writes it to the configured directory and keeps that bounded: the oldest reports go.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 use phalanx_shared::config::Config;
 use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
@@ -14,7 +15,7 @@ use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::table::open_descriptors;
 use phalanx_shared::warn;
-use phalanx_worker::enter::{Inheritance, Listener};
+use phalanx_worker::enter::{Address, Inheritance, Listener};
 
 use super::{Premises, blueprint, put_in_place};
 use crate::keeper::{self, Charge};
@@ -177,6 +178,14 @@ impl Ground {
             births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw)));
         }
         births
+    }
+
+    /// Takes the slot's TCP sockets out of service, whoever else still has a copy of them (a child just forked, for
+    /// instance): a copy that listened would be handed connections that nobody accepts.
+    pub(super) fn stop_listening(&self) {
+        for bound in self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_))) {
+            let _stopped_already = shutdown(bound.as_fd().as_raw_fd(), Shutdown::Both);
+        }
     }
 
     /// The totals of a slot whose workers are gone.

@@ -211,6 +211,7 @@ impl Supervisor {
     fn close(&mut self, slot: SlotId) {
         if let Some(ground) = self.grounds.remove(&slot) {
             self.retired.add(&ground.final_stats());
+            ground.stop_listening();
             info!("slot {} is closed", slot.0);
         }
     }

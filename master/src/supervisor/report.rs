@@ -63,13 +63,13 @@ impl Reporters {
 /// In the child.
 fn write(mut report: Report, config: &Master) -> ! {
     phalanx_shared::sys::title::set("phalanx: crash report");
+    // The fork copied the master's table: a listener kept open here would take connections that nobody accepts.
+    let _only_slower = phalanx_shared::sys::table::close_all_but(&[]);
     report.resolve();
-    for frame in &report.backtrace {
-        info!("backtrace of pid {}: {frame}", report.pid);
-    }
     match report.store(config) {
         Ok(Some(path)) => info!("crash report {}", path.display()),
-        Ok(None) => {}
+        // Nowhere to keep it: the log is better than nothing.
+        Ok(None) => report.backtrace.iter().for_each(|frame| info!("backtrace of pid {}: {frame}", report.pid)),
         Err(error) => warn!("write a crash report: {error}"),
     }
     process::exit_now(0)
