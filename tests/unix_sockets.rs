@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{HELLO, SOON, Server, Setup, alone, beside_others, processes, wait_until};
+use crate::harness::{self, Client, HELLO, SOON, Server, Setup, alone, beside_others, processes, wait_until};
 
 const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n";
 
@@ -67,6 +67,35 @@ fn a_request_half_sent_over_a_unix_socket_is_answered_by_the_successor() {
     let mut response = [0; 1024];
     let count = client.read(&mut response).unwrap();
     assert!(response[..count].ends_with(HELLO));
+}
+
+#[test]
+fn a_slot_that_closes_turns_no_unix_client_away() {
+    let _machine = beside_others();
+    let large = harness::pattern(3 << 20, 2);
+    let server = Setup::new(2).listen(&["127.0.0.1:0", "unix:{dir}/h"]).file("large", &large).start();
+    // A download on the slot that is to close keeps it draining meanwhile.
+    let on_slot_1 = || server.status().slots()[1]["connections"].as_u64() == Some(1);
+    let mut downloading = None;
+    wait_until("a connection on slot 1", SOON, || {
+        let mut client = Client::connect_narrow(&server.address());
+        client.assert_usable();
+        downloading = Some(client);
+        on_slot_1()
+    });
+    let mut downloading = downloading.unwrap();
+    downloading.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+    downloading.wait_stuck();
+    std::thread::scope(|scope| {
+        let scaling = scope.spawn(|| server.cli("scale", &["1"]));
+        wait_until("slot 1 drains", SOON, || server.status().slots()[1]["state"] == "draining");
+        for _client in 0..40 {
+            exchange(&mut connect(&server)).unwrap();
+            server.connect().assert_usable();
+        }
+        downloading.answer().assert(200, &large);
+        scaling.join().unwrap().assert_code(0);
+    });
 }
 
 #[test]

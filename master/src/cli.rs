@@ -171,7 +171,7 @@ fn ask(service: &Service, command: &Command) -> u8 {
             say(&answer.text);
             DONE
         }
-        Ok(answer) => complain(FAILED, &answer.text),
+        Ok(answer) => complain(answer.code, &answer.text),
         Err(error) => complain(error.exit_code(), &error.to_string()),
     }
 }

@@ -55,6 +55,13 @@ pub struct Listener {
     pub address: Address,
 }
 
+impl Listener {
+    /// Every slot accepts from this very socket; TCP sockets are each slot's own.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.address, Address::Unix(_))
+    }
+}
+
 /// What a listening socket is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {

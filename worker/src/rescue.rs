@@ -24,19 +24,16 @@ use crate::enter::{Address, Inheritance};
 /// Why a connection is closed instead of kept.
 type Refusal = &'static str;
 
-/// Takes over every connection whose owner is neither this worker nor one of `alive`.
+/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`.
 pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
+    let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
     let mut kept = Vec::new();
-    let records: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
-    for (fd, record) in records {
-        let taken = match record.owner() {
-            Some(Owner::Given) => adopt_given(cx, fd, record),
-            Some(Owner::Worker(owner)) if owner != cx.incarnation && !alive.contains(&owner) => {
-                rescue(cx, fd, record, owner)
-            }
-            _ => continue,
-        };
-        match taken {
+    for (fd, record) in recorded {
+        let Some(Owner::Worker(owner)) = record.owner() else { continue };
+        if owner == cx.incarnation || alive.contains(&owner) {
+            continue;
+        }
+        match rescue(cx, fd, record, owner) {
             Ok(connection) => kept.push(connection),
             Err(why) => close(cx, fd, &record, why),
         }
@@ -44,12 +41,15 @@ pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connecti
     kept
 }
 
-/// Takes what a living predecessor has given.
+/// Takes what a predecessor has given. Only for a worker that serves.
 pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
-    let given: Vec<_> = cx.ledger.recorded().filter(|(_, record)| record.owner() == Some(Owner::Given)).collect();
+    let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
     let mut kept = Vec::new();
-    for (fd, record) in given {
-        match adopt_given(cx, fd, record) {
+    for (fd, record) in recorded {
+        if !record.claim_given(cx.incarnation) {
+            continue;
+        }
+        match adopt(cx, fd, record) {
             Ok(connection) => kept.push(connection),
             Err(why) => close(cx, fd, &record, why),
         }
@@ -105,11 +105,10 @@ fn reset(fd: RawFd) {
     table::close(fd);
 }
 
-fn adopt_given(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
+fn adopt(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
     check_cookie(fd, &record)?;
     let buffer = claim_buffer(cx, &record)?;
     check_positions(&record, buffer.as_ref())?;
-    record.set_owner(Owner::Worker(cx.incarnation));
     cx.lane.raise_high_water(fd);
     Ok(Connection::new(fd, record, buffer))
 }

@@ -5,6 +5,7 @@ pub(crate) mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli;
 use crate::status::Status;
 
 /// What can be asked.
@@ -31,6 +32,8 @@ pub(crate) struct Answer {
     pub(crate) ok: bool,
     /// What was done, or why not.
     pub(crate) text: String,
+    /// The exit code of the command that asked.
+    pub(crate) code: u8,
     /// With `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Status>,
@@ -38,10 +41,15 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn done(text: impl Into<String>) -> Answer {
-        Answer { ok: true, text: text.into(), status: None }
+        Answer { ok: true, text: text.into(), code: cli::DONE, status: None }
     }
 
     pub(crate) fn refused(text: impl Into<String>) -> Answer {
-        Answer { ok: false, text: text.into(), status: None }
+        Answer { ok: false, text: text.into(), code: cli::FAILED, status: None }
+    }
+
+    /// The configuration is at fault.
+    pub(crate) fn misconfigured(text: impl Into<String>) -> Answer {
+        Answer { ok: false, text: text.into(), code: cli::BAD_USAGE, status: None }
     }
 }

@@ -115,9 +115,7 @@ impl Roster {
                     self.promote(id, successor);
                 }
             }
-            None if slot.workers.iter().any(Worker::is_booting) && of_reload.is_none() => {
-                slot.unburied.push(incarnation)
-            }
+            None if slot.serves_or_will() => slot.unburied.push(incarnation),
             None => slot.clone_at = Some(now),
         }
     }

@@ -21,6 +21,10 @@ impl Roster {
         if slot.keeper.is_none() || slot.clone_at.is_none_or(|at| at > now) {
             return;
         }
+        if slot.serves_or_will() {
+            slot.clone_at = None;
+            return;
+        }
         let Some(birth) = slot.conceive(generation, blueprint, true) else { return };
         slot.clone_at = None;
         slot.workers.push(Worker::new(&birth, now));
@@ -57,6 +61,7 @@ impl Roster {
             Stage::Booting { serve_at_once: true } => {
                 worker.enter(Stage::Serving, now);
                 slot.deaths_at_boot = 0;
+                self.bury_the_dead(id);
                 if stopping || closing {
                     let what = if stopping { Closing::Service } else { Closing::Slot };
                     self.drain_workers(id, what);
@@ -82,9 +87,6 @@ impl Roster {
             if worker.incarnation == incarnation {
                 worker.enter(Stage::Serving, now);
                 actions.push(Action::Tell(id, worker.lane, ToWorker::Serve));
-                for dead in slot.unburied.drain(..) {
-                    actions.push(Action::Tell(id, worker.lane, ToWorker::Bury(dead)));
-                }
             }
         }
         for worker in slot.workers.iter_mut().filter(|worker| worker.incarnation != incarnation) {
@@ -94,6 +96,16 @@ impl Roster {
             }
         }
         self.out.append(&mut actions);
+        self.bury_the_dead(id);
+    }
+
+    /// Tells the worker that serves now which of those before it died meanwhile.
+    fn bury_the_dead(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(lane) = slot.serving().map(|worker| worker.lane) else { return };
+        for dead in std::mem::take(&mut slot.unburied) {
+            self.act(Action::Tell(id, lane, ToWorker::Bury(dead)));
+        }
     }
 
     /// Clones a successor beside the worker that serves.

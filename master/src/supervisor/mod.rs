@@ -201,7 +201,7 @@ impl Supervisor {
         let pids: Vec<Pid> = self.posts.iter().filter(|(_, post)| post.slot == slot).map(|(pid, _)| *pid).collect();
         self.posts.retain(|_, post| post.slot != slot);
         for end in &old.ends {
-            let _worker_gone = end.say(ToWorker::Drain(Closing::Slot));
+            let _worker_gone = end.say(ToWorker::Drain(Closing::Worker));
         }
         let deadline = Instant::now() + self.roster.config.workers.drain_timeout;
         self.orphans.push(Orphan { ledger: old.ledger.clone(), pids, deadline, _ground: old });
@@ -310,7 +310,7 @@ impl Supervisor {
     fn command(&mut self, client: ClientId, command: Command) -> Option<Event> {
         match command {
             Command::Status => {
-                let answer = Answer { ok: true, text: String::new(), status: Some(self.status()) };
+                let answer = Answer { status: Some(self.status()), ..Answer::done("") };
                 self.reply(client, &answer);
                 None
             }

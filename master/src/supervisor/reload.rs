@@ -40,7 +40,7 @@ impl Roster {
             Ok(config) => config,
             Err(why) => {
                 self.act(Action::Warn(format!("reload refused, nothing changes: {why}")));
-                return self.reply(client, Answer::refused(why));
+                return self.reply(client, Answer::misconfigured(why));
             }
         };
         self.last_generation.0 += 1;

@@ -157,6 +157,13 @@ impl Slot {
         self.place == Place::Open && self.workers.len() == 1 && self.serving().is_some()
     }
 
+    /// A worker serves, or will as soon as it is ready.
+    pub(crate) fn serves_or_will(&self) -> bool {
+        self.workers.iter().any(|worker| {
+            matches!(worker.stage, Stage::Serving | Stage::Draining | Stage::Booting { serve_at_once: true })
+        })
+    }
+
     /// A successor is on its way beside the worker that serves.
     pub(crate) fn has_successor_booting(&self) -> bool {
         self.serving().is_some()

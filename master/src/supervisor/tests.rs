@@ -462,3 +462,24 @@ fn a_keeper_that_cannot_be_replaced_yet_is_tried_again() {
     play.wait(Duration::from_secs(1));
     assert_eq!(play.states(), ["serving"]);
 }
+
+#[test]
+fn a_predecessor_that_dies_while_a_rescuer_boots_is_buried_by_the_rescuer() {
+    let mut play = Play::serving(1);
+    let (first, oldest) = play.worker(0);
+    play.roster.slots.get_mut(&SlotId(0)).unwrap().workers[0].stage = Stage::Retiring;
+    play.slow = true;
+    play.roster.clone_successor(SlotId(0), play.roster.generation, 0);
+    play.event(Event::Tick);
+    let second = play.roster.slots[&SlotId(0)].workers[1].incarnation;
+    play.event(Event::Born(SlotId(0), second, Ok(Pid::from_raw(900))));
+    play.event(ready(SlotId(0), second));
+    play.event(Event::Ended(Pid::from_raw(900), KILLED));
+    let done = play.done();
+    let rescuer = births(&done).last().map(|birth| birth.incarnation).unwrap();
+    play.event(Event::Ended(first, KILLED));
+    assert!(births(&play.done()).is_empty(), "one rescuer is enough");
+    play.event(ready(SlotId(0), rescuer));
+    let lane = play.roster.slots[&SlotId(0)].serving().unwrap().lane;
+    assert!(play.done().contains(&Action::Tell(SlotId(0), lane, ToWorker::Bury(oldest))));
+}

@@ -30,6 +30,8 @@ pub enum Closing {
     Service,
     /// This slot: the others serve on, and new connections are steered to them already.
     Slot,
+    /// This worker: its slot's keeper is gone, another worker has the same listeners.
+    Worker,
 }
 
 /// From the master to a worker.

@@ -172,6 +172,13 @@ impl Record {
         );
     }
 
+    /// Takes a connection that a predecessor has given; false when it is not given (any more). Two workers may try at the
+    /// same time, when one handover follows another: one of them gets it.
+    pub fn claim_given(&self, owner: Incarnation) -> bool {
+        let (given, taken) = (GIVEN, u64::from(owner.0));
+        self.words[OWNER].compare_exchange(given, taken, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// What the connection is in the middle of.
     pub fn state(&self) -> State {
         State::from_word(self.get(STATE))
@@ -297,6 +304,15 @@ mod tests {
             assert_eq!((record.owner(), record.cookie()), (Some(Owner::Worker(Incarnation(7))), 42));
             assert_eq!((record.peer(), record.listener()), (peer, 3));
         }
+    }
+
+    #[test]
+    fn a_given_connection_is_claimed_once() {
+        let record = record();
+        record.set_owner(Owner::Given);
+        assert!(record.claim_given(Incarnation(2)));
+        assert!(!record.claim_given(Incarnation(3)));
+        assert_eq!(record.owner(), Some(Owner::Worker(Incarnation(2))));
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub struct Connection {
     /// The request in the buffer has its head, not its body.
     wants_body: bool,
     interest: Interest,
+    /// The last event.
+    touched: Tick,
     deadline: Tick,
     scheduled: Tick,
     buffer: Option<Buffer>,
@@ -90,6 +92,7 @@ impl Connection {
             waits: Waits::Idle,
             wants_body: false,
             interest: Interest::Read,
+            touched: Tick::default(),
             deadline: Tick::default(),
             scheduled: Tick(u32::MAX),
             buffer,
@@ -170,9 +173,9 @@ impl Connection {
         }
     }
 
-    /// No more requests: closes an idle connection, lets any other end what it is at.
-    pub fn drain(&mut self) -> Fate {
-        if self.waits == Waits::Idle && self.is_quiet() { Fate::Close } else { Fate::Stay }
+    /// Whether nothing has happened on it since `tick`, and nothing is under way.
+    pub fn is_idle_since(&self, tick: Tick) -> bool {
+        self.waits == Waits::Idle && self.is_quiet() && self.touched <= tick
     }
 
     /// All that there is to know of it stands in its record: it can be given to another worker.
@@ -203,6 +206,7 @@ impl Connection {
         let waits = self.waits_for();
         let since_before = waits == self.waits && waits == Waits::Head;
         self.waits = waits;
+        self.touched = after(Duration::ZERO);
         if !since_before {
             self.deadline = after(match waits {
                 Waits::Idle => cx.timeouts.idle,

@@ -84,7 +84,7 @@ impl Connection {
     /// Answers with an error and ends the connection, whatever has been read.
     pub(crate) fn refuse(&mut self, cx: &mut Context, status: u16) -> Fate {
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
-        batch.refuse(cx, status);
+        batch.refuse(cx, status, None);
         self.upload = None;
         match self.end_batch(cx, batch) {
             Fate::Stay if self.output.is_none() => self.linger(),
@@ -120,7 +120,10 @@ impl Connection {
             && at == batch.position
         {
             cx.stats.add(Counter::Failed, 1);
-            return batch.refuse(cx, status);
+            let mut scratch = HeaderScratch::new();
+            let parsed = head::parse(self.unanswered(batch.position), cx.limits.head, &mut scratch);
+            let head = if let Ok(Progress::Done(head)) = &parsed { Some(head) } else { None };
+            return batch.refuse(cx, status, head);
         }
         let data = self.unanswered(batch.position);
         if data.is_empty() {
@@ -130,7 +133,7 @@ impl Connection {
         let head = match head::parse(data, cx.limits.head, &mut scratch) {
             Ok(Progress::Done(head)) => head,
             Ok(Progress::NeedMore) => return Step::NeedsHead,
-            Err(refusal) => return batch.refuse(cx, refusal.status),
+            Err(refusal) => return batch.refuse(cx, refusal.status, None),
         };
         match extent(&head, data, cx.limits.body) {
             Ok(Extent::Complete(len)) => batch.answer(cx, &head, batch.position + len as u64),
@@ -140,7 +143,7 @@ impl Connection {
                 }
                 if fits { Step::NeedsBody } else { Step::Upload }
             }
-            Err(refusal) => batch.refuse(cx, refusal.status),
+            Err(refusal) => batch.refuse(cx, refusal.status, Some(&head)),
         }
     }
 }
@@ -188,10 +191,10 @@ impl Batch {
             keep_alive: !last,
             head_only: head.is_head(),
         };
-        let length = self.encode(&mut reply, &envelope);
         entry.validator = reply.validator();
         entry.kind.status = reply.status();
         cx.access_log.add(&self.record, head, reply.status(), reply.body_len(), date);
+        let length = self.encode(&mut reply, &envelope);
         self.finish(&cx.stats, entry, length);
         if last { Step::Last } else { Step::Answered }
     }
@@ -218,8 +221,9 @@ impl Batch {
         self.broken |= span.file.read_exact_at(&mut self.out[start..], span.offset).is_err();
     }
 
-    /// Adds an error response that ends the connection; whatever else was read is forgotten with it.
-    fn refuse(&mut self, cx: &mut Context, status: u16) -> Step {
+    /// Adds an error response that ends the connection; whatever else was read is forgotten with it. `head` is the request's,
+    /// for the log, if it has one.
+    fn refuse(&mut self, cx: &mut Context, status: u16, head: Option<&Head<'_>>) -> Step {
         let kind = Kind { idempotent: true, interim: false, last: true, status };
         let date = cx.clock.epoch_seconds();
         let mut reply = Reply::error(status);
@@ -233,7 +237,10 @@ impl Batch {
             date,
             kind,
         };
-        cx.access_log.add_refused(&self.record, status, reply.body_len(), date);
+        match head {
+            Some(head) => cx.access_log.add(&self.record, head, status, reply.body_len(), date),
+            None => cx.access_log.add_refused(&self.record, status, reply.body_len(), date),
+        }
         self.finish(&cx.stats, entry, length);
         Step::Last
     }

@@ -32,8 +32,8 @@ impl Timers {
 
     /// The tick at which something that may last `limit` from `now` on is overdue: never early, at most two ticks late.
     pub fn after(&self, now: Instant, limit: Duration) -> Tick {
-        let since = now + limit - self.start;
-        Tick((since.as_nanos() / TICK.as_nanos() + 1).min(u128::from(u32::MAX)) as u32)
+        let since = (now + limit).saturating_duration_since(self.start);
+        Tick((since.as_millis() as u64 / TICK.as_millis() as u64 + 1).min(u64::from(u32::MAX)) as u32)
     }
 
     /// Looks at `fd` again when `tick` comes, or a round from now if that is sooner. Returns the tick it will be.
@@ -53,7 +53,7 @@ impl Timers {
     /// Takes the descriptors whose tick has passed, with that tick.
     pub fn due(&mut self, now: Instant) -> Vec<(RawFd, Tick)> {
         let mut due = Vec::new();
-        let passed = ((now - self.start).as_nanos() / TICK.as_nanos()) as u64;
+        let passed = (now - self.start).as_millis() as u64 / TICK.as_millis() as u64;
         if self.waiting == 0 || self.earliest >= passed {
             self.next = self.next.max(passed);
             return due;

@@ -16,7 +16,7 @@ use phalanx_shared::{error, info, warn};
 use crate::conn::{Connection, Context, Fate};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
-use crate::enter::Inheritance;
+use crate::enter::{Inheritance, Listener};
 use crate::event::epoll::Epoll;
 use crate::event::timers::Timers;
 use crate::event::{Event, Interest, Poller};
@@ -298,12 +298,15 @@ impl Reactor {
     }
 
     fn stop_accepting(&mut self) {
-        if std::mem::take(&mut self.accepting) {
-            for listener in &self.inheritance.listeners {
-                let _forgotten_already = self.poller.remove(listener.fd);
-            }
-        }
+        self.stop_accepting_from(|_| true);
+        self.accepting = false;
         self.accept_again = None;
+    }
+
+    fn stop_accepting_from(&mut self, which: impl Fn(&Listener) -> bool) {
+        for listener in self.inheritance.listeners.iter().filter(|listener| which(listener)) {
+            let _not_watched = self.poller.remove(listener.fd);
+        }
     }
 
     fn pause_accepting(&mut self) {
@@ -343,6 +346,9 @@ impl Reactor {
     }
 
     fn take_given(&mut self) {
+        if !matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
+            return;
+        }
         self.inheritance.handover.silence();
         let given = rescue::take_given(&mut self.cx);
         self.adopt(given);
@@ -381,14 +387,19 @@ impl Reactor {
         if matches!(self.stage, Stage::Draining { .. }) {
             return;
         }
-        for index in 0..self.inheritance.listeners.len() {
-            self.accept(index);
-        }
-        if closing == Closing::Service {
-            self.stop_accepting();
-            for listener in &self.inheritance.listeners {
-                let _closed_by_another = shutdown(listener.fd, Shutdown::Both);
+        match closing {
+            Closing::Service => {
+                for index in 0..self.inheritance.listeners.len() {
+                    self.accept(index);
+                }
+                self.stop_accepting();
+                for listener in &self.inheritance.listeners {
+                    let _closed_by_another = shutdown(listener.fd, Shutdown::Both);
+                }
             }
+            // Sockets of this slot alone are emptied to the last connection; what is shared, others accept from.
+            Closing::Slot => self.stop_accepting_from(Listener::is_shared),
+            Closing::Worker => self.stop_accepting(),
         }
         let now = self.cx.clock.now();
         self.cx.draining = true;
@@ -397,8 +408,11 @@ impl Reactor {
 
     fn drain(&mut self, now: Instant, idle_until: Instant, deadline: Instant) {
         if now >= idle_until {
+            let idle_since = self.timers.after(now - IDLE_GRACE, Duration::ZERO);
             for fd in 0..self.connections.len() {
-                self.with(fd as RawFd, |connection, _| connection.drain());
+                if self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since)) {
+                    self.with(fd as RawFd, |_, _| Fate::Close);
+                }
             }
         }
         if self.count == 0 && (now >= idle_until || !self.accepting) {
