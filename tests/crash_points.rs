@@ -123,6 +123,61 @@ fn a_worker_that_dies_while_handing_on_a_body_answers_500() {
     try_every_kind("handing-on");
 }
 
+/// Reads until `end` has come; the bytes up to then. Fails when the connection ends or nothing comes for 3 s.
+fn read_until(stream: &mut std::net::TcpStream, end: &[u8]) -> Vec<u8> {
+    use std::io::Read;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(end) {
+        let mut byte = [0];
+        let count = stream.read(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", readable(&got)));
+        assert_eq!(count, 1, "ended after {}", readable(&got));
+        got.push(byte[0]);
+    }
+    got
+}
+
+#[test]
+fn a_peer_that_has_finished_sending_is_answered_by_the_successor() {
+    use std::io::{Read, Write};
+    let _machine = beside_others();
+    let points = ["after-accept", "after-read", "before-handler", "in-handler", "after-handler", "before-write"];
+    for point in points.into_iter().chain(["after-partial-write", "after-write", "retiring"]) {
+        let server = Setup::new(1).environment("PHALANX_CRASH_POINT", &format!("{point}:1")).start();
+        let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+        stream.write_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let response = read_until(&mut stream, HELLO);
+        assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n"), "{point}: {}", readable(&response));
+        assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0, "{point}: nothing follows");
+        assert_deaths(&server, 1);
+        server.wait_total(1);
+    }
+}
+
+#[test]
+fn a_peer_that_waits_for_100_continue_gets_it_once_whoever_sends_it() {
+    use std::io::Write;
+    let _machine = beside_others();
+    let request = b"POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    for point in ["after-read", "before-write", "after-partial-write", "after-write", "retiring"] {
+        let server = Setup::new(1).environment("PHALANX_CRASH_POINT", &format!("{point}:1")).start();
+        let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+        stream.write_all(request).unwrap();
+        let interim = read_until(&mut stream, b"\r\n\r\n");
+        assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n", "{point}");
+        assert_deaths(&server, 1);
+        stream.write_all(b"12345").unwrap();
+        let response = read_until(&mut stream, HELLO);
+        assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n"), "{point}: {}", readable(&response));
+        stream.write_all(request).unwrap();
+        assert_eq!(read_until(&mut stream, b"\r\n\r\n"), interim, "{point}, the second time");
+        stream.write_all(b"12345").unwrap();
+        read_until(&mut stream, HELLO);
+        server.wait_total(2);
+    }
+}
+
 /// Runs every case of a point; a failed one prints its own report, and the others run all the same.
 fn try_every_kind(point: &str) {
     let _machine = beside_others();

@@ -16,7 +16,7 @@ use phalanx_shared::ledger::{BUFFER_BYTES, LANES, Pending};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::socket::{cookie, counters};
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
-use phalanx_shared::{info, warn};
+use phalanx_shared::{debug, info, warn};
 
 use crate::conn::{Connection, Context, plausible};
 use crate::enter::{Address, Inheritance};
@@ -27,18 +27,45 @@ type Refusal = &'static str;
 /// Takes over every connection whose owner is dead: neither this worker nor one of `alive`.
 pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
     let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
-    let mut kept = Vec::new();
+    let (mut kept, mut lost) = (Vec::new(), Lost::default());
     for (fd, record) in recorded {
         let Some(Owner::Worker(owner)) = record.owner() else { continue };
         if owner == cx.incarnation || alive.contains(&owner) {
             continue;
         }
-        match rescue(cx, fd, record, owner) {
+        // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
+        cx.lane.set_current(Some(fd));
+        match rescue(cx, fd, record) {
             Ok(connection) => kept.push(connection),
-            Err(why) => close(cx, fd, &record, why),
+            Err(why) => {
+                lost.note(why);
+                close(cx, fd, &record, why);
+            }
         }
     }
+    cx.lane.set_current(None);
+    lost.tell(kept.len());
     kept
+}
+
+/// Connections that a rescue could not keep, for one line in the log.
+#[derive(Default)]
+struct Lost {
+    count: usize,
+    why: Refusal,
+}
+
+impl Lost {
+    fn note(&mut self, why: Refusal) {
+        self.count += 1;
+        self.why = why;
+    }
+
+    fn tell(&self, kept: usize) {
+        if self.count > 0 {
+            warn!("took over {kept} connections, had to close {}, the last because {}", self.count, self.why);
+        }
+    }
 }
 
 /// Takes what a predecessor has given. Only for a worker that serves.
@@ -89,7 +116,7 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
 }
 
 fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
-    warn!("connection {fd} of {:?} could not be taken over: {why}", record.peer());
+    debug!("connection {fd} of {:?} could not be taken over: {why}", record.peer());
     cx.stats.add(Counter::Closed, 1);
     let ours = cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie());
     record.free();
@@ -113,7 +140,7 @@ fn adopt(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refu
     Ok(Connection::new(fd, record, buffer))
 }
 
-fn rescue(cx: &mut Context, fd: RawFd, record: Record, owner: Incarnation) -> Result<Connection, Refusal> {
+fn rescue(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
     if !cx.rescue.enabled {
         return Err("rescue is switched off");
     }
@@ -130,7 +157,8 @@ fn rescue(cx: &mut Context, fd: RawFd, record: Record, owner: Incarnation) -> Re
         check_positions(&record, buffer.as_ref())?;
     }
     let mut connection = Connection::new(fd, record, buffer);
-    connection.place(cx, owner)?;
+    connection.place(cx)?;
+    record.absolve();
     record.set_owner(Owner::Worker(cx.incarnation));
     cx.lane.raise_high_water(fd);
     cx.stats.add(Counter::Rescued, 1);
@@ -185,9 +213,9 @@ fn check_positions(record: &Record, buffer: Option<&Buffer>) -> Result<(), Refus
 
 impl Connection {
     /// Puts the connection where its client believes it to be.
-    fn place(&mut self, cx: &mut Context, owner: Incarnation) -> Result<(), Refusal> {
+    fn place(&mut self, cx: &mut Context) -> Result<(), Refusal> {
         let (record, state) = (self.record, self.record.state());
-        let guilt = record.guilt(owner);
+        let guilt = record.guilt();
         let Some(list) = self.pending(cx) else {
             return Ok(());
         };
@@ -209,8 +237,21 @@ impl Connection {
         if record.sent() != entry.response_start {
             return Err("more was sent than any response had");
         }
-        self.replay(cx, list, State { first, ..state }, guilt);
+        match state.phase {
+            Phase::Streaming => self.doom_upload(),
+            _ => self.replay(cx, list, State { first, ..state }, guilt),
+        }
         Ok(())
+    }
+
+    /// A request whose body was handed on in part. Where its head and the pieces stand in the buffer died with the worker: all
+    /// that was read counts as gone, and an error ends the connection.
+    fn doom_upload(&mut self) {
+        let at = self.record.consumed();
+        self.record.set_base(at);
+        self.record.set_start(at);
+        self.doom(at, 500);
+        self.record.set_state(State::default());
     }
 
     /// Takes requests `state.first..first`, whose responses have left whole, off the record.
@@ -219,13 +260,7 @@ impl Connection {
         let last = entries().next_back().ok_or("its record is damaged")?;
         let answered = entries().filter(|entry| !entry.kind.interim).count() as u64;
         let all = first == state.pending;
-        let phase = if all && last.kind.last {
-            Phase::Lingering
-        } else if state.phase == Phase::Streaming && last.kind.interim {
-            Phase::Streaming
-        } else {
-            Phase::Open
-        };
+        let phase = if all && last.kind.last { Phase::Lingering } else { Phase::Open };
         let next = State {
             first: if all { 0 } else { first },
             pending: if all { 0 } else { state.pending },
@@ -233,7 +268,9 @@ impl Connection {
             phase,
             in_call: false,
         };
-        if !last.kind.interim && (last.request_end < self.record.start() || last.request_end > self.record.consumed()) {
+        let (base, consumed) = (self.record.base(), self.record.consumed());
+        let sound = base <= last.request_end && last.request_end <= consumed && consumed - base <= BUFFER_BYTES as u64;
+        if !sound {
             return Err("its stream positions are damaged");
         }
         let retire = Retire { fd: self.fd, start: last.request_end, state: next, answered };
@@ -249,12 +286,7 @@ impl Connection {
         }
         let unanswered = record.start() < record.consumed();
         if state.phase == Phase::Streaming && state.pending == 0 {
-            // Where the head and the pieces stand in the buffer died with the worker: all that was read counts as gone.
-            let at = record.consumed();
-            record.set_base(at);
-            record.set_start(at);
-            self.doom(at, 500);
-            record.set_state(State::default());
+            self.doom_upload();
         } else if unanswered && let Some(guilt) = guilt {
             self.doom(record.start(), status_of(guilt));
         } else if !unanswered {
@@ -290,40 +322,32 @@ impl Connection {
         let mut at = record.start();
         for index in state.first..state.pending {
             let Some(entry) = list.get(index.into()) else { break };
-            let in_handler = entry.response_end == 0;
-            if let Some(status) = self.fate_of(cx, &entry, at, in_handler, guilt, state.phase) {
+            if let Some(status) = self.fate_of(cx, &entry, at, guilt) {
                 self.doom(at, status);
                 break;
             }
             cx.stats.add(Counter::Replayed, u64::from(!entry.kind.interim));
             at = entry.request_end;
         }
-        record.set_state(State { continued: state.continued, ..State::default() });
+        record.set_state(State { continued: record.state().continued, ..State::default() });
     }
 
     /// The error status of a request that may not run again; none: it may.
-    fn fate_of(
-        &self,
-        cx: &Context,
-        entry: &Entry,
-        at: u64,
-        in_handler: bool,
-        guilt: Option<Guilt>,
-        phase: Phase,
-    ) -> Option<u16> {
+    fn fate_of(&self, cx: &Context, entry: &Entry, at: u64, guilt: Option<Guilt>) -> Option<u16> {
+        let in_handler = entry.response_end == 0;
         if entry.kind.interim {
             return None;
         }
         if in_handler && let Some(guilt) = guilt {
             return Some(status_of(guilt));
         }
-        if !entry.kind.idempotent || phase == Phase::Streaming {
+        if !entry.kind.idempotent {
             return Some(500);
         }
         if !in_handler {
             return None;
         }
-        let attempts = if self.record.attempt_at() == at { self.record.attempts() + 1 } else { 1 };
+        let attempts = if self.record.attempt_at() == at { self.record.attempts().saturating_add(1) } else { 1 };
         self.record.set_attempt_at(at);
         self.record.set_attempts(attempts);
         (attempts > u64::from(cx.rescue.max_attempts)).then_some(500)
@@ -394,3 +418,6 @@ fn came_by(local: &SockaddrStorage, listener: &Address) -> bool {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,8 @@ impl Roster {
             return;
         }
         let text = match (worker.hung, &worker.complaint) {
-            (Some(_), _) => "killed because it hung".to_owned(),
-            (None, Some(complaint)) => complaint.clone(),
+            (_, Some(complaint)) => complaint.clone(),
+            (Some(_), None) => "killed because it hung".to_owned(),
             (None, None) => cause.to_string(),
         };
         slot.cause_of_last_death = Some(text.clone());
@@ -49,7 +49,7 @@ impl Roster {
             (None, false) => None,
         };
         if let Some(guilt) = guilt {
-            self.act(Action::Condemn(id, worker.lane, incarnation, guilt));
+            self.act(Action::Condemn(id, worker.lane, guilt));
         }
         if let Some(pid) = worker.pid {
             let (cause, serious) = (text.clone(), guilt.is_some());

@@ -57,7 +57,7 @@ pub(crate) enum Action {
     /// End a worker that does not answer, unless it is stopped or starved.
     EndHung(SlotId, Incarnation, Pid),
     /// Tell the successor who was to blame.
-    Condemn(SlotId, usize, Incarnation, Guilt),
+    Condemn(SlotId, usize, Guilt),
     /// Write down a worker's death.
     Report { slot: SlotId, lane: usize, pid: Pid, incarnation: Incarnation, cause: String, serious: bool },
     /// Put the reopened log files into a keeper's table.

@@ -78,6 +78,7 @@ impl Roster {
                 Stage::Booting { .. } if age > workers.boot_timeout => {
                     worker.complaint = Some(format!("not ready within boot_timeout ({:?})", workers.boot_timeout));
                     actions.push(Action::Kill(pid, Signal::SIGKILL));
+                    worker.hung = Some(now);
                     worker.since = now;
                 }
                 Stage::Retiring | Stage::Draining if age > workers.drain_timeout + DRAIN_MARGIN => {

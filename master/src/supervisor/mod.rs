@@ -156,7 +156,7 @@ impl Supervisor {
             Action::Tell(slot, lane, word) => self.tell(slot, lane, word),
             Action::Kill(pid, signal) => end(pid, signal),
             Action::EndHung(slot, incarnation, pid) => return self.end_hung(slot, incarnation, pid),
-            Action::Condemn(slot, lane, incarnation, guilt) => self.condemn(slot, lane, incarnation, guilt),
+            Action::Condemn(slot, lane, guilt) => self.condemn(slot, lane, guilt),
             Action::Report { slot, lane, pid, incarnation, cause, serious } => {
                 if let Some(ground) = self.grounds.get(&slot) {
                     let report = verdict::report(&ground.ledger, slot, lane, pid.as_raw(), incarnation, &cause);
@@ -242,10 +242,10 @@ impl Supervisor {
         }
     }
 
-    fn condemn(&self, slot: SlotId, lane: usize, incarnation: Incarnation, guilt: Guilt) {
+    fn condemn(&self, slot: SlotId, lane: usize, guilt: Guilt) {
         let Some(ground) = self.grounds.get(&slot) else { return };
         if let Some(record) = ground.ledger.lane(lane).current().and_then(|fd| ground.ledger.record(fd)) {
-            record.condemn(incarnation, guilt);
+            record.condemn(guilt);
         }
     }
 

@@ -173,10 +173,10 @@ fn a_dead_worker_is_succeeded_at_once_by_one_that_serves_at_once() {
 #[test]
 fn a_worker_that_died_of_itself_is_condemned_before_its_successor_is_cloned() {
     let mut play = Play::serving(1);
-    let (pid, incarnation) = play.worker(0);
+    let (pid, _) = play.worker(0);
     play.event(Event::Ended(pid, Cause { ending: Ending::Killed(11), own_fault: true }));
     let done = play.done();
-    let condemned = done.iter().position(|action| *action == Action::Condemn(SlotId(0), 0, incarnation, Guilt::Fault));
+    let condemned = done.iter().position(|action| *action == Action::Condemn(SlotId(0), 0, Guilt::Fault));
     let cloned = done.iter().position(|action| matches!(action, Action::Clone(..)));
     assert!(condemned.unwrap() < cloned.unwrap(), "{done:?}");
 }
@@ -368,7 +368,7 @@ fn a_silent_worker_is_ended_in_two_steps_and_its_request_condemned() {
     play.wait(Duration::from_secs(2));
     let done = play.done();
     assert!(done.contains(&Action::Kill(pid, Signal::SIGKILL)), "{done:?}");
-    assert!(done.contains(&Action::Condemn(SlotId(0), 0, incarnation, Guilt::Hang)), "{done:?}");
+    assert!(done.contains(&Action::Condemn(SlotId(0), 0, Guilt::Hang)), "{done:?}");
 }
 
 #[test]

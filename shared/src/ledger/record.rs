@@ -231,19 +231,23 @@ impl Record {
         self.set(DOOM_STATUS, u64::from(status));
     }
 
-    /// The master's verdict on the request in the handler, if it was passed on `owner`.
-    pub fn guilt(&self, owner: Incarnation) -> Option<Guilt> {
-        let word = self.get(CONDEMNED);
-        match (word >> 32 == u64::from(owner.0), word as u32) {
-            (true, 1) => Some(Guilt::Fault),
-            (true, 2) => Some(Guilt::Hang),
+    /// The master's verdict on what the connection's worker was busy with when it died of itself.
+    pub fn guilt(&self) -> Option<Guilt> {
+        match self.get(CONDEMNED) {
+            1 => Some(Guilt::Fault),
+            2 => Some(Guilt::Hang),
             _ => None,
         }
     }
 
     /// Passes the verdict; only the master does.
-    pub fn condemn(&self, owner: Incarnation, guilt: Guilt) {
-        self.set(CONDEMNED, u64::from(owner.0) << 32 | guilt as u64);
+    pub fn condemn(&self, guilt: Guilt) {
+        self.set(CONDEMNED, guilt as u64);
+    }
+
+    /// The verdict has been carried out.
+    pub fn absolve(&self) {
+        self.set(CONDEMNED, 0);
     }
 
     /// The peer's address.
@@ -325,10 +329,12 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_holds_for_the_incarnation_it_was_passed_on() {
+    fn a_verdict_holds_until_it_is_carried_out() {
         let record = record();
-        record.condemn(Incarnation(5), Guilt::Hang);
-        assert_eq!(record.guilt(Incarnation(5)), Some(Guilt::Hang));
-        assert_eq!(record.guilt(Incarnation(6)), None);
+        assert_eq!(record.guilt(), None);
+        record.condemn(Guilt::Hang);
+        assert_eq!(record.guilt(), Some(Guilt::Hang));
+        record.absolve();
+        assert_eq!(record.guilt(), None);
     }
 }

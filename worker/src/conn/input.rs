@@ -52,13 +52,15 @@ impl Connection {
 
     /// Bytes in the buffer, answered ones included.
     pub(super) fn buffered(&self) -> usize {
-        (self.record.consumed() - self.record.base()) as usize
+        // Never more than there is, whatever a dead worker left in the record.
+        self.record.consumed().saturating_sub(self.record.base()).min(BUFFER_BYTES as u64) as usize
     }
 
     /// The bytes from stream position `position` on.
     pub(super) fn unanswered(&self, position: u64) -> &[u8] {
-        let from = (position - self.record.base()) as usize;
-        self.buffer.as_ref().and_then(|buffer| buffer.bytes().get(from..self.buffered())).unwrap_or(&[])
+        let Some(from) = position.checked_sub(self.record.base()) else { return &[] };
+        let bytes = self.buffer.as_ref().and_then(|buffer| buffer.bytes().get(from as usize..self.buffered()));
+        bytes.unwrap_or(&[])
     }
 
     /// Copies the unanswered bytes to the front of another buffer. In place would tear them if the worker died half-way.
