@@ -118,7 +118,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     let mut swept = Vec::new();
     let mut cx = context(inheritance, birth, &config)?;
     if alone {
-        swept = rescue::sweep(&mut cx, inheritance);
+        swept = rescue::sweep::sweep(&mut cx, inheritance);
     }
     cx.router = Router::new(&config).map_err(|error| with_cause(&error))?;
     let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive);

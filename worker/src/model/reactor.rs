@@ -254,7 +254,7 @@ impl Reactor {
     fn accepted(&mut self, fd: RawFd, listener: u8) {
         crash_point::pass(Point::AfterAccept);
         let connection =
-            rescue::peer_of(fd).and_then(|peer| Connection::record(&self.cx, fd, peer, listener).ok().flatten());
+            rescue::sweep::peer_of(fd).and_then(|peer| Connection::record(&self.cx, fd, peer, listener).ok().flatten());
         match connection {
             Some(connection) => {
                 self.cx.stats.add(Counter::Accepted, 1);

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use phalanx_shared::clock::Clock;
 use phalanx_shared::config::{self, Action, Format, Route, RoutePath};
-use phalanx_shared::ledger::Ledger;
-use phalanx_shared::ledger::response::Kind;
+use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::ledger::response::{Entry, Kind};
 
+use super::sweep::peer_of;
 use super::*;
 use crate::access_log::AccessLog;
 use crate::conn::Fate;

@@ -1,0 +1,190 @@
+//! Taking over what a predecessor left: each record is compared with the kernel's own account of its socket. The difference
+//! is what the dying system call did; with it every connection is put where its client believes it to be, or closed.
+//!
+//! The ledger is untrusted here: a crashing worker may have written anything into it.
+
+mod place;
+pub(crate) mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::RawFd;
+
+use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
+use phalanx_shared::ledger::{BUFFER_BYTES, LANES, Ledger};
+use phalanx_shared::sys::region::Buffer;
+use phalanx_shared::sys::socket::{cookie, counters};
+use phalanx_shared::sys::table::{self, borrow};
+use phalanx_shared::{debug, warn};
+
+use crate::conn::{Connection, Context, plausible};
+
+/// Why a connection is closed instead of kept.
+type Refusal = &'static str;
+
+/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`.
+pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
+    let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
+    let (mut kept, mut lost) = (Vec::new(), Lost::default());
+    for (fd, record) in recorded {
+        let Some(Owner::Worker(owner)) = record.owner() else { continue };
+        if owner == cx.incarnation || alive.contains(&owner) {
+            continue;
+        }
+        // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
+        cx.lane.set_current(Some(fd));
+        match rescue(cx, fd, record) {
+            Ok(connection) => kept.push(connection),
+            Err(why) => {
+                lost.note(why);
+                close(cx, fd, &record, why);
+            }
+        }
+    }
+    cx.lane.set_current(None);
+    lost.tell(kept.len());
+    kept
+}
+
+/// Connections that a rescue could not keep, for one line in the log.
+#[derive(Default)]
+struct Lost {
+    count: usize,
+    why: Refusal,
+}
+
+impl Lost {
+    fn note(&mut self, why: Refusal) {
+        self.count += 1;
+        self.why = why;
+    }
+
+    fn tell(&self, kept: usize) {
+        if self.count > 0 {
+            warn!("took over {kept} connections, had to close {}, the last because {}", self.count, self.why);
+        }
+    }
+}
+
+/// Takes what a predecessor has given. Only for a worker that serves.
+pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
+    let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
+    let mut kept = Vec::new();
+    for (fd, record) in recorded {
+        if !record.claim_given(cx.incarnation) {
+            continue;
+        }
+        match adopt(cx, fd, record) {
+            Ok(connection) => kept.push(connection),
+            Err(why) => close(cx, fd, &record, why),
+        }
+    }
+    kept
+}
+
+/// Carries out what the journals of dead lanes had begun. `alive_lane` belongs to a living worker.
+pub(crate) fn settle(ledger: &Ledger, alive_lane: Option<usize>) {
+    for lane in (0..LANES).filter(|&lane| Some(lane) != alive_lane).map(|lane| ledger.lane(lane)) {
+        lane.journal().settle(&lane.stats(), |fd| ledger.record(fd));
+        lane.set_current(None);
+        lane.stats().set(Counter::Connections, 0);
+    }
+}
+
+fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
+    debug!("connection {fd} of {:?} could not be taken over: {why}", record.peer());
+    cx.stats.add(Counter::Closed, 1);
+    let ours = cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie());
+    record.free();
+    if ours {
+        reset(fd);
+    }
+}
+
+/// Closes so that the peer sees a reset, not an orderly end: it must not take what it has for a whole response.
+fn reset(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let _best_effort = nix::sys::socket::setsockopt(&borrow(fd), nix::sys::socket::sockopt::Linger, &linger);
+    table::close(fd);
+}
+
+fn adopt(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
+    check_cookie(fd, &record)?;
+    let buffer = claim_buffer(cx, &record)?;
+    check_positions(&record, buffer.as_ref())?;
+    cx.lane.raise_high_water(fd);
+    Ok(Connection::new(fd, record, buffer))
+}
+
+fn rescue(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
+    if !cx.rescue.enabled {
+        return Err("rescue is switched off");
+    }
+    check_cookie(fd, &record)?;
+    let state = record.state();
+    if !plausible(state) {
+        return Err("its record is damaged");
+    }
+    let buffer = claim_buffer(cx, &record)?;
+    if state.phase != Phase::Lingering {
+        reconcile(fd, &record, state, buffer.is_some())?;
+    }
+    if state.phase == Phase::Open {
+        check_positions(&record, buffer.as_ref())?;
+    }
+    let mut connection = Connection::new(fd, record, buffer);
+    connection.place(cx)?;
+    record.absolve();
+    record.set_owner(Owner::Worker(cx.incarnation));
+    cx.lane.raise_high_water(fd);
+    cx.stats.add(Counter::Rescued, 1);
+    Ok(connection)
+}
+
+fn check_cookie(fd: RawFd, record: &Record) -> Result<(), Refusal> {
+    match cookie(borrow(fd)) {
+        Ok(cookie) if cookie == record.cookie() => Ok(()),
+        Ok(_) => Err("the socket is another than the recorded one"),
+        Err(_) => Err("the recorded descriptor is no socket"),
+    }
+}
+
+fn claim_buffer(cx: &Context, record: &Record) -> Result<Option<Buffer>, Refusal> {
+    match record.buffer() {
+        None => Ok(None),
+        Some(index) => cx.buffers.claim(index).map(Some).ok_or("its buffer is out of range or another's"),
+    }
+}
+
+/// Brings the record up to what the kernel says has been read and written.
+fn reconcile(fd: RawFd, record: &Record, state: State, has_buffer: bool) -> Result<(), Refusal> {
+    if record.peer() == Peer::Unix {
+        // Unix sockets count nothing: what an interrupted call did cannot be known, and is not guessed.
+        return if state.in_call { Err("a Unix socket was inside a call whose effect nobody knows") } else { Ok(()) };
+    }
+    let kernel = counters(borrow(fd)).map_err(|_| "the kernel does not tell its counters")?;
+    if kernel.gone {
+        return Err("the peer has reset it");
+    }
+    if kernel.consumed < record.consumed() || kernel.written < record.sent() {
+        return Err("the record claims more than the kernel has seen");
+    }
+    if kernel.consumed > record.consumed() && !has_buffer {
+        return Err("bytes were read into no buffer");
+    }
+    record.set_consumed(kernel.consumed);
+    record.set_sent(kernel.written);
+    Ok(())
+}
+
+/// base ≤ start ≤ consumed ≤ base + room.
+fn check_positions(record: &Record, buffer: Option<&Buffer>) -> Result<(), Refusal> {
+    if buffer.is_none() {
+        return Ok(());
+    }
+    let (base, start, consumed) = (record.base(), record.start(), record.consumed());
+    let sound = base <= start && start <= consumed && consumed - base <= BUFFER_BYTES as u64;
+    if sound { Ok(()) } else { Err("its stream positions are damaged") }
+}

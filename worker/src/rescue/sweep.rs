@@ -1,0 +1,77 @@
+//! What stands in the table and in no record: garbage of the dead, and connections accepted a moment too late to be recorded.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername, getsockname};
+use phalanx_shared::info;
+use phalanx_shared::ledger::LANES;
+use phalanx_shared::ledger::record::Peer;
+use phalanx_shared::sys::socket::counters;
+use phalanx_shared::sys::table::{self, borrow, open_descriptors};
+
+use crate::conn::{Connection, Context};
+use crate::enter::{Address, Inheritance};
+
+/// Closes what is in the table and in no record, except sockets that a dead worker had accepted and not yet recorded: those
+/// are recorded now and returned. Only for a worker that is alone in its slot, before it opens anything of its own.
+pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connection> {
+    let closing: Vec<RawFd> = (0..LANES).filter_map(|lane| cx.ledger.lane(lane).closing()).collect();
+    let mut adopted = Vec::new();
+    for fd in open_descriptors().unwrap_or_default() {
+        let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
+        if fd <= 2 || recorded || inheritance.infrastructure.contains(&fd) {
+            continue;
+        }
+        let fresh = if closing.contains(&fd) { None } else { just_accepted(fd, inheritance) };
+        match fresh.and_then(|(peer, listener)| Connection::record(cx, fd, peer, listener).ok().flatten()) {
+            Some(connection) => adopted.push(connection),
+            None => table::close(fd),
+        }
+    }
+    for lane in 0..LANES {
+        cx.ledger.lane(lane).set_closing(None);
+    }
+    adopted
+}
+
+/// Whether `fd` is a connection that came in by one of the listeners and on which nothing has happened yet.
+fn just_accepted(fd: RawFd, inheritance: &Inheritance) -> Option<(Peer, u8)> {
+    let local = getsockname::<SockaddrStorage>(fd).ok()?;
+    let peer = peer_of(fd)?;
+    let position = inheritance.listeners.iter().position(|listener| came_by(&local, &listener.address))?;
+    if peer != Peer::Unix {
+        let kernel = counters(borrow(fd)).ok()?;
+        if kernel.gone || kernel.consumed != 0 || kernel.written != 0 {
+            return None;
+        }
+    }
+    info!("connection {fd} had been accepted and not recorded: adopted");
+    Some((peer, position as u8))
+}
+
+/// The peer of a connected socket; none when it is not connected (any more).
+pub(crate) fn peer_of(fd: RawFd) -> Option<Peer> {
+    let address = getpeername::<SockaddrStorage>(fd).ok()?;
+    match address.family()? {
+        AddressFamily::Unix => Some(Peer::Unix),
+        _ => ip_of(&address).map(Peer::Ip),
+    }
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::from(std::net::SocketAddrV4::from(*v4)));
+    }
+    address.as_sockaddr_in6().map(|v6| SocketAddr::from(std::net::SocketAddrV6::from(*v6)))
+}
+
+fn came_by(local: &SockaddrStorage, listener: &Address) -> bool {
+    match listener {
+        Address::Unix(path) => local.as_unix_addr().and_then(|unix| unix.path()).is_some_and(|local| local == path),
+        Address::Tcp(bound) => ip_of(local).is_some_and(|local| {
+            let same_ip = |a: IpAddr, b: IpAddr| a.to_canonical() == b.to_canonical();
+            local.port() == bound.port() && (bound.ip().is_unspecified() || same_ip(local.ip(), bound.ip()))
+        }),
+    }
+}
