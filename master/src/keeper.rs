@@ -1,11 +1,13 @@
 //! The keeper: holds a slot's descriptor table and clones the next worker when the master says so. Nothing else: it has no
 //! thread, serves nothing, and all signals but SIGKILL pass it by.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use phalanx_shared::ipc::SlotId;
 use phalanx_shared::ipc::channel::MasterEnd;
-use phalanx_shared::ipc::keeper::{Cloned, Order, Wait, receive, send};
+use phalanx_shared::ipc::keeper::{Birth, Cloned, Order, Wait, receive, send};
+use phalanx_shared::ledger::Ledger;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::{table, title};
 use phalanx_shared::{error, log, warn};
@@ -22,6 +24,8 @@ pub(crate) struct Charge {
     /// Numbers to keep open besides 0, 1 and 2.
     pub(crate) keep: Vec<i32>,
     pub(crate) identity: Identity,
+    /// Ledgers of other slots: a wild store in a worker of this one must not reach them.
+    pub(crate) strangers: Vec<Ledger>,
 }
 
 /// Runs the keeper in the process just forked, with every signal blocked; does not return. Nothing of the master's memory is
@@ -41,8 +45,11 @@ pub(crate) fn run(charge: Charge) -> ! {
     process::exit_now(0)
 }
 
-fn settle_in(charge: Charge) -> std::io::Result<(Box<Inheritance>, OwnedFd)> {
-    let Charge { mut inheritance, orders, master_ends, keep, identity } = charge;
+fn settle_in(charge: Charge) -> io::Result<(Box<Inheritance>, OwnedFd)> {
+    let Charge { mut inheritance, orders, master_ends, keep, identity, strangers } = charge;
+    for ledger in &strangers {
+        ledger.seal_off()?;
+    }
     process::reset_dispositions(&[])?;
     table::close_all_but(&keep)?;
     drop(master_ends);
@@ -55,8 +62,10 @@ fn settle_in(charge: Charge) -> std::io::Result<(Box<Inheritance>, OwnedFd)> {
 fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
     loop {
         match receive::<Order>(orders.as_fd(), Wait::Yes) {
-            Ok(Some((Order::Clone(birth), _))) => {
-                let outcome = match process::clone_sharing_files() {
+            Ok(Some((Order::Clone(birth), blueprint))) => {
+                let outcome = match install_blueprint(inheritance, &birth, blueprint)
+                    .and_then(|()| process::clone_sharing_files())
+                {
                     Ok(Born::Child) => enter(inheritance, &birth),
                     Ok(Born::Parent(pid)) => Ok(pid.as_raw()),
                     Err(error) => Err(format!("clone a worker: {error}")),
@@ -73,8 +82,16 @@ fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
             }
             Ok(Some((Order::Install { .. }, None))) => {}
             Ok(None) => return,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return error!("keeper {}: hear the master: {error}", slot.0),
         }
     }
+}
+
+/// Puts the configuration that the next worker boots from where it looks for it. The descriptor that brought it is closed
+/// before the worker is cloned.
+fn install_blueprint(inheritance: &Inheritance, birth: &Birth, blueprint: Option<OwnedFd>) -> io::Result<()> {
+    let blueprint = blueprint.ok_or_else(|| io::Error::other("no blueprint came with the order"))?;
+    let number = inheritance.blueprints.get(birth.blueprint).ok_or(io::ErrorKind::InvalidInput)?;
+    process::install(blueprint.as_fd(), *number)
 }

@@ -91,6 +91,8 @@ fn open(config: Config, file: Option<&Path>) -> Result<Premises, String> {
         let signals = Signals::take_up().map_err(|error| format!("take up signals: {error}"))?;
         Ok((listeners, first_slot, logs, signals))
     });
+    let mut pid_file = pid_file;
+    let opened = opened.and_then(|opened| pid_file.as_mut().map_or(Ok(()), PidFile::write).map(|()| opened));
     let (listeners, first_slot, logs, signals) = match opened {
         Ok(opened) => opened,
         Err(why) => {
@@ -103,10 +105,6 @@ fn open(config: Config, file: Option<&Path>) -> Result<Premises, String> {
             return Err(why);
         }
     };
-    let mut pid_file = pid_file;
-    if let Some(pid_file) = &mut pid_file {
-        pid_file.write()?;
-    }
     Ok(Premises {
         config,
         file: file.map(Path::to_owned),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use phalanx_shared::ipc::{Incarnation, Pong, ToMaster, ToWorker, Word};
 use phalanx_shared::ledger::lane::Stats;
@@ -21,12 +21,11 @@ pub(crate) struct Duty {
 }
 
 impl Duty {
-    /// Takes up SIGTERM by descriptor; all signals were blocked since before the clone and are let through now.
+    /// Takes up SIGTERM by descriptor; it was blocked since before the clone.
     pub(crate) fn new(inheritance: &'static Inheritance, incarnation: Incarnation, lane: usize) -> io::Result<Duty> {
         let mut term = SigSet::empty();
         term.add(Signal::SIGTERM);
         let signals = SignalFd::with_flags(&term, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&term), None)?;
         Ok(Duty { inheritance, incarnation, lane, signals, wants_successor: false })
     }
 
@@ -55,8 +54,11 @@ impl Duty {
         let end = &self.inheritance.lanes[self.lane];
         end.bell.silence();
         let mut words = Vec::new();
-        while let Some(word) = end.hear() {
-            match word {
+        while let Some(said) = end.hear() {
+            if said.to != self.incarnation {
+                continue;
+            }
+            match said.word {
                 ToWorker::Ping(number) => {
                     let wants_successor = self.wants_successor;
                     self.say(Word::Pong(Pong {

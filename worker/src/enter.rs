@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clock::Clock;
 use phalanx_shared::config::Config;
 use phalanx_shared::error;
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{SlotId, Word};
-use phalanx_shared::ledger::Ledger;
+use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::log;
 use phalanx_shared::sys::{crash_signal, process, table, title};
 
@@ -109,19 +109,27 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
         word.store(0, std::sync::atomic::Ordering::Release);
     }
     crash_signal::install(lane.last_words()).map_err(|error| format!("install the crash handler: {error}"))?;
+    // From here on a fault can speak. SIGTERM waits for its descriptor.
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    process::set_signal_mask(&term).map_err(|error| format!("set the signal mask: {error}"))?;
     crash_point::arm(ledger);
 
     let alone = birth.alive.is_empty();
-    rescue::settle(ledger, (!alone).then_some(1 - birth.lane));
+    let dead_lanes = if alone { 0..LANES } else { birth.lane..birth.lane + 1 };
+    rescue::settle(ledger, dead_lanes);
     let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
     // The sweep comes before the router: what that opens is this worker's own.
     let mut swept = Vec::new();
     let mut cx = context(inheritance, birth, &config)?;
     if alone {
         swept = rescue::sweep::sweep(&mut cx, inheritance);
+    } else {
+        rescue::sweep::close_noted(&cx, birth.lane);
+        swept.extend(rescue::sweep::unrecorded(&mut cx, birth.lane, inheritance));
     }
     cx.router = Router::new(&config).map_err(|error| with_cause(&error))?;
-    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive);
+    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;

@@ -70,7 +70,9 @@ impl Server {
 
     /// What to poll, and for what.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let clients = self.clients.values().map(|client| (client.stream.as_fd(), client.interest()));
+        // One that only waits for its answer is not asked: a hang-up is told whether asked for or not, again and again.
+        let polled = self.clients.values().filter(|client| !client.interest().is_empty());
+        let clients = polled.map(|client| (client.stream.as_fd(), client.interest()));
         std::iter::once((self.listener.as_fd(), PollFlags::POLLIN)).chain(clients)
     }
 

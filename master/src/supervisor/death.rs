@@ -1,13 +1,13 @@
 //! Workers and keepers end: who was to blame, and what follows.
 
 use nix::unistd::Pid;
-use phalanx_shared::ipc::{Incarnation, SlotId, ToWorker};
+use phalanx_shared::ipc::{Closing, Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::record::Guilt;
 
 use super::backoff;
 use super::event::Action;
 use super::roster::Roster;
-use super::slot::{Place, Stage, Worker};
+use super::slot::{Grave, Place, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
 impl Roster {
@@ -29,13 +29,21 @@ impl Roster {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(index) = slot.workers.iter().position(|worker| worker.incarnation == incarnation) else { return };
         let worker = slot.workers.remove(index);
+        for grave in slot.graves.iter_mut().filter(|grave| grave.told == Some(incarnation)) {
+            grave.told = None;
+        }
         let expected = match worker.stage {
             Stage::Leaving => true,
             Stage::Retiring | Stage::Draining => cause.ending == Ending::Exited(0),
             _ => false,
         };
         if expected {
-            return;
+            // One that left before it served may have rescued connections while it booted.
+            let survived = slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining));
+            if worker.stage == Stage::Leaving && worker.pid.is_some() && survived {
+                slot.graves.push(Grave { dead: incarnation, lane: worker.lane, told: None });
+            }
+            return self.bury_the_dead(id);
         }
         let text = match (worker.hung, &worker.complaint) {
             (_, Some(complaint)) => complaint.clone(),
@@ -57,7 +65,7 @@ impl Roster {
         }
         match worker.stage {
             Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text),
-            _ => self.died_serving(id, incarnation),
+            _ => self.died_serving(id, incarnation, worker.lane),
         }
     }
 
@@ -85,7 +93,7 @@ impl Roster {
         self.act(Action::Warn(format!("slot {}: next attempt in {pause:?}", id.0)));
     }
 
-    fn died_serving(&mut self, id: SlotId, incarnation: Incarnation) {
+    fn died_serving(&mut self, id: SlotId, incarnation: Incarnation, lane: usize) {
         let now = self.now;
         let of_reload = self.reload.as_ref().map(|reload| reload.generation);
         let fast_stop = self.stopping.as_ref().is_some_and(|stopping| stopping.fast);
@@ -94,29 +102,19 @@ impl Roster {
         if fast_stop {
             return;
         }
-        if let Some(survivor) =
-            slot.workers.iter().find(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining))
-        {
-            let lane = survivor.lane;
-            return self.act(Action::Tell(id, lane, ToWorker::Bury(incarnation)));
+        let is_successor = |worker: &&Worker| {
+            matches!(worker.stage, Stage::Waiting | Stage::Booting { serve_at_once: false })
+                && of_reload != Some(worker.generation)
+        };
+        let successor = slot.workers.iter().find(is_successor).map(|worker| (worker.incarnation, worker.stage));
+        if !slot.serves_or_will() && successor.is_none() {
+            slot.clone_at = Some(now);
+            return;
         }
-        let successor = slot
-            .workers
-            .iter()
-            .find(|worker| {
-                matches!(worker.stage, Stage::Waiting | Stage::Booting { serve_at_once: false })
-                    && of_reload != Some(worker.generation)
-            })
-            .map(|worker| (worker.incarnation, worker.stage));
+        slot.graves.push(Grave { dead: incarnation, lane, told: None });
         match successor {
-            Some((successor, stage)) => {
-                slot.unburied.push(incarnation);
-                if stage == Stage::Waiting {
-                    self.promote(id, successor);
-                }
-            }
-            None if slot.serves_or_will() => slot.unburied.push(incarnation),
-            None => slot.clone_at = Some(now),
+            Some((successor, Stage::Waiting)) if !slot.serves_or_will() => self.promote(id, successor),
+            _ => self.bury_the_dead(id),
         }
     }
 
@@ -125,14 +123,21 @@ impl Roster {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.keeper = None;
         if stopping || slot.place == Place::Closing {
+            // Who lives ends what it has; who is not born will not be.
+            slot.clone_at = None;
+            slot.workers.retain(|worker| worker.pid.is_some());
             return;
         }
-        slot.workers.clear();
+        let orphans: Vec<Worker> = slot.workers.drain(..).collect();
+        slot.graves.clear();
         slot.place = Place::Opening;
         slot.clone_at = None;
         slot.restarts += 1;
         slot.cause_of_last_death = Some(format!("its keeper died: {cause}"));
         self.act(Action::Warn(format!("keeper {} died ({cause}): the slot gets a new one", id.0)));
+        for orphan in &orphans {
+            self.act(orphan.told(id, ToWorker::Drain(Closing::Worker)));
+        }
         self.act(Action::Open(id));
         if self.reload.is_some() {
             self.roll_back(&format!("keeper {} died", id.0));

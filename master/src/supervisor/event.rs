@@ -46,12 +46,12 @@ pub(crate) enum Action {
     /// Bind, make a ledger, fork a keeper. A slot that is open already and has lost its keeper keeps its listeners; its
     /// workers are let end what they have.
     Open(SlotId),
-    /// Write a configuration down as the blueprint of this number, for every slot.
+    /// Write a configuration down as the blueprint of this number; it goes to a keeper with each order to clone.
     Publish(usize, Box<Config>),
     /// Have the keeper clone a worker.
     Clone(SlotId, Birth),
-    /// Say a word to the worker on this lane.
-    Tell(SlotId, usize, ToWorker),
+    /// Say a word to this worker, on its lane.
+    Tell(SlotId, usize, Incarnation, ToWorker),
     /// End a process.
     Kill(Pid, Signal),
     /// End a worker that does not answer, unless it is stopped or starved.

@@ -1,5 +1,6 @@
 //! What a slot stands on, on the master's side: its ledger, its listeners, the line to its keeper, the ends of its lanes.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Instant;
@@ -26,6 +27,8 @@ pub(super) struct Ground {
     pub(super) ledger: Ledger,
     pub(super) listeners: Vec<Bound>,
     pub(super) orders: OwnedFd,
+    /// The keeper has hung up: its end is told by its SIGCHLD, there is nothing more to hear.
+    pub(super) hung_up: Cell<bool>,
     pub(super) ends: Vec<MasterEnd>,
 }
 
@@ -82,12 +85,13 @@ impl Common {
         }
     }
 
-    /// Makes a slot: its ledger, its lanes, its keeper.
+    /// Makes a slot: its ledger, its lanes, its keeper, which is to know nothing of `strangers`.
     pub(super) fn open(
         &self,
         slot: SlotId,
         listeners: Vec<Bound>,
         premises: &Premises,
+        strangers: Vec<Ledger>,
     ) -> Result<(Ground, Pid), String> {
         let fail = |error: io::Error| format!("open slot {}: {error}", slot.0);
         let name = format!("phalanx-ledger-{}", slot.0);
@@ -119,37 +123,37 @@ impl Common {
             lifeline: self.lifeline.0.as_raw_fd(),
             infrastructure: Vec::new(),
         };
-        let ground = Ground { ledger, listeners, orders, ends };
-        let keeper = fork_keeper(inheritance, at_keeper, ground, keep, premises).map_err(fail)?;
-        Ok(keeper)
+        let ground = Ground { ledger, listeners, orders, hung_up: Cell::new(false), ends };
+        let charge = Charge {
+            inheritance,
+            orders: at_keeper,
+            master_ends: Vec::new(),
+            keep,
+            identity: premises.identity.clone(),
+            strangers,
+        };
+        fork_keeper(charge, ground).map_err(fail)
     }
 }
 
 /// Forks; the child becomes the keeper with its share of everything, the parent keeps the ground.
-fn fork_keeper(
-    inheritance: Inheritance,
-    at_keeper: OwnedFd,
-    ground: Ground,
-    keep: Vec<RawFd>,
-    premises: &Premises,
-) -> io::Result<(Ground, Pid)> {
+fn fork_keeper(mut charge: Charge, ground: Ground) -> io::Result<(Ground, Pid)> {
     let mask = process::block_signals()?;
     let born = process::fork();
     if let Ok(Born::Child) = born {
-        let Ground { ends, listeners, orders, ledger: _ } = ground;
+        let Ground { ends, listeners, orders, .. } = ground;
         // The numbers are the keeper's business now; their owners here must not close them.
         std::mem::forget((listeners, orders));
-        keeper::run(Charge {
-            inheritance,
-            orders: at_keeper,
-            master_ends: ends,
-            keep,
-            identity: premises.identity.clone(),
-        });
+        charge.master_ends = ends;
+        keeper::run(charge);
     }
     process::set_signal_mask(&mask)?;
     match born? {
-        Born::Parent(pid) => Ok((ground, pid)),
+        Born::Parent(pid) => {
+            // The workers' ends and the keeper's end of the line are the child's alone from here on.
+            drop(charge);
+            Ok((ground, pid))
+        }
         Born::Child => Err(io::Error::other("the child returned")),
     }
 }
@@ -174,10 +178,16 @@ impl Ground {
     /// What the keeper has answered since: an incarnation and its process, or why there is none.
     pub(super) fn births(&self) -> Vec<(Incarnation, Result<Pid, String>)> {
         let mut births = Vec::new();
-        while let Ok(Some((cloned, _))) = line::receive::<line::Cloned>(self.orders.as_fd(), line::Wait::No) {
-            births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw)));
+        loop {
+            match line::receive::<line::Cloned>(self.orders.as_fd(), line::Wait::No) {
+                Ok(Some((cloned, _))) => births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw))),
+                Ok(None) => {
+                    self.hung_up.set(true);
+                    return births;
+                }
+                Err(_) => return births,
+            }
         }
-        births
     }
 
     /// Takes the slot's TCP sockets out of service, whoever else still has a copy of them (a child just forked, for
@@ -187,11 +197,18 @@ impl Ground {
             let _stopped_already = shutdown(bound.as_fd().as_raw_fd(), Shutdown::Both);
         }
     }
+}
 
-    /// The totals of a slot whose workers are gone.
-    pub(super) fn final_stats(&self) -> Snapshot {
-        let mut stats = self.ledger.stats();
-        stats.connections = 0;
-        stats
+/// The totals of a slot whose workers are gone.
+pub(super) fn final_stats(ledger: &Ledger) -> Snapshot {
+    let mut stats = ledger.stats();
+    stats.connections = 0;
+    stats
+}
+
+/// Gives the memory of a ledger back that nobody will look at again.
+pub(super) fn give_back(ledger: &Ledger) {
+    if let Err(error) = ledger.seal_off() {
+        warn!("give back a ledger's memory: {error}");
     }
 }

@@ -17,7 +17,12 @@ pub(super) const LANE_PATIENCE: Duration = Duration::from_secs(2);
 impl Roster {
     pub(super) fn clone_if_due(&mut self, id: SlotId) {
         let (generation, blueprint, now) = (self.generation, self.blueprint, self.now);
+        let stopping = self.stopping.is_some();
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.keeper.is_none() && (stopping || slot.place == Place::Closing) {
+            // Nobody is left who could clone, and nobody will be.
+            slot.clone_at = None;
+        }
         if slot.keeper.is_none() || slot.clone_at.is_none_or(|at| at > now) {
             return;
         }
@@ -86,25 +91,38 @@ impl Roster {
         for worker in &mut slot.workers {
             if worker.incarnation == incarnation {
                 worker.enter(Stage::Serving, now);
-                actions.push(Action::Tell(id, worker.lane, ToWorker::Serve));
+                actions.push(worker.told(id, ToWorker::Serve));
             }
         }
         for worker in slot.workers.iter_mut().filter(|worker| worker.incarnation != incarnation) {
             if worker.stage == Stage::Serving {
                 worker.enter(Stage::Retiring, now);
-                actions.push(Action::Tell(id, worker.lane, ToWorker::Retire));
+                actions.push(worker.told(id, ToWorker::Retire));
             }
         }
         self.out.append(&mut actions);
         self.bury_the_dead(id);
     }
 
-    /// Tells the worker that serves now which of those before it died meanwhile.
-    fn bury_the_dead(&mut self, id: SlotId) {
+    /// Has the worker that serves take over from those who died beside it.
+    pub(super) fn bury_the_dead(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(lane) = slot.serving().map(|worker| worker.lane) else { return };
-        for dead in std::mem::take(&mut slot.unburied) {
-            self.act(Action::Tell(id, lane, ToWorker::Bury(dead)));
+        let Some(survivor) =
+            slot.workers.iter().find(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining))
+        else {
+            return;
+        };
+        let mut actions = Vec::new();
+        for grave in slot.graves.iter_mut().filter(|grave| grave.told.is_none()) {
+            grave.told = Some(survivor.incarnation);
+            actions.push(survivor.told(id, ToWorker::Bury { dead: grave.dead, lane: grave.lane }));
+        }
+        self.out.append(&mut actions);
+    }
+
+    pub(super) fn buried(&mut self, id: SlotId, dead: Incarnation) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.graves.retain(|grave| grave.dead != dead);
         }
     }
 

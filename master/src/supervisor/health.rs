@@ -9,14 +9,20 @@ use super::event::Action;
 use super::roster::{DRAIN_MARGIN, PING_EVERY, Roster};
 use super::slot::Stage;
 
+/// How old a worker is before its memory counts: a limit below what a fresh one takes must not recycle without end.
+const LEAST_AGE: Duration = Duration::from_secs(10);
+/// How long a worker that was told to leave may take.
+const LEAVE_GRACE: Duration = Duration::from_secs(2);
 /// How long a hung worker gets to show its stack.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 impl Roster {
     pub(super) fn heard(&mut self, id: SlotId, message: ToMaster) {
         let (max_requests, max_memory) = (self.config.workers.max_requests, self.config.workers.max_memory);
+        let now = self.now;
         let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(message.from)) else { return };
         match message.word {
+            Word::Buried(dead) => self.buried(id, dead),
             Word::Failed(why) => worker.complaint = Some(why),
             Word::Ready => self.ready(id, message.from),
             Word::Pong(pong) => {
@@ -28,7 +34,8 @@ impl Roster {
                 let before = *worker.requests_at_birth.get_or_insert(pong.stats.requests);
                 let requests = pong.stats.requests.saturating_sub(before);
                 worker.wants_successor |= max_requests > 0 && requests >= max_requests;
-                worker.wants_successor |= max_memory > 0 && pong.private_bytes > max_memory;
+                let grown = max_memory > 0 && pong.private_bytes > max_memory;
+                worker.wants_successor |= grown && now - worker.since > LEAST_AGE;
             }
         }
     }
@@ -43,7 +50,7 @@ impl Roster {
                 worker.ping.number += 1;
                 worker.ping.outstanding = Some(now);
                 worker.ping.next = Some(now + PING_EVERY);
-                actions.push(Action::Tell(id, worker.lane, ToWorker::Ping(worker.ping.number)));
+                actions.push(worker.told(id, ToWorker::Ping(worker.ping.number)));
             }
         }
         self.out.append(&mut actions);
@@ -72,8 +79,15 @@ impl Roster {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let mut actions = Vec::new();
         for worker in &mut slot.workers {
-            let Some(pid) = worker.pid else { continue };
             let age = now - worker.since;
+            let Some(pid) = worker.pid else {
+                // A keeper that does not answer is stopped or worse: the slot gets another.
+                if age > workers.boot_timeout {
+                    worker.since = now;
+                    actions.extend(slot.keeper.map(|keeper| Action::Kill(keeper, Signal::SIGKILL)));
+                }
+                continue;
+            };
             match worker.stage {
                 Stage::Booting { .. } if age > workers.boot_timeout => {
                     worker.complaint = Some(format!("not ready within boot_timeout ({:?})", workers.boot_timeout));
@@ -82,6 +96,10 @@ impl Roster {
                     worker.since = now;
                 }
                 Stage::Retiring | Stage::Draining if age > workers.drain_timeout + DRAIN_MARGIN => {
+                    actions.push(Action::Kill(pid, Signal::SIGKILL));
+                    worker.since = now;
+                }
+                Stage::Leaving if age > LEAVE_GRACE => {
                     actions.push(Action::Kill(pid, Signal::SIGKILL));
                     worker.since = now;
                 }

@@ -29,8 +29,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::config::{self, Config};
 use phalanx_shared::ipc::keeper::{Birth, Order};
-use phalanx_shared::ipc::{Closing, Incarnation, SlotId, ToWorker};
-use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::ipc::{Incarnation, Said, SlotId};
+use phalanx_shared::ledger::Ledger;
+use phalanx_shared::ledger::record::{Guilt, Owner, Record};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest::process_figures;
@@ -83,13 +84,14 @@ pub(crate) struct Supervisor {
     grounds: BTreeMap<SlotId, Ground>,
     orphans: Vec<Orphan>,
     posts: HashMap<Pid, Post>,
-    /// Ended before their keeper told their number.
-    unclaimed: HashMap<Pid, Ending>,
+    /// Ended before their keeper told their number, and when.
+    unclaimed: HashMap<Pid, (Ending, Instant)>,
     reporters: Reporters,
     /// Totals of slots that are gone.
     retired: Snapshot,
     started: Instant,
     leaving: Option<Result<(), String>>,
+    vacated: bool,
 }
 
 impl Supervisor {
@@ -111,6 +113,7 @@ impl Supervisor {
             retired: Snapshot::default(),
             started: Instant::now(),
             leaving: None,
+            vacated: false,
         }
     }
 
@@ -153,7 +156,7 @@ impl Supervisor {
             Action::Open(slot) => return Some(Event::Opened(slot, self.open(slot))),
             Action::Publish(number, config) => self.publish(number, &config),
             Action::Clone(slot, birth) => return self.order_clone(slot, &birth),
-            Action::Tell(slot, lane, word) => self.tell(slot, lane, word),
+            Action::Tell(slot, lane, to, word) => self.tell(slot, lane, Said { to, word }),
             Action::Kill(pid, signal) => end(pid, signal),
             Action::EndHung(slot, incarnation, pid) => return self.end_hung(slot, incarnation, pid),
             Action::Condemn(slot, lane, guilt) => self.condemn(slot, lane, guilt),
@@ -189,29 +192,37 @@ impl Supervisor {
             first if !first.is_empty() => first,
             _ => self.premises.listeners.bind_slot()?,
         };
-        let (ground, keeper) = self.common.open(slot, listeners, &self.premises)?;
+        let (ground, keeper) = self.common.open(slot, listeners, &self.premises, self.ledgers())?;
         self.grounds.insert(slot, ground);
         Ok(keeper)
     }
 
+    /// All ledgers there are.
+    fn ledgers(&self) -> Vec<Ledger> {
+        let grounds = self.grounds.values().map(|ground| &ground.ledger);
+        grounds.chain(self.orphans.iter().map(|orphan| &orphan.ledger)).cloned().collect()
+    }
+
     fn replace(&mut self, slot: SlotId) -> Result<Pid, String> {
         let listeners = self.grounds.get(&slot).map(|ground| ground.listeners.clone()).unwrap_or_default();
-        let (ground, keeper) = self.common.open(slot, listeners, &self.premises)?;
+        let (ground, keeper) = self.common.open(slot, listeners, &self.premises, self.ledgers())?;
         let Some(old) = self.grounds.insert(slot, ground) else { return Ok(keeper) };
-        let pids: Vec<Pid> = self.posts.iter().filter(|(_, post)| post.slot == slot).map(|(pid, _)| *pid).collect();
+        let mut pids: Vec<Pid> = self.posts.iter().filter(|(_, post)| post.slot == slot).map(|(pid, _)| *pid).collect();
         self.posts.retain(|_, post| post.slot != slot);
-        for end in &old.ends {
-            let _worker_gone = end.say(ToWorker::Drain(Closing::Worker));
-        }
+        // A worker cloned just before its keeper died has not been heard of yet.
+        let unheard = old.births().into_iter().filter_map(|(_, outcome)| outcome.ok());
+        pids.extend(unheard.filter(|pid| self.unclaimed.remove(pid).is_none()));
         let deadline = Instant::now() + self.roster.config.workers.drain_timeout;
         self.orphans.push(Orphan { ledger: old.ledger.clone(), pids, deadline, _ground: old });
+        self.dismiss_orphans();
         Ok(keeper)
     }
 
     fn close(&mut self, slot: SlotId) {
         if let Some(ground) = self.grounds.remove(&slot) {
-            self.retired.add(&ground.final_stats());
+            self.retired.add(&ground::final_stats(&ground.ledger));
             ground.stop_listening();
+            ground::give_back(&ground.ledger);
             info!("slot {} is closed", slot.0);
         }
     }
@@ -220,31 +231,35 @@ impl Supervisor {
         if let Err(error) = self.common.publish(number, config) {
             error!("write the configuration for the workers: {error}");
         }
-        for ground in self.grounds.values() {
-            ground.install(&self.common.blueprints[number]);
-        }
     }
 
     fn order_clone(&mut self, slot: SlotId, birth: &Birth) -> Option<Event> {
         let ground = self.grounds.get(&slot)?;
         debug!("slot {}: clone incarnation {}", slot.0, birth.incarnation.0);
-        match ground.order(&Order::Clone(birth.clone()), None) {
+        let blueprint = self.common.blueprints.get(birth.blueprint)?.as_fd();
+        match ground.order(&Order::Clone(birth.clone()), Some(blueprint)) {
             Ok(()) => None,
             Err(error) => Some(Event::Born(slot, birth.incarnation, Err(format!("order a clone: {error}")))),
         }
     }
 
-    fn tell(&self, slot: SlotId, lane: usize, word: ToWorker) {
+    fn tell(&self, slot: SlotId, lane: usize, said: Said) {
         if let Some(end) = self.grounds.get(&slot).and_then(|ground| ground.ends.get(lane))
-            && let Err(error) = end.say(word)
+            && let Err(error) = end.say(said)
         {
             warn!("slot {}: tell the worker on lane {lane}: {error}", slot.0);
         }
     }
 
     fn condemn(&self, slot: SlotId, lane: usize, guilt: Guilt) {
-        let Some(ground) = self.grounds.get(&slot) else { return };
-        if let Some(record) = ground.ledger.lane(lane).current().and_then(|fd| ground.ledger.record(fd)) {
+        let (Some(ground), Some(known)) = (self.grounds.get(&slot), self.roster.slots.get(&slot)) else { return };
+        let current = ground.ledger.lane(lane).current().and_then(|fd| ground.ledger.record(fd));
+        // A connection that a living worker has by now is not the dead one's to be blamed for.
+        let is_of_the_dead = |record: &Record| match record.owner() {
+            Some(Owner::Worker(owner)) => known.workers.iter().all(|worker| worker.incarnation != owner),
+            _ => false,
+        };
+        if let Some(record) = current.filter(is_of_the_dead) {
             record.condemn(guilt);
         }
     }
@@ -429,21 +444,27 @@ impl Supervisor {
     }
 
     fn orphan_ended(&mut self, pid: Pid) -> bool {
-        let Some(index) = self.orphans.iter().position(|orphan| orphan.pids.contains(&pid)) else { return false };
-        self.orphans[index].pids.retain(|other| *other != pid);
-        if self.orphans[index].pids.is_empty() {
-            let orphan = self.orphans.remove(index);
-            let mut stats = orphan.ledger.stats();
-            stats.connections = 0;
-            self.retired.add(&stats);
-        }
+        let Some(orphan) = self.orphans.iter_mut().find(|orphan| orphan.pids.contains(&pid)) else { return false };
+        orphan.pids.retain(|other| *other != pid);
+        self.dismiss_orphans();
         true
+    }
+
+    /// Keeps the totals of orphaned slots whose workers have gone, and nothing else of them.
+    fn dismiss_orphans(&mut self) {
+        for orphan in self.orphans.extract_if(.., |orphan| orphan.pids.is_empty()) {
+            self.retired.add(&ground::final_stats(&orphan.ledger));
+            ground::give_back(&orphan.ledger);
+        }
     }
 
     // ---- the end ----
 
     /// Closes the listeners, ends the keepers and takes the service's files away.
     fn vacate(&mut self) {
+        if std::mem::replace(&mut self.vacated, true) {
+            return;
+        }
         let keepers: Vec<Pid> = self.roster.slots.values().filter_map(|slot| slot.keeper).collect();
         let orphans = self.orphans.iter().flat_map(|orphan| orphan.pids.iter().copied());
         for pid in keepers.into_iter().chain(orphans) {

@@ -143,7 +143,7 @@ impl Roster {
         for (id, slot) in &mut self.slots {
             for worker in slot.workers.iter_mut().filter(|worker| worker.generation == reload.generation) {
                 match (worker.stage, worker.pid) {
-                    (Stage::Waiting, _) => actions.push(Action::Tell(*id, worker.lane, ToWorker::Leave)),
+                    (Stage::Waiting, _) => actions.push(worker.told(*id, ToWorker::Leave)),
                     (_, Some(pid)) => actions.push(Action::Kill(pid, Signal::SIGKILL)),
                     (_, None) => {}
                 }

@@ -10,6 +10,9 @@ use super::slot::{Place, Slot};
 use crate::control::Answer;
 use crate::control::server::ClientId;
 
+/// Deaths at boot in a row after which nobody waits for a slot any longer; it goes on trying.
+const ENOUGH_DEATHS: u32 = 3;
+
 /// A change of the number of slots under way.
 #[derive(Debug, Default)]
 pub(super) struct Scaling {
@@ -123,6 +126,10 @@ impl Roster {
     }
 
     fn fail_scaling(&mut self, why: &str) {
+        self.scaling.active = false;
+        if std::mem::take(&mut self.scaling.steered) {
+            self.act(Action::Steer(None));
+        }
         self.act(Action::Warn(format!("scale: {why}")));
         for client in std::mem::take(&mut self.scaling.clients) {
             self.reply(Some(client), Answer::refused(why));
@@ -130,6 +137,11 @@ impl Roster {
     }
 
     pub(super) fn finish_scaling(&mut self) {
+        let failing = self.slots.iter().find(|(_, slot)| slot.deaths_at_boot >= ENOUGH_DEATHS);
+        if let (true, Some((id, slot))) = (self.scaling.active, failing) {
+            let cause = slot.cause_of_last_death.as_deref().unwrap_or("its worker dies at boot");
+            return self.fail_scaling(&format!("slot {} does not become ready: {cause}", id.0));
+        }
         let there = self.slots.len() as u32 == self.target;
         if !self.scaling.active || !there || !self.slots.values().all(|slot| slot.serving().is_some()) {
             return;

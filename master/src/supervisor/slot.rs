@@ -4,8 +4,10 @@ use std::time::Instant;
 
 use nix::unistd::Pid;
 use phalanx_shared::ipc::keeper::Birth;
-use phalanx_shared::ipc::{Generation, Incarnation};
+use phalanx_shared::ipc::{Generation, Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::LANES;
+
+use super::event::Action;
 
 /// Where a worker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +80,23 @@ impl Worker {
         self.since = now;
     }
 
+    /// The action that says `word` to it.
+    pub(crate) fn told(&self, slot: SlotId, word: ToWorker) -> Action {
+        Action::Tell(slot, self.lane, self.incarnation, word)
+    }
+
     pub(crate) fn is_booting(&self) -> bool {
         matches!(self.stage, Stage::Booting { .. })
     }
+}
+
+/// A dead worker of which a living one has yet to take over; until then its lane is not free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grave {
+    pub(crate) dead: Incarnation,
+    pub(crate) lane: usize,
+    /// Who has been told to.
+    pub(crate) told: Option<Incarnation>,
 }
 
 /// Where a slot stands.
@@ -108,8 +124,8 @@ pub(crate) struct Slot {
     pub(crate) open_at: Option<Instant>,
     pub(crate) restarts: u64,
     pub(crate) cause_of_last_death: Option<String>,
-    /// Dead predecessors whose connections the successor, once it serves, has to be told to take over.
-    pub(crate) unburied: Vec<Incarnation>,
+    /// The dead whose connections a living worker is to take over.
+    pub(crate) graves: Vec<Grave>,
     /// The reopened log files are not in the keeper's table yet.
     pub(crate) wants_logs: bool,
 }
@@ -126,17 +142,24 @@ impl Slot {
             open_at: None,
             restarts: 0,
             cause_of_last_death: None,
-            unburied: Vec::new(),
+            graves: Vec::new(),
             wants_logs: false,
         }
     }
 
-    /// The next worker's particulars; none while both lanes are in use.
+    /// The next worker's particulars; none while both lanes are in use. One that will be alone takes over from all the dead.
     pub(crate) fn conceive(&mut self, generation: Generation, blueprint: usize, serve_at_once: bool) -> Option<Birth> {
-        let lane = (0..LANES).find(|lane| self.workers.iter().all(|worker| worker.lane != *lane))?;
+        if self.workers.is_empty() {
+            self.graves.clear();
+        }
+        let in_use = |lane| {
+            self.workers.iter().any(|worker| worker.lane == lane) || self.graves.iter().any(|grave| grave.lane == lane)
+        };
+        let lane = (0..LANES).find(|lane| !in_use(*lane))?;
         self.last_incarnation += 1;
         let incarnation = Incarnation(self.last_incarnation);
-        let alive = self.workers.iter().map(|worker| worker.incarnation).collect();
+        let living = self.workers.iter().map(|worker| worker.incarnation);
+        let alive = living.chain(self.graves.iter().map(|grave| grave.dead)).collect();
         Some(Birth { incarnation, generation, blueprint, lane, alive, serve_at_once })
     }
 

@@ -7,7 +7,7 @@ use phalanx_shared::ipc::{Closing, SlotId, ToWorker};
 
 use super::event::Action;
 use super::roster::{DRAIN_MARGIN, Roster};
-use super::slot::Stage;
+use super::slot::{Slot, Stage};
 use crate::control::Answer;
 use crate::control::server::ClientId;
 
@@ -50,11 +50,16 @@ impl Roster {
             match worker.stage {
                 Stage::Serving => {
                     worker.enter(Stage::Draining, now);
-                    actions.push(Action::Tell(id, worker.lane, ToWorker::Drain(closing)));
+                    actions.push(worker.told(id, ToWorker::Drain(closing)));
+                }
+                Stage::Retiring => {
+                    // Its successor goes too: what it still has ends here.
+                    worker.enter(Stage::Draining, now);
+                    actions.push(worker.told(id, ToWorker::Drain(Closing::Worker)));
                 }
                 Stage::Waiting => {
                     worker.enter(Stage::Leaving, now);
-                    actions.push(Action::Tell(id, worker.lane, ToWorker::Leave));
+                    actions.push(worker.told(id, ToWorker::Leave));
                 }
                 Stage::Booting { serve_at_once: false } => {
                     // One that is not born yet is ended when it is.
@@ -87,8 +92,12 @@ impl Roster {
             self.kill_all();
         }
         let Some(stopping) = &mut self.stopping else { return };
-        let empty =
-            self.slots.values().all(|slot| slot.workers.is_empty() && (stopping.fast || slot.clone_at.is_none()));
+        // Of a worker whose keeper never told its number there is nothing to wait for: it goes when the master has gone.
+        let over = |slot: &Slot| match stopping.fast {
+            true => slot.workers.iter().all(|worker| worker.pid.is_none()),
+            false => slot.workers.is_empty() && slot.clone_at.is_none(),
+        };
+        let empty = self.slots.values().all(over);
         if !empty {
             return;
         }

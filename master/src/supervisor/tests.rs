@@ -80,10 +80,13 @@ impl Play {
                 let born = Event::Born(*slot, *incarnation, Ok(self.pid()));
                 if self.slow { vec![born] } else { vec![born, ready(*slot, *incarnation)] }
             }
-            Action::Tell(slot, lane, ToWorker::Retire | ToWorker::Leave | ToWorker::Drain(_)) => {
+            Action::Tell(slot, lane, _, ToWorker::Retire | ToWorker::Leave | ToWorker::Drain(_)) => {
                 let slot = &self.roster.slots[slot];
                 let told = slot.workers.iter().find(|worker| worker.lane == *lane).and_then(|worker| worker.pid);
                 told.map(|pid| Event::Ended(pid, LEFT)).into_iter().collect()
+            }
+            Action::Tell(slot, _, from, ToWorker::Bury { dead, .. }) => {
+                vec![Event::Heard(*slot, ToMaster { from: *from, word: Word::Buried(*dead) })]
             }
             Action::Kill(pid, Signal::SIGKILL) => vec![Event::Ended(*pid, KILLED)],
             _ => Vec::new(),
@@ -120,6 +123,18 @@ fn ready(slot: SlotId, incarnation: Incarnation) -> Event {
 fn pong(slot: u32, from: Incarnation, number: u64, wants_successor: bool) -> Event {
     let pong = Pong { number, stats: Snapshot::default(), private_bytes: 0, wants_successor };
     Event::Heard(SlotId(slot), ToMaster { from, word: Word::Pong(pong) })
+}
+
+/// Where among `actions` the worker on that lane is told `word`.
+fn told_at(actions: &[Action], slot: u32, lane: usize, word: &ToWorker) -> Option<usize> {
+    actions.iter().position(|action| match action {
+        Action::Tell(to_slot, to_lane, _, said) => (to_slot.0, *to_lane, said) == (slot, lane, word),
+        _ => false,
+    })
+}
+
+fn told(actions: &[Action], slot: u32, lane: usize, word: &ToWorker) -> bool {
+    told_at(actions, slot, lane, word).is_some()
 }
 
 fn births(actions: &[Action]) -> Vec<&Birth> {
@@ -210,8 +225,8 @@ fn a_worker_that_asks_for_it_is_succeeded_by_handover() {
     let done = play.done();
     let [birth] = births(&done)[..] else { panic!("{done:?}") };
     assert!(!birth.serve_at_once && birth.alive == [incarnation] && birth.lane == 1, "{birth:?}");
-    let serve = done.iter().position(|action| *action == Action::Tell(SlotId(0), 1, ToWorker::Serve));
-    let retire = done.iter().position(|action| *action == Action::Tell(SlotId(0), 0, ToWorker::Retire));
+    let serve = told_at(&done, 0, 1, &ToWorker::Serve);
+    let retire = told_at(&done, 0, 0, &ToWorker::Retire);
     assert!(serve.unwrap() < retire.unwrap(), "{done:?}");
     assert_eq!(play.roster.slots[&SlotId(0)].restarts, 0, "a recycle is no restart");
 }
@@ -239,8 +254,8 @@ fn a_predecessor_that_dies_before_its_successor_serves_is_buried_by_it() {
     assert_eq!(births(&play.done()).len(), 1, "the successor is on its way already");
     play.event(ready(SlotId(0), Incarnation(incarnation.0 + 1)));
     let done = play.done();
-    assert!(done.contains(&Action::Tell(SlotId(0), 1, ToWorker::Serve)), "{done:?}");
-    assert!(done.contains(&Action::Tell(SlotId(0), 1, ToWorker::Bury(incarnation))), "{done:?}");
+    assert!(told(&done, 0, 1, &ToWorker::Serve), "{done:?}");
+    assert!(told(&done, 0, 1, &ToWorker::Bury { dead: incarnation, lane: 0 }), "{done:?}");
 }
 
 #[test]
@@ -251,12 +266,12 @@ fn a_reload_takes_effect_when_all_are_ready_and_not_before() {
     let done = play.done();
     assert_eq!(births(&done).len(), 2);
     play.event(ready(SlotId(0), Incarnation(2)));
-    assert!(!play.done().contains(&Action::Tell(SlotId(0), 1, ToWorker::Serve)));
+    assert!(!told(&play.done(), 0, 1, &ToWorker::Serve));
     play.event(ready(SlotId(1), Incarnation(2)));
     let done = play.done();
     for slot in 0..2 {
-        assert!(done.contains(&Action::Tell(SlotId(slot), 1, ToWorker::Serve)), "{done:?}");
-        assert!(done.contains(&Action::Tell(SlotId(slot), 0, ToWorker::Retire)), "{done:?}");
+        assert!(told(&done, slot, 1, &ToWorker::Serve), "{done:?}");
+        assert!(told(&done, slot, 0, &ToWorker::Retire), "{done:?}");
     }
     assert_eq!(replies(&done), [(true, "generation 2 serves")]);
 }
@@ -273,7 +288,7 @@ fn a_reload_whose_worker_dies_at_boot_is_rolled_back_and_nothing_changes() {
     let done = play.done();
     let [(false, why)] = replies(&done)[..] else { panic!("{done:?}") };
     assert!(why.contains("rolled back"), "{why}");
-    assert!(done.contains(&Action::Tell(SlotId(0), 1, ToWorker::Leave)), "{done:?}");
+    assert!(told(&done, 0, 1, &ToWorker::Leave), "{done:?}");
     assert_eq!([play.worker(0), play.worker(1)], before);
     assert_eq!(play.roster.generation.0, 1);
     play.slow = false;
@@ -348,7 +363,7 @@ fn scaling_opens_slots_and_drains_the_highest() {
     let done = play.done();
     assert_eq!(done.first(), Some(&Action::Steer(Some(2))), "no new connection before the slots drain");
     for slot in 2..4 {
-        assert!(done.contains(&Action::Tell(SlotId(slot), 0, ToWorker::Drain(Closing::Slot))), "{done:?}");
+        assert!(told(&done, slot, 0, &ToWorker::Drain(Closing::Slot)), "{done:?}");
     }
     assert!(done.contains(&Action::Steer(None)), "{done:?}");
     assert_eq!(replies(&done), [(true, "2 workers serve")]);
@@ -397,7 +412,7 @@ fn a_stop_drains_everybody_and_answers_at_the_end() {
     play.event(Event::Stop { fast: false, client: Some(ClientId(3)) });
     let done = play.done();
     for slot in 0..2 {
-        assert!(done.contains(&Action::Tell(SlotId(slot), 0, ToWorker::Drain(Closing::Service))), "{done:?}");
+        assert!(told(&done, slot, 0, &ToWorker::Drain(Closing::Service)), "{done:?}");
     }
     let left = done.iter().position(|action| *action == Action::Leave(Ok(()))).unwrap();
     let reply = done.iter().position(|action| matches!(action, Action::Reply(..))).unwrap();
@@ -427,7 +442,7 @@ fn a_worker_killed_while_it_drains_is_succeeded_by_one_that_drains_on() {
     play.slow = false;
     play.event(ready(SlotId(0), Incarnation(2)));
     let done = play.done();
-    assert!(done.contains(&Action::Tell(SlotId(0), 0, ToWorker::Drain(Closing::Service))), "{done:?}");
+    assert!(told(&done, 0, 0, &ToWorker::Drain(Closing::Service)), "{done:?}");
     assert!(done.contains(&Action::Leave(Ok(()))), "{done:?}");
 }
 
@@ -481,5 +496,5 @@ fn a_predecessor_that_dies_while_a_rescuer_boots_is_buried_by_the_rescuer() {
     assert!(births(&play.done()).is_empty(), "one rescuer is enough");
     play.event(ready(SlotId(0), rescuer));
     let lane = play.roster.slots[&SlotId(0)].serving().unwrap().lane;
-    assert!(play.done().contains(&Action::Tell(SlotId(0), lane, ToWorker::Bury(oldest))));
+    assert!(told(&play.done(), 0, lane, &ToWorker::Bury { dead: oldest, lane: 0 }));
 }

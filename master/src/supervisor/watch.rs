@@ -12,8 +12,8 @@ use super::event::Event;
 use super::{Post, Supervisor, end};
 use crate::verdict::Ending;
 
-/// Ends that may wait for a keeper's word; those whose keeper died before it spoke wait for ever.
-const MAX_UNCLAIMED: usize = 1024;
+/// How long an end waits for the keeper's word whose worker it was: some are never claimed, and numbers are used again.
+const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 
 /// What woke the master.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +58,9 @@ impl Supervisor {
             sources.extend(control.descriptors().map(|(fd, flags)| (fd, Source::Control, flags)));
         }
         for (slot, ground) in &self.grounds {
-            sources.push((ground.orders.as_fd(), Source::Keeper(*slot), read));
+            if !ground.hung_up.get() {
+                sources.push((ground.orders.as_fd(), Source::Keeper(*slot), read));
+            }
             for (lane, end) in ground.ends.iter().enumerate() {
                 sources.push((AsFd::as_fd(&*end.bell), Source::Bell(*slot, lane), read));
             }
@@ -88,7 +90,7 @@ impl Supervisor {
                     .map_or(0, |worker| worker.lane);
                 self.posts.insert(pid, Post { slot, lane });
                 events.push(Event::Born(slot, incarnation, Ok(pid)));
-                if let Some(ending) = self.unclaimed.remove(&pid) {
+                if let Some((ending, _)) = self.unclaimed.remove(&pid) {
                     self.all_words(slot, events);
                     events.push(self.ended(pid, ending));
                 }
@@ -151,10 +153,9 @@ impl Supervisor {
     }
 
     fn leave_unclaimed(&mut self, pid: Pid, ending: Ending) {
-        if self.unclaimed.len() >= MAX_UNCLAIMED {
-            self.unclaimed.clear();
-        }
-        self.unclaimed.insert(pid, ending);
+        let now = Instant::now();
+        self.unclaimed.retain(|_, (_, since)| now - *since < CLAIM_LIMIT);
+        self.unclaimed.insert(pid, (ending, now));
     }
 
     fn end_overdue_orphans(&mut self) {

@@ -8,7 +8,7 @@ use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{ToMaster, ToWorker};
+use super::{Said, ToMaster};
 
 /// An eventfd that wakes whoever polls it.
 pub struct Doorbell(EventFd);
@@ -47,13 +47,13 @@ pub struct End<Out, In> {
 }
 
 /// The master's end of a lane.
-pub type MasterEnd = End<ToWorker, ToMaster>;
+pub type MasterEnd = End<Said, ToMaster>;
 /// The worker's end of a lane.
-pub type WorkerEnd = End<ToMaster, ToWorker>;
+pub type WorkerEnd = End<ToMaster, Said>;
 
 /// Both ends of a lane's channel. Made by the master before it forks the keeper; each side forgets the other's end.
 pub fn pair() -> io::Result<(MasterEnd, WorkerEnd)> {
-    let (to_worker, at_worker) = ipc::channel::<ToWorker>()?;
+    let (to_worker, at_worker) = ipc::channel::<Said>()?;
     let (to_master, at_master) = ipc::channel::<ToMaster>()?;
     let master_bell = std::rc::Rc::new(Doorbell::new()?);
     let worker_bell = std::rc::Rc::new(Doorbell::new()?);

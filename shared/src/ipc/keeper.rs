@@ -14,7 +14,7 @@ use crate::sys::table;
 /// What a keeper does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// Clone a worker.
+    /// Install the blueprint that comes with this order, and clone a worker.
     Clone(Birth),
     /// Put the descriptor that comes with this order at number `at`, replacing what stood there.
     Install {

@@ -34,7 +34,17 @@ pub enum Closing {
     Worker,
 }
 
-/// From the master to a worker.
+/// From the master to a worker. Each names whom it is for: what a dead worker has not heard stays in the channel, and the next
+/// on its lane must not obey it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// For whom.
+    pub to: Incarnation,
+    /// What.
+    pub word: ToWorker,
+}
+
+/// What the master says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
     /// Answer with a `Pong` of this number.
@@ -43,8 +53,13 @@ pub enum ToWorker {
     Serve,
     /// A successor serves: give over what is quiet, end what is in flight, exit.
     Retire,
-    /// This incarnation is dead: take over what it owned.
-    Bury(Incarnation),
+    /// This incarnation is dead: take over what it owned, and say `Buried`.
+    Bury {
+        /// Who.
+        dead: Incarnation,
+        /// The lane it wrote.
+        lane: usize,
+    },
     /// Accept what is queued, end what is in flight, close, exit.
     Drain(Closing),
     /// Never mind: nothing has been served, exit at once.
@@ -67,6 +82,8 @@ pub enum Word {
     Ready,
     /// Cannot boot, and why; the worker exits after it.
     Failed(String),
+    /// What this incarnation owned is taken over; its lane is free.
+    Buried(Incarnation),
     /// The answer to a ping.
     Pong(Pong),
 }

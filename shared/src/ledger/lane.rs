@@ -17,10 +17,14 @@ const CURRENT: usize = 0;
 const HIGH_WATER: usize = 1;
 const TURNS: usize = 2;
 const CLOSING: usize = 3;
+const ACCEPTING: usize = 4;
 const CRASH_POINTS: usize = 8;
 const JOURNAL: usize = 40;
 const STATS: usize = 64;
+const NOTES: usize = 80;
 const LAST_WORDS: usize = 128;
+/// Descriptors that a worker can note as its own.
+const MAX_NOTES: usize = LAST_WORDS - NOTES;
 
 /// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +92,35 @@ impl Lane {
     /// Sets [`Lane::closing`].
     pub fn set_closing(&self, fd: Option<RawFd>) {
         self.words[CLOSING].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+    }
+
+    /// Whether the worker is between an accept and the record of what it accepted.
+    pub fn is_accepting(&self) -> bool {
+        self.words[ACCEPTING].load(Ordering::Acquire) != 0
+    }
+
+    /// Sets [`Lane::is_accepting`].
+    pub fn set_accepting(&self, accepting: bool) {
+        self.words[ACCEPTING].store(accepting.into(), Ordering::Release);
+    }
+
+    /// The worker's own descriptors, neither the slot's nor a connection: who buries it closes them. Numbers that do not fit
+    /// are closed by the next worker that boots alone.
+    pub fn note(&self, fds: &[RawFd]) {
+        for (word, fd) in self.words[NOTES..][..MAX_NOTES].iter().zip(fds) {
+            word.store(*fd as u64 + 1, Ordering::Release);
+        }
+    }
+
+    /// Takes the notes back: before the worker closes what it noted itself, or after its heir has.
+    pub fn forget_notes(&self) {
+        self.words[NOTES..][..MAX_NOTES].iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
+    /// What [`Lane::note`] has noted.
+    pub fn noted(&self) -> Vec<RawFd> {
+        let notes = self.words[NOTES..][..MAX_NOTES].iter().map(|word| word.load(Ordering::Acquire));
+        notes.filter_map(|word| RawFd::try_from(word.checked_sub(1)?).ok()).collect()
     }
 
     /// The highest descriptor that ever had a record here.

@@ -79,6 +79,12 @@ impl Ledger {
         Ok((Ledger { region, layout, arena }, fd))
     }
 
+    /// Gives the memory back in this process: it is not this ledger's slot, or the slot is gone. Touching it from then on is a
+    /// fault.
+    pub fn seal_off(&self) -> io::Result<()> {
+        self.region.seal_off()
+    }
+
     /// Descriptors at or above this number have no record.
     pub fn descriptors(&self) -> usize {
         self.layout.descriptors
@@ -97,7 +103,9 @@ impl Ledger {
 
     /// Descriptors whose records are in use, ascending.
     pub fn recorded(&self) -> impl Iterator<Item = (RawFd, Record)> + '_ {
-        let end = (0..LANES).map(|lane| self.lane(lane).high_water()).max().unwrap_or(0);
+        // The mark may have been scribbled on: never beyond the table.
+        let last = self.layout.descriptors.saturating_sub(1) as RawFd;
+        let end = (0..LANES).map(|lane| self.lane(lane).high_water()).max().unwrap_or(0).min(last);
         (0..=end).filter_map(|fd| Some((fd, self.record(fd)?))).filter(|(_, record)| record.owner().is_some())
     }
 

@@ -198,10 +198,28 @@ impl Record {
         base, set_base, BASE;
         /// The stream position of the first byte not yet fully answered.
         start, set_start, START;
-        /// How often the request at [`Record::attempt_at`] has been in a handler when its worker died.
-        attempts, set_attempts, ATTEMPTS;
         /// The stream position of the request that [`Record::attempts`] counts for.
         attempt_at, set_attempt_at, ATTEMPT_AT;
+    }
+
+    /// How often the request at [`Record::attempt_at`] has been in a handler when its worker died.
+    pub fn attempts(&self) -> u8 {
+        self.get(ATTEMPTS) as u8
+    }
+
+    /// Sets [`Record::attempts`].
+    pub fn set_attempts(&self, attempts: u8) {
+        self.set(ATTEMPTS, self.get(ATTEMPTS) & !0xff | u64::from(attempts));
+    }
+
+    /// The open file that a response on its way is read from; in the same word as the attempts.
+    pub fn file(&self) -> Option<std::os::fd::RawFd> {
+        std::os::fd::RawFd::try_from((self.get(ATTEMPTS) >> 32).checked_sub(1)?).ok()
+    }
+
+    /// Sets [`Record::file`]; taken back before the file is closed.
+    pub fn set_file(&self, file: Option<std::os::fd::RawFd>) {
+        self.set(ATTEMPTS, self.get(ATTEMPTS) & 0xffff_ffff | file.map_or(0, |fd| fd as u64 + 1) << 32);
     }
 
     /// The socket's cookie when the record was opened.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use nix::unistd::ftruncate;
 
 /// A shared mapping of fixed size, zero at first. Children made by fork or clone see the same memory. It is never unmapped:
@@ -32,6 +32,18 @@ impl Region {
         let start =
             unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0) }?;
         Ok((Region { start: start.cast(), len }, fd))
+    }
+
+    /// Replaces the mapping by one that nobody may touch: the memory is given back and a stale reference faults, since the
+    /// addresses are never used for anything else.
+    pub fn seal_off(&self) -> io::Result<()> {
+        let length = NonZeroUsize::new(self.len).ok_or(io::ErrorKind::InvalidInput)?;
+        let address = NonZeroUsize::new(self.start.as_ptr() as usize);
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+        // SAFETY: exactly this region's own mapping is replaced; references into it stay within a mapped range, and an access
+        // through one ends the process instead of meeting other memory.
+        unsafe { mmap_anonymous(address, length, ProtFlags::PROT_NONE, flags) }?;
+        Ok(())
     }
 
     /// The `count` words from byte `offset` on. Panics when they are not inside the region or not aligned: offsets come from

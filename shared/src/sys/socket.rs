@@ -44,6 +44,11 @@ pub fn counters(socket: BorrowedFd<'_>) -> io::Result<Counters> {
     Err(io::Error::other("the counters did not hold still"))
 }
 
+/// Whether something has been received that nobody has read.
+pub fn has_unread(socket: BorrowedFd<'_>) -> bool {
+    unread_bytes(socket).is_ok_and(|count| count > 0)
+}
+
 /// Bytes received and not yet read (`tcp(7)` SIOCINQ).
 fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     ioctl_count(socket, libc::FIONREAD)

@@ -191,6 +191,10 @@ impl Connection {
 
     /// Closes it: the record first, since the number is used again by whoever shares the table.
     pub fn close(mut self, cx: &mut Context) {
+        // Its peer may have read answers that the end of the batch never came to count.
+        self.retire_sent(cx);
+        self.record.set_file(None);
+        drop(self.output.take());
         if let Some(buffer) = self.buffer.take() {
             cx.buffers.put(buffer);
         }
@@ -204,7 +208,8 @@ impl Connection {
     /// When to look at this connection, if the timers have to be told: it was scheduled later, or not at all.
     pub fn reschedule(&mut self, cx: &Context, after: impl Fn(Duration) -> Tick) -> Option<Tick> {
         let waits = self.waits_for();
-        let since_before = waits == self.waits && waits == Waits::Head;
+        // A head and a goodbye have a limit from first to last, the rest from event to event.
+        let since_before = waits == self.waits && matches!(waits, Waits::Head | Waits::Linger);
         self.waits = waits;
         self.touched = after(Duration::ZERO);
         if !since_before {
@@ -269,13 +274,17 @@ impl Connection {
     }
 
     fn discard(&mut self) -> Fate {
-        let mut bytes = [0; 4096];
-        // One read a turn: a peer that never stops is ended by the linger limit.
-        match nix::unistd::read(borrow(self.fd), &mut bytes) {
-            Ok(0) => Fate::Close,
-            Ok(_) | Err(nix::errno::Errno::EAGAIN) => Fate::Stay,
-            Err(_) => Fate::Close,
+        let mut bytes = [0; 16 * 1024];
+        // Bounded: a peer that never stops gets its next turn, until the linger limit ends it.
+        for _ in 0..16 {
+            match nix::unistd::read(borrow(self.fd), &mut bytes) {
+                Ok(0) => return Fate::Close,
+                Ok(_) => {}
+                Err(nix::errno::Errno::EAGAIN) => break,
+                Err(_) => return Fate::Close,
+            }
         }
+        Fate::Stay
     }
 
     fn end_of_input(&mut self, cx: &mut Context) -> Fate {

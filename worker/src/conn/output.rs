@@ -2,10 +2,12 @@
 //! batch has left, its requests are taken off the record and counted.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{MsgFlags, send};
+use phalanx_shared::ledger::BUFFER_BYTES;
 use phalanx_shared::ledger::journal::Retire;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Phase, State};
@@ -44,9 +46,15 @@ impl Connection {
     pub(super) fn write_batch(&mut self, cx: &mut Context, out: &[u8], file: Option<Span>) -> Fate {
         crash_point::pass(Point::BeforeWrite);
         let mut at = 0;
+        if let Some(span) = &file {
+            self.record.set_file(Some(span.file.as_raw_fd()));
+        }
         match self.write_bytes(cx, out, &mut at, file.is_some()) {
             Wrote::All if file.is_none() => self.batch_done(cx),
-            Wrote::Broken => Fate::Close,
+            Wrote::Broken => {
+                self.record.set_file(None);
+                Fate::Close
+            }
             Wrote::All | Wrote::Part => {
                 self.output = Some(Box::new(Output { bytes: out[at..].to_vec(), at: 0, file }));
                 self.resume_output(cx)
@@ -62,13 +70,16 @@ impl Connection {
         if let (Wrote::All, Some(span)) = (&wrote, output.file.as_mut()) {
             wrote = self.write_file(cx, span);
         }
+        if matches!(wrote, Wrote::Part) {
+            self.output = Some(output);
+            return Fate::Stay;
+        }
+        if output.file.is_some() {
+            self.record.set_file(None);
+        }
         match wrote {
             Wrote::All => self.batch_done(cx),
-            Wrote::Broken => Fate::Close,
-            Wrote::Part => {
-                self.output = Some(output);
-                Fate::Stay
-            }
+            _ => Fate::Close,
         }
     }
 
@@ -146,29 +157,55 @@ impl Connection {
         }
     }
 
-    /// Takes the requests of a batch off the record, counted, in one commit with what the connection is from then on.
+    /// Takes the requests of a batch off the record.
     fn batch_done(&mut self, cx: &mut Context) -> Fate {
-        let state = self.record.state();
-        let Some(pending) = self.pending(cx) else { return Fate::Close };
-        let (mut answered, mut last) = (0, None);
-        for index in state.first..state.pending {
-            let Some(entry) = pending.get(index.into()) else { return Fate::Close };
-            answered += u64::from(!entry.kind.interim);
-            last = Some(entry);
+        if !self.retire_sent(cx) || self.record.state().pending != 0 {
+            return Fate::Close;
         }
-        let Some(last) = last else { return Fate::Stay };
-        let next = State {
-            phase: if last.kind.last { Phase::Lingering } else { Phase::Open },
-            continued: last.kind.interim,
-            ..State::default()
-        };
         self.waits = Waits::Idle;
-        let between = || crash_point::pass(Point::Retiring);
-        let retire = Retire { fd: self.fd, start: last.request_end, state: next, answered };
-        cx.lane.journal().retire(&self.record, &retire, &cx.stats, between);
         if self.record.start() == self.record.consumed() {
             self.release_buffer(cx);
         }
         Fate::Stay
+    }
+
+    /// Takes requests whose responses have left whole off the record, counted, in one commit with what the connection is from
+    /// then on. False when the record is damaged.
+    pub(crate) fn retire_sent(&mut self, cx: &mut Context) -> bool {
+        let (record, state) = (self.record, self.record.state());
+        let Some(list) = self.pending(cx) else { return true };
+        let (sent, mut first, mut answered, mut last) = (record.sent(), state.first, 0, None);
+        while first < state.pending {
+            let Some(entry) = list.get(first.into()) else { return false };
+            if entry.response_end == 0 || entry.response_end > sent {
+                break;
+            }
+            answered += u64::from(!entry.kind.interim);
+            last = Some(entry);
+            first += 1;
+        }
+        let Some(last) = last else { return true };
+        let (base, end, consumed) = (record.base(), last.request_end, record.consumed());
+        if base > end || end > consumed || consumed - base > BUFFER_BYTES as u64 {
+            return false;
+        }
+        let all = first == state.pending;
+        let next = State {
+            first: if all { 0 } else { first },
+            pending: if all { 0 } else { state.pending },
+            phase: if all && last.kind.last { Phase::Lingering } else { Phase::Open },
+            continued: last.kind.interim,
+            in_call: state.in_call,
+        };
+        let retire = Retire { fd: self.fd, start: end, state: next, answered };
+        cx.lane.journal().retire(&record, &retire, &cx.stats, || crash_point::pass(Point::Retiring));
+        // These may be off by one after a death in between: only the requests themselves are counted to the last one.
+        for entry in (state.first..first).filter_map(|index| list.get(index.into())) {
+            cx.stats.count_status(entry.kind.status);
+        }
+        if all && last.kind.last && record.doom().is_some() {
+            cx.stats.add(Counter::Failed, 1);
+        }
+        true
     }
 }

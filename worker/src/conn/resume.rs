@@ -1,10 +1,12 @@
 //! A response that its worker died in the middle of: made again with the recorded date and, if it is the same to the byte,
 //! continued where the kernel says it broke off.
 
+use std::os::fd::AsRawFd;
+
 use phalanx_shared::ledger::response::Entry;
 
 use super::output::{Output, Span};
-use super::serve::run_handler;
+use super::serve::{read_small_file, run_handler};
 use super::{Connection, Context};
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::{HeaderScratch, Progress, Reply, head};
@@ -26,13 +28,16 @@ impl Connection {
         };
         let Some(mut remade) = remade.filter(|remade| remade.length() == length) else { return false };
         remade.skip(sent - entry.response_start);
+        if let Some(span) = &remade.file {
+            self.record.set_file(Some(span.file.as_raw_fd()));
+        }
         self.output = Some(Box::new(Output { bytes: remade.bytes, at: 0, file: remade.file }));
         true
     }
 
     /// Asks the service again; none when it answers something else now.
     fn run_again(&self, cx: &mut Context, entry: &Entry) -> Option<Remade> {
-        if self.record.doom().is_some() {
+        if self.record.doom().is_some_and(|(at, _)| at == self.record.start()) {
             return None;
         }
         let mut scratch = HeaderScratch::new();
@@ -41,7 +46,10 @@ impl Connection {
         if !head.idempotent() {
             return None;
         }
-        let reply = run_handler(&cx.router, &head);
+        let mut reply = run_handler(&cx.router, &head);
+        if !head.is_head() {
+            read_small_file(&mut reply);
+        }
         let envelope = Envelope {
             date: cx.date.text(entry.date),
             minor_version: head.minor_version,

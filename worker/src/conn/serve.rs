@@ -4,7 +4,6 @@
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use phalanx_shared::ledger::lane::{Counter, Stats};
 use phalanx_shared::ledger::record::{Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
@@ -13,7 +12,7 @@ use super::output::Span;
 use super::{Connection, Context, Fate};
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
-use crate::http::{Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
+use crate::http::{Body, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
 use crate::service::{Answer, Router, fault};
 
@@ -31,8 +30,6 @@ pub(super) struct Batch {
     count: u8,
     list: Pending,
     record: Record,
-    /// A file was shorter than its head said.
-    broken: bool,
 }
 
 /// What taking one request did.
@@ -104,7 +101,6 @@ impl Connection {
             count: 0,
             list,
             record: self.record,
-            broken: false,
         })
     }
 
@@ -112,14 +108,13 @@ impl Connection {
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
         let fate = if batch.count == 0 { Fate::Stay } else { self.write_batch(cx, &batch.out, batch.file) };
         cx.out = batch.out;
-        if batch.broken { Fate::Close } else { fate }
+        fate
     }
 
     fn step(&self, cx: &mut Context, batch: &mut Batch) -> Step {
         if let Some((at, status)) = self.record.doom()
             && at == batch.position
         {
-            cx.stats.add(Counter::Failed, 1);
             let mut scratch = HeaderScratch::new();
             let parsed = head::parse(self.unanswered(batch.position), cx.limits.head, &mut scratch);
             let head = if let Ok(Progress::Done(head)) = &parsed { Some(head) } else { None };
@@ -138,7 +133,9 @@ impl Connection {
         match extent(&head, data, cx.limits.body) {
             Ok(Extent::Complete(len)) => batch.answer(cx, &head, batch.position + len as u64),
             Ok(Extent::Partial { fits }) => {
-                if head.expect_continue && !self.record.state().continued {
+                // What was sent the peer belongs to the request at the front.
+                let continued = self.record.state().continued && batch.position == self.record.start();
+                if head.expect_continue && !continued {
                     batch.interim();
                 }
                 if fits { Step::NeedsBody } else { Step::Upload }
@@ -184,6 +181,9 @@ impl Batch {
         self.put_on_record(&entry);
         crash_point::pass(Point::InHandler);
         let mut reply = run_handler(&cx.router, head);
+        if !head.is_head() {
+            read_small_file(&mut reply);
+        }
         crash_point::pass(Point::AfterHandler);
         let envelope = Envelope {
             date: cx.date.text(date),
@@ -195,7 +195,7 @@ impl Batch {
         entry.kind.status = reply.status();
         cx.access_log.add(&self.record, head, reply.status(), reply.body_len(), date);
         let length = self.encode(&mut reply, &envelope);
-        self.finish(&cx.stats, entry, length);
+        self.finish(entry, length);
         if last { Step::Last } else { Step::Answered }
     }
 
@@ -206,19 +206,9 @@ impl Batch {
         let mut length = (self.out.len() - before) as u64;
         if let (false, Some((file, offset, left))) = (envelope.head_only, reply.take_file()) {
             length += left;
-            self.append_file(Span { file, offset, left });
+            self.file = Some(Span { file, offset, left });
         }
         length
-    }
-
-    fn append_file(&mut self, span: Span) {
-        if span.left > SMALL_FILE {
-            self.file = Some(span);
-            return;
-        }
-        let start = self.out.len();
-        self.out.resize(start + span.left as usize, 0);
-        self.broken |= span.file.read_exact_at(&mut self.out[start..], span.offset).is_err();
     }
 
     /// Adds an error response that ends the connection; whatever else was read is forgotten with it. `head` is the request's,
@@ -241,7 +231,7 @@ impl Batch {
             Some(head) => cx.access_log.add(&self.record, head, status, reply.body_len(), date),
             None => cx.access_log.add_refused(&self.record, status, reply.body_len(), date),
         }
-        self.finish(&cx.stats, entry, length);
+        self.finish(entry, length);
         Step::Last
     }
 
@@ -262,10 +252,9 @@ impl Batch {
         self.count += 1;
     }
 
-    fn finish(&mut self, stats: &Stats, mut entry: Entry, length: u64) {
+    fn finish(&mut self, mut entry: Entry, length: u64) {
         entry.response_end = entry.response_start + length;
         self.put_on_record(&entry);
-        stats.count_status(entry.kind.status);
         self.position = entry.request_end;
         self.response_at = entry.response_end;
         self.count += 1;
@@ -276,6 +265,21 @@ impl Batch {
         self.list.set(self.count.into(), entry);
         let state = self.record.state();
         self.record.set_state(State { first: 0, pending: self.count + 1, ..state });
+    }
+}
+
+/// Reads a small file into the reply, so that it leaves in one write with its head. One that has become shorter since it was
+/// opened is answered with an error: its length is not known any more.
+pub(super) fn read_small_file(reply: &mut Reply<'_>) {
+    let Reply::Built(response) = reply else { return };
+    let Body::File { file, offset, len } = &response.body else { return };
+    if *len > SMALL_FILE {
+        return;
+    }
+    let mut bytes = vec![0; *len as usize];
+    match file.read_exact_at(&mut bytes, *offset) {
+        Ok(()) => response.body = Body::Bytes(bytes),
+        Err(_) => *reply = Reply::error(500),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The poller on `epoll(7)`, level-triggered.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -23,6 +23,12 @@ impl Epoll {
     /// A fresh instance, close-on-exec.
     pub fn new() -> io::Result<Epoll> {
         Ok(Epoll { instance: Instance::new(EpollCreateFlags::EPOLL_CLOEXEC)?, ready: vec![EpollEvent::empty(); BATCH] })
+    }
+}
+
+impl AsRawFd for Epoll {
+    fn as_raw_fd(&self) -> RawFd {
+        self.instance.0.as_raw_fd()
     }
 }
 

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, SockFlag, accept4, shutdown};
 use phalanx_shared::config::{OnMasterDeath, Workers};
-use phalanx_shared::ipc::{Closing, ToWorker, Word};
+use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
+use phalanx_shared::ledger::LANES;
 use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{error, info, warn};
 
@@ -110,6 +112,8 @@ impl Reactor {
             self.tidy_up();
         }
         info!("incarnation {} leaves", self.cx.incarnation.0);
+        // What was noted is closed by what owns it, from here on.
+        self.cx.lane.forget_notes();
         0
     }
 
@@ -219,9 +223,13 @@ impl Reactor {
         self.cx.lane.beat();
         self.cx.stats.set(Counter::Connections, self.count.into());
         let now = self.cx.clock.now();
-        if self.accept_again.is_some_and(|at| at <= now) && self.count < self.cx.limits.connections {
-            self.accept_again = None;
-            self.start_accepting();
+        if self.accept_again.is_some_and(|at| at <= now) {
+            if self.count < self.cx.limits.connections {
+                self.accept_again = None;
+                self.start_accepting();
+            } else {
+                self.accept_again = Some(now + ACCEPT_PAUSE);
+            }
         }
         match self.stage {
             Stage::Retiring if self.count == 0 => self.stage = Stage::Gone,
@@ -238,16 +246,20 @@ impl Reactor {
             if self.count >= self.cx.limits.connections {
                 return self.pause_accepting();
             }
+            self.cx.lane.set_accepting(true);
             match accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
                 Ok(fd) => self.accepted(fd.into_raw_fd(), index as u8),
-                Err(Errno::EAGAIN) => return,
+                // Nobody is queued, or the service stops and the socket is shut down.
+                Err(Errno::EAGAIN | Errno::EINVAL) => return self.cx.lane.set_accepting(false),
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     warn!("out of descriptors or memory: accepting pauses for {ACCEPT_PAUSE:?}");
+                    self.cx.lane.set_accepting(false);
                     return self.pause_accepting();
                 }
                 // The client went away while it was queued, or the call was interrupted.
                 Err(_) => {}
             }
+            self.cx.lane.set_accepting(false);
         }
     }
 
@@ -317,6 +329,9 @@ impl Reactor {
     // ---- what the master says ----
 
     pub(crate) fn ready(&self) {
+        let mut own = vec![self.poller.as_raw_fd(), self.duty.signal()];
+        own.extend(self.cx.router.descriptors());
+        self.cx.lane.note(&own);
         self.duty.say(Word::Ready);
     }
 
@@ -326,7 +341,7 @@ impl Reactor {
                 ToWorker::Ping(_) => {}
                 ToWorker::Serve => self.begin_to_serve(),
                 ToWorker::Retire => self.retire(),
-                ToWorker::Bury(dead) => self.bury(dead),
+                ToWorker::Bury { dead, lane } => self.bury(dead, lane),
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Leave => self.stage = Stage::Gone,
             }
@@ -334,6 +349,10 @@ impl Reactor {
     }
 
     pub(crate) fn begin_to_serve(&mut self) {
+        if matches!(self.stage, Stage::Draining { .. }) {
+            // The master died between its word to the predecessor and this one.
+            return self.take_given();
+        }
         if self.stage != Stage::Waiting {
             return;
         }
@@ -354,11 +373,13 @@ impl Reactor {
         self.adopt(given);
     }
 
-    fn bury(&mut self, dead: phalanx_shared::ipc::Incarnation) {
-        info!("taking over from incarnation {}, which died", dead.0);
-        rescue::settle(&self.cx.ledger, Some(self.cx.lane_number));
-        let taken = rescue::take_over(&mut self.cx, &[]);
-        self.adopt(taken);
+    fn bury(&mut self, dead: Incarnation, lane: usize) {
+        if lane < LANES && lane != self.cx.lane_number {
+            let taken = rescue::bury(&mut self.cx, dead, lane, self.inheritance);
+            info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
+            self.adopt(taken);
+        }
+        self.duty.say(Word::Buried(dead));
     }
 
     /// Gives over what is quiet; the rest when it becomes so.
@@ -389,8 +410,9 @@ impl Reactor {
         }
         match closing {
             Closing::Service => {
-                for index in 0..self.inheritance.listeners.len() {
-                    self.accept(index);
+                // Everybody who is queued, within the bound on connections.
+                for _round in 0..self.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
+                    (0..self.inheritance.listeners.len()).for_each(|index| self.accept(index));
                 }
                 self.stop_accepting();
                 for listener in &self.inheritance.listeners {
@@ -410,7 +432,9 @@ impl Reactor {
         if now >= idle_until {
             let idle_since = self.timers.after(now - IDLE_GRACE, Duration::ZERO);
             for fd in 0..self.connections.len() {
-                if self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since)) {
+                let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since));
+                // A request that has come since the poll is answered first.
+                if idle && !has_unread(borrow(fd as RawFd)) {
                     self.with(fd as RawFd, |_, _| Fate::Close);
                 }
             }

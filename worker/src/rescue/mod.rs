@@ -8,31 +8,53 @@ pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
-use phalanx_shared::ledger::{BUFFER_BYTES, LANES, Ledger};
+use phalanx_shared::ledger::{BUFFER_BYTES, Ledger};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::socket::{cookie, counters};
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{debug, warn};
 
 use crate::conn::{Connection, Context, plausible};
+use crate::enter::Inheritance;
 
 /// Why a connection is closed instead of kept.
 type Refusal = &'static str;
 
-/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`.
-pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
+/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`. `swept` says that the open files
+/// of the dead are closed already.
+pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation], swept: bool) -> Vec<Connection> {
+    let own = cx.incarnation;
+    take_over_from(cx, |owner| owner != own && !alive.contains(&owner), swept)
+}
+
+/// Takes over what `dead` owned, finishes what it had begun on its lane, and closes what was its own. For a worker that
+/// serves.
+pub(crate) fn bury(cx: &mut Context, dead: Incarnation, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
+    settle(&cx.ledger, lane..lane + 1);
+    sweep::close_noted(cx, lane);
+    let mut taken = sweep::unrecorded(cx, lane, inheritance);
+    taken.append(&mut take_over_from(cx, |owner| owner == dead, false));
+    taken
+}
+
+fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool, swept: bool) -> Vec<Connection> {
     let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
     let (mut kept, mut lost) = (Vec::new(), Lost::default());
     for (fd, record) in recorded {
         let Some(Owner::Worker(owner)) = record.owner() else { continue };
-        if owner == cx.incarnation || alive.contains(&owner) {
+        if !is_dead(owner) {
             continue;
         }
+        if let (false, Some(file)) = (swept, record.file()) {
+            table::close(file);
+        }
+        record.set_file(None);
         // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
         cx.lane.set_current(Some(fd));
         match rescue(cx, fd, record) {
@@ -84,9 +106,9 @@ pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
     kept
 }
 
-/// Carries out what the journals of dead lanes had begun. `alive_lane` belongs to a living worker.
-pub(crate) fn settle(ledger: &Ledger, alive_lane: Option<usize>) {
-    for lane in (0..LANES).filter(|&lane| Some(lane) != alive_lane).map(|lane| ledger.lane(lane)) {
+/// Carries out what the journals of dead workers' lanes had begun.
+pub(crate) fn settle(ledger: &Ledger, lanes: Range<usize>) {
+    for lane in lanes.map(|lane| ledger.lane(lane)) {
         lane.journal().settle(&lane.stats(), |fd| ledger.record(fd));
         lane.set_current(None);
         lane.stats().set(Counter::Connections, 0);
@@ -97,9 +119,19 @@ fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
     debug!("connection {fd} of {:?} could not be taken over: {why}", record.peer());
     cx.stats.add(Counter::Closed, 1);
     let ours = cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie());
+    count_what_was_sent(cx, fd, record);
+    cx.lane.set_closing(ours.then_some(fd));
     record.free();
     if ours {
         reset(fd);
+    }
+    cx.lane.set_closing(None);
+}
+
+/// Responses that have left whole are answers, though the connection cannot be kept.
+fn count_what_was_sent(cx: &mut Context, fd: RawFd, record: &Record) {
+    if let (true, Ok(Some(buffer))) = (plausible(record.state()), claim_buffer(cx, record)) {
+        Connection::new(fd, *record, Some(buffer)).retire_sent(cx);
     }
 }
 
@@ -114,6 +146,7 @@ fn adopt(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refu
     check_cookie(fd, &record)?;
     let buffer = claim_buffer(cx, &record)?;
     check_positions(&record, buffer.as_ref())?;
+    record.absolve();
     cx.lane.raise_high_water(fd);
     Ok(Connection::new(fd, record, buffer))
 }
@@ -129,7 +162,7 @@ fn rescue(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Ref
     }
     let buffer = claim_buffer(cx, &record)?;
     if state.phase != Phase::Lingering {
-        reconcile(fd, &record, state, buffer.is_some())?;
+        reconcile(cx, fd, &record, state, buffer.is_some())?;
     }
     if state.phase == Phase::Open {
         check_positions(&record, buffer.as_ref())?;
@@ -159,7 +192,7 @@ fn claim_buffer(cx: &Context, record: &Record) -> Result<Option<Buffer>, Refusal
 }
 
 /// Brings the record up to what the kernel says has been read and written.
-fn reconcile(fd: RawFd, record: &Record, state: State, has_buffer: bool) -> Result<(), Refusal> {
+fn reconcile(cx: &Context, fd: RawFd, record: &Record, state: State, has_buffer: bool) -> Result<(), Refusal> {
     if record.peer() == Peer::Unix {
         // Unix sockets count nothing: what an interrupted call did cannot be known, and is not guessed.
         return if state.in_call { Err("a Unix socket was inside a call whose effect nobody knows") } else { Ok(()) };
@@ -174,6 +207,8 @@ fn reconcile(fd: RawFd, record: &Record, state: State, has_buffer: bool) -> Resu
     if kernel.consumed > record.consumed() && !has_buffer {
         return Err("bytes were read into no buffer");
     }
+    cx.stats.add(Counter::BytesIn, kernel.consumed - record.consumed());
+    cx.stats.add(Counter::BytesOut, kernel.written - record.sent());
     record.set_consumed(kernel.consumed);
     record.set_sent(kernel.written);
     Ok(())

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername, getsockname};
 use phalanx_shared::info;
 use phalanx_shared::ledger::LANES;
+use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::Peer;
 use phalanx_shared::sys::socket::counters;
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
@@ -23,16 +24,64 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
         if fd <= 2 || recorded || inheritance.infrastructure.contains(&fd) {
             continue;
         }
-        let fresh = if closing.contains(&fd) { None } else { just_accepted(fd, inheritance) };
-        match fresh.and_then(|(peer, listener)| Connection::record(cx, fd, peer, listener).ok().flatten()) {
+        let fresh = if closing.contains(&fd) { None } else { adopt_fresh(cx, fd, inheritance) };
+        match fresh {
             Some(connection) => adopted.push(connection),
             None => table::close(fd),
         }
     }
-    for lane in 0..LANES {
-        cx.ledger.lane(lane).set_closing(None);
+    for lane in (0..LANES).map(|lane| cx.ledger.lane(lane)) {
+        lane.set_closing(None);
+        lane.set_accepting(false);
+        lane.forget_notes();
     }
     adopted
+}
+
+/// Closes what the dead worker of `lane` had noted as its own.
+pub(crate) fn close_noted(cx: &Context, lane: usize) {
+    let lane = cx.ledger.lane(lane);
+    lane.noted().into_iter().for_each(table::close);
+    lane.forget_notes();
+}
+
+/// Records what the dead worker of `lane` had accepted and not recorded. For a worker that is not alone: nothing else in the
+/// table is touched, since it may be a living worker's.
+pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
+    let lane = cx.ledger.lane(lane);
+    let closing = lane.closing();
+    let mut adopted = Vec::new();
+    if let Some(fd) = closing {
+        let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
+        if !recorded && is_connection(fd, inheritance) {
+            table::close(fd);
+        }
+    }
+    if lane.is_accepting() {
+        for fd in open_descriptors().unwrap_or_default() {
+            let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
+            if fd > 2 && !recorded && !inheritance.infrastructure.contains(&fd) {
+                adopted.extend(adopt_fresh(cx, fd, inheritance));
+            }
+        }
+    }
+    lane.set_closing(None);
+    lane.set_accepting(false);
+    adopted
+}
+
+fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option<Connection> {
+    let (peer, listener) = just_accepted(fd, inheritance)?;
+    let connection = Connection::record(cx, fd, peer, listener).ok().flatten()?;
+    cx.stats.add(Counter::Accepted, 1);
+    Some(connection)
+}
+
+/// Whether `fd` is a connected socket that came in by one of the listeners.
+fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
+    let local = getsockname::<SockaddrStorage>(fd);
+    local.is_ok_and(|local| inheritance.listeners.iter().any(|listener| came_by(&local, &listener.address)))
+        && peer_of(fd).is_some()
 }
 
 /// Whether `fd` is a connection that came in by one of the listeners and on which nothing has happened yet.

@@ -58,6 +58,13 @@ impl Service {
         })
     }
 
+    fn descriptor(&self) -> Option<std::os::fd::RawFd> {
+        match self {
+            Service::Files(files) => Some(files.descriptor()),
+            _ => None,
+        }
+    }
+
     #[inline]
     fn answer(&self, request: &Request<'_, '_>) -> Answer<'_> {
         match self {

@@ -29,6 +29,12 @@ impl Router {
         Ok(Router { sites, hosts: Hosts::new(config) })
     }
 
+    /// The descriptors that the routes hold open.
+    pub(crate) fn descriptors(&self) -> Vec<std::os::fd::RawFd> {
+        let services = self.sites.iter().flat_map(|site| &site.0);
+        services.filter_map(|(_, service)| service.descriptor()).collect()
+    }
+
     /// Answers a request. Its body, if any, is not looked at.
     #[inline]
     pub fn answer<'r>(&'r self, head: &Head<'_>) -> Answer<'r> {

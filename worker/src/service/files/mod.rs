@@ -41,6 +41,11 @@ impl Files {
         Ok(Files { root: Root::open(root)?, index: index.to_vec() })
     }
 
+    /// The root's descriptor.
+    pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
+        self.root.descriptor()
+    }
+
     /// The file that the whole path names below the root, or why not.
     ///
     /// Hidden files, all but `.well-known`, do not exist. A directory gives its first index file, or 403; without its

@@ -86,6 +86,11 @@ impl From<Errno> for Trouble {
 }
 
 impl Root {
+    /// Its descriptor's number.
+    pub(super) fn descriptor(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.0)
+    }
+
     /// Opens `path` and makes sure that lookups below it work, so that a kernel or a sandbox without openat2(2) is
     /// found out now and not by a request.
     pub(super) fn open(path: &Path) -> Result<Root, OpenRootError> {
