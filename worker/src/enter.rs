@@ -17,7 +17,7 @@ use phalanx_shared::sys::{crash_signal, process, table, title};
 
 use crate::access_log::AccessLog;
 use crate::conn::buffers::Buffers;
-use crate::conn::{Connection, Context};
+use crate::conn::{Connection, Context, Patience};
 use crate::duty::Duty;
 use crate::http::DateCache;
 use crate::model::reactor::Reactor;
@@ -155,7 +155,7 @@ fn context(inheritance: &Inheritance, birth: &Birth, config: &Config) -> Result<
         buffers: Buffers::new(&inheritance.ledger, birth.lane),
         router: Router::new(&nothing).map_err(|error| with_cause(&error))?,
         limits: config.limits.clone(),
-        timeouts: config.timeouts.clone(),
+        patience: Patience::new(&config.timeouts),
         rescue: config.rescue.clone(),
         clock: Clock::default(),
         date: DateCache::new(),

@@ -1,11 +1,12 @@
 //! What all connections of a worker share.
 
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{Limits, Rescue, Timeouts};
+use phalanx_shared::config::{Limits, Rescue};
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Stats;
 use phalanx_shared::ledger::{Lane, Ledger};
 
+use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
 use crate::http::DateCache;
@@ -30,7 +31,7 @@ pub struct Context {
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
-    pub timeouts: Timeouts,
+    pub patience: Patience,
     /// Bounds on replays.
     pub rescue: Rescue,
     /// The time of this turn.

@@ -16,6 +16,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nix::sys::socket::Shutdown;
+use phalanx_shared::config::Timeouts;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
 use phalanx_shared::ledger::{MAX_PENDING, Pending};
 use phalanx_shared::sys::region::Buffer;
@@ -23,7 +24,7 @@ use phalanx_shared::sys::table::{self, borrow};
 
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
-use crate::event::timers::Tick;
+use crate::event::timers::{Span, Tick};
 pub use context::Context;
 use output::Output;
 use upload::Upload;
@@ -39,7 +40,7 @@ pub enum Fate {
     Close,
 }
 
-/// What a connection waits for; decides its time limit.
+/// What a connection waits for; decides its time limit, in the order of [`Patience::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waits {
     /// The first byte of a request.
@@ -56,6 +57,21 @@ pub enum Waits {
 
 /// How long a peer may take to close after the last response, and no longer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long each wait may last.
+pub struct Patience([Span; 5]);
+
+impl Patience {
+    /// As configured.
+    pub fn new(timeouts: &Timeouts) -> Patience {
+        let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT];
+        Patience(limits.map(Span::of))
+    }
+
+    fn with(&self, waits: Waits) -> Span {
+        self.0[waits as usize]
+    }
+}
 
 /// One connection of this worker.
 pub struct Connection {
@@ -206,20 +222,14 @@ impl Connection {
     }
 
     /// When to look at this connection, if the timers have to be told: it was scheduled later, or not at all.
-    pub fn reschedule(&mut self, cx: &Context, after: impl Fn(Duration) -> Tick) -> Option<Tick> {
+    pub fn reschedule(&mut self, patience: &Patience, now: Tick) -> Option<Tick> {
         let waits = self.waits_for();
         // A head and a goodbye have a limit from first to last, the rest from event to event.
         let since_before = waits == self.waits && matches!(waits, Waits::Head | Waits::Linger);
         self.waits = waits;
-        self.touched = after(Duration::ZERO);
+        self.touched = now;
         if !since_before {
-            self.deadline = after(match waits {
-                Waits::Idle => cx.timeouts.idle,
-                Waits::Head => cx.timeouts.head,
-                Waits::Body => cx.timeouts.body,
-                Waits::Write => cx.timeouts.write,
-                Waits::Linger => LINGER_LIMIT,
-            });
+            self.deadline = now.after(patience.with(waits));
         }
         (self.scheduled > self.deadline).then_some(self.deadline)
     }

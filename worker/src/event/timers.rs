@@ -9,6 +9,17 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks in one round; a deadline further away is looked at once a round.
 const SLOTS: u64 = 1024;
 
+/// A length of time in ticks, rounded up: what is due after it is never due early, and at most two ticks late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(u32);
+
+impl Span {
+    /// That of `time`, at most a hundred years.
+    pub fn of(time: Duration) -> Span {
+        Span(time.as_millis().div_ceil(TICK.as_millis()).min(u128::from(u32::MAX / 2)) as u32)
+    }
+}
+
 /// A point in time in ticks since the wheel was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Tick(pub u32);
@@ -16,6 +27,7 @@ pub struct Tick(pub u32);
 /// The wheel.
 pub struct Timers {
     start: Instant,
+    now: Tick,
     slots: Vec<Vec<RawFd>>,
     /// All ticks before this one have been looked at.
     next: u64,
@@ -24,16 +36,39 @@ pub struct Timers {
     waiting: usize,
 }
 
+impl Tick {
+    /// The tick at which what may last `span` from this one on is overdue.
+    pub fn after(self, span: Span) -> Tick {
+        Tick(self.0.saturating_add(span.0))
+    }
+
+    /// The tick `span` ago.
+    pub fn before(self, span: Span) -> Tick {
+        Tick(self.0.saturating_sub(span.0))
+    }
+}
+
 impl Timers {
     /// An empty wheel that starts at `now`.
     pub fn new(now: Instant) -> Timers {
-        Timers { start: now, slots: vec![Vec::new(); SLOTS as usize], next: 0, earliest: 0, waiting: 0 }
+        Timers {
+            start: now,
+            now: Tick::default(),
+            slots: vec![Vec::new(); SLOTS as usize],
+            next: 0,
+            earliest: 0,
+            waiting: 0,
+        }
     }
 
-    /// The tick at which something that may last `limit` from `now` on is overdue: never early, at most two ticks late.
-    pub fn after(&self, now: Instant, limit: Duration) -> Tick {
-        let since = (now + limit).saturating_duration_since(self.start);
-        Tick((since.as_millis() as u64 / TICK.as_millis() as u64 + 1).min(u64::from(u32::MAX)) as u32)
+    /// Takes note of the time, once a turn.
+    pub fn advance(&mut self, now: Instant) {
+        self.now = Tick(((now - self.start).as_millis() / TICK.as_millis()).min(u128::from(u32::MAX / 2)) as u32);
+    }
+
+    /// The tick of the last [`Timers::advance`].
+    pub fn now(&self) -> Tick {
+        self.now
     }
 
     /// Looks at `fd` again when `tick` comes, or a round from now if that is sooner. Returns the tick it will be.
@@ -79,7 +114,7 @@ mod tests {
     fn a_deadline_is_due_neither_early_nor_much_late() {
         let start = Instant::now();
         let mut timers = Timers::new(start);
-        let tick = timers.after(start, Duration::from_millis(250));
+        let tick = timers.now().after(Span::of(Duration::from_millis(250)));
         timers.schedule(7, tick);
         assert!(timers.due(start + Duration::from_millis(249)).is_empty());
         let wait = timers.next_wait(start).unwrap();
@@ -92,7 +127,7 @@ mod tests {
     fn a_deadline_beyond_the_round_is_looked_at_within_it() {
         let start = Instant::now();
         let mut timers = Timers::new(start);
-        let far = timers.after(start, Duration::from_secs(3600));
+        let far = timers.now().after(Span::of(Duration::from_secs(3600)));
         let scheduled = timers.schedule(1, far);
         assert!(scheduled < far);
         assert_eq!(timers.due(start + Duration::from_secs(104)), [(1, scheduled)]);
@@ -104,7 +139,8 @@ mod tests {
         let mut timers = Timers::new(start);
         let later = start + Duration::from_secs(1000);
         assert!(timers.due(later).is_empty());
-        let tick = timers.after(later, Duration::from_secs(1));
+        timers.advance(later);
+        let tick = timers.now().after(Span::of(Duration::from_secs(1)));
         assert_eq!(timers.schedule(3, tick), tick);
         assert_eq!(timers.due(later + Duration::from_millis(1200)), [(3, tick)]);
     }

@@ -20,7 +20,7 @@ use crate::crash_point::{self, Point};
 use crate::duty::Duty;
 use crate::enter::{Inheritance, Listener};
 use crate::event::epoll::Epoll;
-use crate::event::timers::Timers;
+use crate::event::timers::{Span, Timers};
 use crate::event::{Event, Interest, Poller};
 use crate::rescue;
 
@@ -104,6 +104,7 @@ impl Reactor {
                 return 1;
             }
             self.cx.clock.tick();
+            self.timers.advance(self.cx.clock.now());
             for event in &events {
                 self.react(event);
             }
@@ -188,9 +189,8 @@ impl Reactor {
             Fate::GoOn if connection.ask_to_go_on() => self.backlog.push(fd),
             Fate::GoOn | Fate::Stay => {}
         }
-        let (timers, now) = (&mut self.timers, self.cx.clock.now());
-        if let Some(tick) = connection.reschedule(&self.cx, |limit| timers.after(now, limit)) {
-            connection.set_scheduled(timers.schedule(fd, tick));
+        if let Some(tick) = connection.reschedule(&self.cx.patience, self.timers.now()) {
+            connection.set_scheduled(self.timers.schedule(fd, tick));
         }
         if self.stage == Stage::Retiring && fate == Fate::Stay {
             self.give_if_quiet(fd);
@@ -430,7 +430,7 @@ impl Reactor {
 
     fn drain(&mut self, now: Instant, idle_until: Instant, deadline: Instant) {
         if now >= idle_until {
-            let idle_since = self.timers.after(now - IDLE_GRACE, Duration::ZERO);
+            let idle_since = self.timers.now().before(Span::of(IDLE_GRACE));
             for fd in 0..self.connections.len() {
                 let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since));
                 // A request that has come since the poll is answered first.

@@ -13,8 +13,8 @@ use phalanx_shared::ledger::response::{Entry, Kind};
 use super::sweep::peer_of;
 use super::*;
 use crate::access_log::AccessLog;
-use crate::conn::Fate;
 use crate::conn::buffers::Buffers;
+use crate::conn::{Fate, Patience};
 use crate::http::DateCache;
 use crate::service::Router;
 
@@ -36,7 +36,7 @@ fn context() -> Context {
         ledger,
         router: Router::new(&config).unwrap(),
         limits: config.limits,
-        timeouts: config.timeouts,
+        patience: Patience::new(&config.timeouts),
         rescue: config.rescue,
         clock: Clock::default(),
         date: DateCache::new(),
