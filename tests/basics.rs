@@ -213,6 +213,23 @@ fn expect_100_continue_is_answered_before_the_body() {
 }
 
 #[test]
+fn expect_100_continue_is_answered_for_a_request_that_comes_with_the_body_before_it() {
+    const HEAD: &str = "POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    let _machine = beside_others();
+    let server = start();
+    let mut client = server.connect();
+    assert_eq!(client.ask(HEAD).status, 100);
+    client.send(format!("12345{HEAD}").as_bytes());
+    client.answer().assert(200, HELLO);
+    let interim = client.answer();
+    assert_eq!(interim.status, 100, "{interim}");
+    client.send(b"12345");
+    client.answer().assert(200, HELLO);
+    client.assert_usable();
+    server.wait_total(3);
+}
+
+#[test]
 fn bodies_by_length_and_in_chunks_are_read_to_their_end() {
     let _machine = beside_others();
     let server = start();

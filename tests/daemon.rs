@@ -1,13 +1,16 @@
 //! Phalanx as an operator meets it: start, stop, status, pid files, users, logs, exit codes.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::harness::command::{self, free_port, phalanx};
-use crate::harness::{Client, HELLO, SOON, Setup, beside_others, processes, wait_until};
+use crate::harness::{Client, HELLO, SOON, Server, Setup, beside_others, processes, wait_until};
 
 #[test]
 fn start_returns_when_every_worker_serves_and_stop_when_everything_is_gone() {
@@ -136,6 +139,57 @@ fn status_is_a_table_for_people_and_reaches_the_server_by_its_socket_too() {
     by_socket.assert_said(0, &["serving"]);
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// Commands on the control socket, as `socat` sends them.
+fn say(server: &Server, lines: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(server.directory().path("c")).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(lines.as_bytes()).unwrap();
+    stream
+}
+
+/// What comes until the server ends the connection, a line an answer.
+fn hear_out(mut stream: UnixStream) -> Vec<serde_json::Value> {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap_or_else(|error| panic!("{error} after {text:?}"));
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))).collect()
+}
+
+#[test]
+fn a_control_client_that_says_no_more_gets_all_its_answers() {
+    let _machine = beside_others();
+    let server = Setup::new(2).start();
+    for asked in 1..=3 {
+        let stream = say(&server, &"{\"command\":\"status\"}\n".repeat(asked));
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answers = hear_out(stream);
+        assert_eq!(answers.len(), asked, "{answers:#?}");
+        for answer in answers {
+            assert_eq!(answer["ok"], true, "{answer:#}");
+            assert_eq!(answer["status"]["slots"].as_array().map(Vec::len), Some(2), "{answer:#}");
+        }
+    }
+}
+
+#[test]
+fn control_clients_that_leave_or_say_no_more_during_their_command_cost_the_master_nothing() {
+    let _machine = beside_others();
+    let server = Setup::new(1).set("workers", "drain_timeout = \"60s\"").file("large", vec![b'l'; 32 << 20]).start();
+    let mut busy = Client::connect_narrow(&server.address());
+    busy.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+    busy.take_part();
+    let (leaves, waits) = (say(&server, "{\"command\":\"stop\"}\n"), say(&server, "{\"command\":\"stop\"}\n"));
+    wait_until("the stop is under way", SOON, || server.status().slots()[0]["state"] == "draining");
+    drop(leaves);
+    waits.shutdown(Shutdown::Write).unwrap();
+    let used = processes::time_used_in(server.master(), Duration::from_millis(500));
+    assert!(used < Duration::from_millis(100), "{used:?} of processor time in 500 ms with nothing to do");
+    drop(busy);
+    let answers = hear_out(waits);
+    assert_eq!(answers.len(), 1, "{answers:#?}");
+    assert_eq!(answers[0]["ok"], true, "{answers:#?}");
+    assert_eq!(server.wait_exit(SOON).code(), Some(0));
 }
 
 #[test]

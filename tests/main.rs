@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod abuse;
 mod basics;
 mod chaos;
 mod corpus;
@@ -17,6 +18,7 @@ mod corpus;
 mod crash_points;
 mod daemon;
 mod faults;
+mod handover;
 mod idle;
 mod keepers;
 mod leaks;

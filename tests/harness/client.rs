@@ -341,7 +341,6 @@ impl Client {
     }
 
     /// Waits until the server cannot write more, because this client does not read. TCP over IPv4 only.
-    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "the crash-point table needs several writes"))]
     #[track_caller]
     pub(crate) fn wait_stuck(&self) {
         let Wire::Tcp(stream) = &self.wire else { panic!("only TCP has a queue to look at") };

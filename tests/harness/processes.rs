@@ -1,9 +1,12 @@
 //! Processes as /proc shows them: whose child, in what state, under which title.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use super::wait_for_moment;
 
 /// A process at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +87,22 @@ pub(crate) fn resident(pid: i32) -> u64 {
 /// Open descriptors of the process.
 pub(crate) fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Processor time that a process has used since it began, its own and the kernel's for it.
+fn time_used(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|error| panic!("process {pid}: {error}"));
+    let fields = stat.rsplit_once(") ").unwrap().1.split_ascii_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+    let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap();
+    Duration::from_secs(ticks) / per_second as u32
+}
+
+/// Processor time that a process uses from now on, for so long.
+pub(crate) fn time_used_in(pid: i32, span: Duration) -> Duration {
+    let (start, before) = (Instant::now(), time_used(pid));
+    wait_for_moment(start + span);
+    time_used(pid) - before
 }
 
 /// All that /proc tells about a process and its children, for a failure's report.

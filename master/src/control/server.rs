@@ -98,11 +98,14 @@ impl Server {
     }
 
     /// Answers a client, if it is still there.
-    pub(crate) fn answer(&mut self, client: ClientId, answer: &Answer) {
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.owed = client.owed.saturating_sub(1);
-            client.send(answer);
-            client.flush();
+    pub(crate) fn answer(&mut self, id: ClientId, answer: &Answer) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.owed = client.owed.saturating_sub(1);
+        client.send(answer);
+        client.flush();
+        // Who has said all it will say and has all its answers is not polled any more: nothing else would end it.
+        if client.is_over() {
+            self.clients.remove(&id);
         }
     }
 
