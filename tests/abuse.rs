@@ -104,3 +104,27 @@ fn a_worker_reaches_no_ledger_but_its_own() {
     server.cli("scale", &["3"]).assert_code(0);
     assert_ledgers(&server, 3);
 }
+
+#[test]
+fn a_peer_that_does_not_read_its_response_is_let_go_after_the_write_timeout() {
+    let _machine = beside_others();
+    let server = Setup::new(1).set("timeouts", "write = \"500ms\"").file("large", vec![b'l'; 8 << 20]).start();
+    let mut client = Client::connect_narrow(&server.address());
+    client.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
+    client.wait_stuck();
+    wait_until("the connection is closed", SOON, || server.status().total("connections") == 0);
+    assert_eq!(server.status().total("requests"), 0, "a response cut short is no answer");
+}
+
+#[test]
+fn a_body_that_does_not_come_is_answered_408() {
+    let _machine = beside_others();
+    let server = Setup::new(1).set("timeouts", "body = \"300ms\"").start();
+    for length in [10, 60_000] {
+        let mut client = server.connect();
+        client.send(format!("POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n12345").as_bytes());
+        let response = client.answer();
+        assert_eq!(response.status, 408, "{response}");
+        client.assert_closed();
+    }
+}
