@@ -282,6 +282,22 @@ fn processes_are_titled_by_what_they_are() {
 }
 
 #[test]
+fn start_and_run_say_why_a_worker_cannot_boot_and_leave_nothing_behind() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not root: no directory that the master may enter and the workers may not");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let _machine = beside_others();
+    let server = Setup::new(2).set("master", "user = \"nobody\"").write();
+    fs::set_permissions(server.directory().path("site"), fs::Permissions::from_mode(0o700)).unwrap();
+    for word in ["start", "run"] {
+        server.cli(word, &[]).assert_said(1, &["did not become ready", "open the root", "Permission denied"]);
+        assert!(!server.directory().path("pid").exists() && !server.directory().path("c").exists());
+    }
+}
+
+#[test]
 fn a_master_that_is_root_gives_it_up_for_keepers_and_workers() {
     if !nix::unistd::geteuid().is_root() {
         println!("not root: there is nothing to give up");

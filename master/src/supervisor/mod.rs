@@ -176,7 +176,8 @@ impl Supervisor {
             Action::Ready => self.announce(),
             Action::Leave(outcome) => {
                 self.vacate();
-                self.leaving = Some(outcome);
+                // The first word counts: what follows an end is not a reason for it.
+                self.leaving.get_or_insert(outcome);
             }
         }
         None
