@@ -1,19 +1,17 @@
 //! The clock of a loop: read once a turn, asked as often as one likes.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The time of a turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    start: Instant,
     now: Instant,
     epoch_seconds: u64,
 }
 
 impl Default for Clock {
     fn default() -> Clock {
-        let now = Instant::now();
-        Clock { start: now, now, epoch_seconds: epoch_seconds() }
+        Clock { now: Instant::now(), epoch_seconds: epoch_seconds() }
     }
 }
 
@@ -27,11 +25,6 @@ impl Clock {
     /// The instant of the last tick.
     pub fn now(&self) -> Instant {
         self.now
-    }
-
-    /// Time since the clock was made, at the last tick.
-    pub fn uptime(&self) -> Duration {
-        self.now - self.start
     }
 
     /// Seconds since 1970, at the last tick.

@@ -143,12 +143,13 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     Ok(reactor)
 }
 
-fn context(inheritance: &Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
+fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
     let lane = inheritance.ledger.lane(birth.lane);
     let nothing = Config { sites: Vec::new(), ..config.clone() };
     Ok(Context {
         incarnation: birth.incarnation,
         ledger: inheritance.ledger.clone(),
+        infrastructure: &inheritance.infrastructure,
         lane_number: birth.lane,
         lane,
         stats: lane.stats(),

@@ -125,11 +125,6 @@ impl Ledger {
         lane * self.layout.buffers_per_lane..(lane + 1) * self.layout.buffers_per_lane
     }
 
-    /// Requests answered in this slot since it exists: exact whenever no worker is between two instructions of a retire.
-    pub fn requests(&self) -> u64 {
-        (0..LANES).map(|lane| self.lane(lane).stats().get(lane::Counter::Requests)).sum()
-    }
-
     /// The counters of all lanes, added up.
     pub fn stats(&self) -> crate::stats::Snapshot {
         let mut sum = crate::stats::Snapshot::default();

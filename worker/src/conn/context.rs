@@ -1,5 +1,7 @@
 //! What all connections of a worker share.
 
+use std::os::fd::RawFd;
+
 use phalanx_shared::clock::Clock;
 use phalanx_shared::config::{Limits, Rescue};
 use phalanx_shared::ipc::Incarnation;
@@ -18,6 +20,8 @@ pub struct Context {
     pub incarnation: Incarnation,
     /// The slot's ledger.
     pub ledger: Ledger,
+    /// Descriptors that are the slot's own: never closed, whatever a dead worker left in the ledger about them.
+    pub infrastructure: &'static [RawFd],
     /// The number of the lane this worker writes.
     pub lane_number: usize,
     /// That lane.

@@ -52,7 +52,7 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool, swept
             continue;
         }
         if let (false, Some(file)) = (swept, record.file()) {
-            table::close(file);
+            sweep::close_stray(cx, file);
         }
         record.set_file(None);
         // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.

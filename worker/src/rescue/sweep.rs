@@ -41,8 +41,19 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
 /// Closes what the dead worker of `lane` had noted as its own.
 pub(crate) fn close_noted(cx: &Context, lane: usize) {
     let lane = cx.ledger.lane(lane);
-    lane.noted().into_iter().for_each(table::close);
+    // Taken back first: at boot the lane is this worker's own by now.
+    let noted = lane.noted();
     lane.forget_notes();
+    noted.into_iter().for_each(|fd| close_stray(cx, fd));
+}
+
+/// Closes a descriptor that a dead worker called its own, unless it is the slot's, a connection, or this worker's: the dead may
+/// have written anything.
+pub(crate) fn close_stray(cx: &Context, fd: RawFd) {
+    let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
+    if fd > 2 && !recorded && !cx.infrastructure.contains(&fd) && !cx.lane.noted().contains(&fd) {
+        table::close(fd);
+    }
 }
 
 /// Records what the dead worker of `lane` had accepted and not recorded. For a worker that is not alone: nothing else in the

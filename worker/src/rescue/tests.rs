@@ -29,6 +29,7 @@ fn context() -> Context {
     let lane = ledger.lane(1);
     Context {
         incarnation: Incarnation(2),
+        infrastructure: &[],
         lane_number: 1,
         lane,
         stats: lane.stats(),
