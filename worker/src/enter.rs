@@ -129,7 +129,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
         swept.extend(rescue::sweep::unrecorded(&mut cx, birth.lane, inheritance));
     }
     cx.router = Router::new(&config).map_err(|error| with_cause(&error))?;
-    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
+    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive);
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;

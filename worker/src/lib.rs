@@ -9,5 +9,7 @@ mod event;
 pub mod http;
 mod in_handler;
 mod model;
+mod open_file;
+mod pool;
 mod rescue;
 pub mod service;

@@ -12,6 +12,7 @@ use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
 use crate::http::DateCache;
+use crate::pool::Pool;
 use crate::service::router::Router;
 
 /// The worker as its connections see it.
@@ -32,6 +33,8 @@ pub struct Context {
     pub buffers: Buffers,
     /// What answers.
     pub router: Router,
+    /// Does what may block.
+    pub pool: Pool,
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.

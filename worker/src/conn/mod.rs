@@ -9,6 +9,8 @@ mod input;
 mod output;
 mod resume;
 mod serve;
+mod stream;
+mod tail;
 mod upload;
 
 use std::io;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use nix::sys::socket::Shutdown;
 use phalanx_shared::config::Timeouts;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
+use phalanx_shared::ledger::response::Entry;
 use phalanx_shared::ledger::{MAX_PENDING, Pending};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::table::{self, borrow};
@@ -25,6 +28,7 @@ use phalanx_shared::sys::table::{self, borrow};
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
 use crate::event::timers::{Span, Tick};
+use crate::pool::{Done, Job, Ticket};
 pub use context::Context;
 use output::Output;
 use upload::Upload;
@@ -53,24 +57,42 @@ pub enum Waits {
     Write,
     /// The peer to close, after the last response.
     Linger,
+    /// A thread of the pool: not the peer's fault, however long it takes.
+    Pool,
 }
 
 /// How long a peer may take to close after the last response, and no longer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long each wait may last.
-pub struct Patience([Span; 5]);
+pub struct Patience([Span; 6]);
 
 impl Patience {
     /// As configured.
     pub fn new(timeouts: &Timeouts) -> Patience {
-        let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT];
+        let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT, Duration::MAX];
         Patience(limits.map(Span::of))
     }
 
     fn with(&self, waits: Waits) -> Span {
         self.0[waits as usize]
     }
+}
+
+/// A thread of the pool works for the connection.
+struct Waiting {
+    ticket: Ticket,
+    why: Why,
+}
+
+/// What becomes of a result of the pool.
+enum Why {
+    /// The handler goes on with it.
+    Answer,
+    /// It is, or makes ready, what is to be sent next.
+    Output,
+    /// The response on record as this entry, broken off by a death, can be made again.
+    Resume(Entry),
 }
 
 /// One connection of this worker.
@@ -94,6 +116,7 @@ pub struct Connection {
     buffer: Option<Buffer>,
     output: Option<Box<Output>>,
     upload: Option<Box<Upload>>,
+    waiting: Option<Box<Waiting>>,
 }
 
 impl Connection {
@@ -114,6 +137,7 @@ impl Connection {
             buffer,
             output: None,
             upload: None,
+            waiting: None,
         }
     }
 
@@ -129,13 +153,17 @@ impl Connection {
 
     /// What the poller is to watch for now, if that has changed.
     pub fn new_interest(&mut self) -> Option<Interest> {
-        let interest = if self.output.is_some() { Interest::Write } else { Interest::Read };
+        let interest = match (&self.waiting, &self.output) {
+            (Some(_), _) => Interest::Nothing,
+            (None, Some(_)) => Interest::Write,
+            (None, None) => Interest::Read,
+        };
         (interest != std::mem::replace(&mut self.interest, interest)).then_some(interest)
     }
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
-        if self.output.is_some() || self.goes_on {
+        if self.output.is_some() || self.goes_on || self.waiting.is_some() {
             return Fate::Stay;
         }
         match self.record.state().phase {
@@ -152,11 +180,11 @@ impl Connection {
 
     /// The peer has room for us.
     pub fn writable(&mut self, cx: &mut Context) -> Fate {
-        if self.output.is_none() {
+        if self.output.is_none() || self.waiting.is_some() {
             return Fate::Stay;
         }
         match self.resume_output(cx) {
-            Fate::Stay if self.output.is_none() => self.after_response(cx),
+            Fate::Stay if self.is_done() => self.after_response(cx),
             fate => fate,
         }
     }
@@ -164,6 +192,9 @@ impl Connection {
     /// Does what [`Fate::GoOn`] left for later.
     pub fn go_on(&mut self, cx: &mut Context) -> Fate {
         self.goes_on = false;
+        if self.waiting.is_some() {
+            return Fate::Stay;
+        }
         if self.output.is_some() {
             return self.writable(cx);
         }
@@ -176,6 +207,24 @@ impl Connection {
         self.serve(cx)
     }
 
+    /// A thread has done what the job of this ticket was; of another, a job that an earlier connection of this number left.
+    pub fn arrived(&mut self, cx: &mut Context, ticket: Ticket, done: Done) -> Fate {
+        match self.waiting.take() {
+            Some(waiting) if waiting.ticket == ticket => {
+                crash_point::pass(Point::AfterPool);
+                match waiting.why {
+                    Why::Answer => self.answer_arrived(cx, done),
+                    Why::Output => self.output_arrived(cx, done),
+                    Why::Resume(entry) => self.resume_arrived(cx, &entry, done),
+                }
+            }
+            other => {
+                self.waiting = other;
+                Fate::Stay
+            }
+        }
+    }
+
     /// Asks for its turn to go on; false when it has asked already.
     pub fn ask_to_go_on(&mut self) -> bool {
         !std::mem::replace(&mut self.goes_on, true)
@@ -186,6 +235,7 @@ impl Connection {
         match self.waits {
             Waits::Idle | Waits::Write | Waits::Linger => Fate::Close,
             Waits::Head | Waits::Body => self.refuse(cx, 408),
+            Waits::Pool => Fate::Stay,
         }
     }
 
@@ -196,7 +246,7 @@ impl Connection {
 
     /// All that there is to know of it stands in its record: it can be given to another worker.
     pub fn is_quiet(&self) -> bool {
-        self.output.is_none() && self.upload.is_none() && self.record.state().phase == Phase::Open
+        self.is_done() && self.upload.is_none() && self.record.state().phase == Phase::Open
     }
 
     /// Gives the connection to whoever takes it. The poller has forgotten it already.
@@ -209,7 +259,6 @@ impl Connection {
     pub fn close(mut self, cx: &mut Context) {
         // Its peer may have read answers that the end of the batch never came to count.
         self.retire_sent(cx);
-        self.record.set_file(None);
         drop(self.output.take());
         if let Some(buffer) = self.buffer.take() {
             cx.buffers.put(buffer);
@@ -254,6 +303,9 @@ impl Connection {
     }
 
     fn waits_for(&self) -> Waits {
+        if self.waiting.is_some() {
+            return Waits::Pool;
+        }
         if self.output.is_some() {
             return Waits::Write;
         }
@@ -263,6 +315,27 @@ impl Connection {
             Phase::Open if self.buffer.is_none() => Waits::Idle,
             Phase::Open if self.wants_body => Waits::Body,
             Phase::Open => Waits::Head,
+        }
+    }
+
+    /// Nothing is on its way: neither output nor a result of the pool.
+    fn is_done(&self) -> bool {
+        self.output.is_none() && self.waiting.is_none()
+    }
+
+    /// Has a job done; what follows is [`Connection::arrived`].
+    fn wait_for(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
+        match cx.pool.submit(self.fd, job) {
+            Ok(ticket) => {
+                self.waiting = Some(Box::new(Waiting { ticket, why }));
+                Fate::Stay
+            }
+            // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.
+            Err(job) => match (why, job.run()) {
+                (Why::Answer, done) => self.answer_arrived(cx, done),
+                (Why::Output, done) => self.output_arrived(cx, done),
+                (Why::Resume(entry), done) => self.resume_arrived(cx, &entry, done),
+            },
         }
     }
 
@@ -300,7 +373,7 @@ impl Connection {
     fn end_of_input(&mut self, cx: &mut Context) -> Fate {
         self.finished = true;
         match self.serve(cx) {
-            Fate::Stay if self.output.is_none() => Fate::Close,
+            Fate::Stay if self.is_done() => Fate::Close,
             fate => fate,
         }
     }

@@ -28,7 +28,12 @@ pub fn error_page(status: u16) -> &'static Prepared {
 
 fn page(status: u16, phrase: &str) -> Prepared {
     // A 405 has to name what is allowed (RFC 9110, 15.5.6); only files say 405, and they allow this.
-    let headers = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
+    let headers = match status {
+        405 => "Allow: GET, HEAD\r\n",
+        // What is short now is hardly short for long.
+        503 => "Retry-After: 1\r\n",
+        _ => "",
+    };
     Prepared::new(&Text { status, content_type: "text/plain", headers, body: format!("{status} {phrase}\n") })
 }
 

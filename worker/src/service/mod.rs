@@ -12,6 +12,7 @@ pub mod router;
 use phalanx_shared::config::{Action, Fault};
 
 use crate::http::{Head, Reply};
+use crate::pool::Job;
 
 pub use files::{Files, OpenRootError};
 pub use redirect::Redirect;
@@ -32,6 +33,8 @@ pub struct Request<'b, 'h> {
 pub enum Answer<'r> {
     /// To be encoded and sent.
     Reply(Reply<'r>),
+    /// Ask again, with what this comes to.
+    Later(Job),
     /// To be carried out by the caller: the route breaks the worker on purpose.
     Fault(Fault),
 }
