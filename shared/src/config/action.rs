@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::bounds::STATUS;
 use super::entry::{Choices, Entry};
 use super::problem::Refusal;
-use super::resolved::{Action, Fault};
+use super::resolved::{Action, Fault, FilesAction};
 use super::site::Faults;
 use super::table::Table;
 use super::written::{FILES, REDIRECT, RESPOND};
@@ -39,16 +39,12 @@ pub(super) fn action(route: &mut Table<'_>, faults: Faults) -> Option<Action> {
     files.or(respond).or(redirect).or(fault)
 }
 
-/// What is tried in a directory when `files.index` is not written.
-pub(super) fn default_index() -> Vec<String> {
-    vec!["index.html".to_owned()]
-}
-
 fn files(mut table: Table<'_>) -> Option<Action> {
     let root = table.required("root").and_then(|entry| root(&entry));
-    let index = table.entry("index").and_then(|entry| index(&entry)).unwrap_or_else(default_index);
+    let index = table.entry("index").and_then(|entry| index(&entry));
     table.finish();
-    Some(Action::Files { root: root?, index })
+    let defaults = FilesAction::new(root?);
+    Some(Action::Files(FilesAction { index: index.unwrap_or(defaults.index.clone()), ..defaults }))
 }
 
 fn root(entry: &Entry<'_>) -> Option<PathBuf> {
