@@ -14,6 +14,7 @@ mod bounds;
 mod document;
 mod entry;
 mod file;
+mod headers;
 mod limits;
 mod listen;
 mod log;
