@@ -71,6 +71,7 @@ fn read(root: &mut Table<'_>) -> Config {
         rescue: workers::rescue(root.table("rescue", &RESCUE)),
         limits: limits::limits(root.table("limits", &LIMITS)),
         timeouts: limits::timeouts(root.table("timeouts", &TIMEOUTS)),
+        cache: limits::cache(),
         listen: listen::listeners(root.tables("listen", &LISTEN)),
         sites: site::sites(root.tables("site", &SITE), site::Faults::allowed(workers.allow_faults)),
         log: log::log(root.table("log", &LOG)),

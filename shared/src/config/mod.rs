@@ -14,6 +14,7 @@ mod bounds;
 mod document;
 mod entry;
 mod file;
+mod headers;
 mod limits;
 mod listen;
 mod log;
@@ -65,17 +66,17 @@ pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
     document::control_socket(&text, path)
 }
 
-/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root`, everything else at its
-/// default, no access log and nothing left on disk (no PID file, no control socket, no crash reports).
+/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root` and lists directories without
+/// an index file, everything else at its default, no access log and nothing left on disk (no PID file, no control socket, no crash reports).
 ///
 /// `listen` must not be empty. A relative `root` is taken from the current directory; whether it exists is not checked.
 #[must_use]
-pub fn serve_defaults(root: PathBuf, listen: Vec<Listen>) -> Config {
+pub fn serve_defaults(root: PathBuf, listen: Vec<ListenAddress>) -> Config {
     let root = std::path::absolute(&root).unwrap_or(root);
-    let action = Action::Files { root, index: action::default_index() };
-    let route = Route { path: RoutePath::Prefix("/".to_owned()), action };
+    let action = Action::Files(FilesAction { listing: true, ..FilesAction::new(root) });
+    let route = Route::new(RoutePath::Prefix("/".to_owned()), action);
     let mut config = document::defaults();
-    config.listen = listen;
+    config.listen = listen.into_iter().map(Listen::from).collect();
     config.sites = vec![Site { hosts: Vec::new(), routes: vec![route] }];
     config.master.pid_file = None;
     config.master.control_socket = None;

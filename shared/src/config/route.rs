@@ -21,7 +21,7 @@ fn route(mut table: Table<'_>, faults: Faults, seen: &mut Seen<RoutePath>) -> Op
     let path = path(&mut table, seen);
     let action = action::action(&mut table, faults);
     table.finish();
-    Some(Route { path: path?, action: action? })
+    Some(Route::new(path?, action?))
 }
 
 fn check_one_action(table: &Table<'_>) {

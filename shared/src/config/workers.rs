@@ -33,6 +33,7 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         max_requests: table.number("max_requests", 0, &REQUESTS),
         max_memory: table.size("max_memory", 0, &SIZE),
         on_master_death: table.choice("on_master_death", OnMasterDeath::Drain, &ON_MASTER_DEATH),
+        io_threads: 4,
         allow_faults: table.flag("allow_faults", false),
     };
     table.finish();

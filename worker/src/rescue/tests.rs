@@ -24,7 +24,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 fn context() -> Context {
     let mut config = config::serve_defaults(PathBuf::from("/"), vec![]);
     let action = Action::Respond { status: 200, body: "Hello".to_owned(), content_type: "text/plain".to_owned() };
-    config.sites[0].routes = vec![Route { path: RoutePath::Prefix("/".to_owned()), action }];
+    config.sites[0].routes = vec![Route::new(RoutePath::Prefix("/".to_owned()), action)];
     let (ledger, _fd) = Ledger::create("test", 4096, 64).unwrap();
     let lane = ledger.lane(1);
     Context {

@@ -52,7 +52,7 @@ impl Service {
     /// Makes ready what a route's action needs: opens its root, encodes its reply.
     fn new(action: &Action) -> Result<Service, OpenRootError> {
         Ok(match action {
-            Action::Files { root, index } => Service::Files(Files::new(root, index)?),
+            Action::Files(files) => Service::Files(Files::new(&files.root, &files.index)?),
             Action::Respond { status, body, content_type } => {
                 Service::Respond(Respond::new(*status, content_type, body))
             }

@@ -144,7 +144,7 @@ impl Hosts {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::path::PathBuf;
 
     use phalanx_shared::config::{self, Action, Fault};
 
@@ -155,45 +155,14 @@ mod tests {
     type Routes<'a> = &'a [(&'a str, &'a str)];
 
     fn config(sites: &[(&[&str], Routes<'_>)]) -> Config {
-        let second = Duration::from_secs(1);
-        Config {
-            master: config::Master {
-                pid_file: None,
-                control_socket: None,
-                user: None,
-                group: None,
-                crash_dir: None,
-                crash_reports: 0,
-            },
-            workers: config::Workers {
-                count: config::Count::Auto,
-                model: config::Model::Reactor,
-                poller: config::Poller::Epoll,
-                boot_timeout: second,
-                hang_timeout: second,
-                drain_timeout: second,
-                max_requests: 0,
-                max_memory: 0,
-                on_master_death: config::OnMasterDeath::Drain,
-                allow_faults: true,
-            },
-            rescue: config::Rescue { enabled: true, max_attempts: 2 },
-            limits: config::Limits { head: 8192, body: 1024, connections: 1 },
-            timeouts: config::Timeouts { head: second, body: second, idle: second, write: second },
-            listen: vec![],
-            sites: sites.iter().map(|&(hosts, routes)| site(hosts, routes)).collect(),
-            log: config::Log {
-                access: config::Sink::Off,
-                format: config::Format::Json,
-                error: config::Sink::Stderr,
-                level: config::Level::Info,
-            },
-        }
+        let mut config = config::serve_defaults(PathBuf::from("/"), vec![]);
+        config.sites = sites.iter().map(|&(hosts, routes)| site(hosts, routes)).collect();
+        config
     }
 
     fn site(hosts: &[&str], routes: Routes<'_>) -> config::Site {
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        let routes = routes.iter().map(|&(path, body)| Route { path: route_path(path), action: says(body) }).collect();
+        let routes = routes.iter().map(|&(path, body)| Route::new(route_path(path), says(body))).collect();
         config::Site { hosts, routes }
     }
 
@@ -299,7 +268,7 @@ mod tests {
     #[test]
     fn a_root_that_cannot_be_opened_is_named() {
         let mut config = config(&[(&[], &[("/", "a")])]);
-        config.sites[0].routes[0].action = Action::Files { root: "/does/not/exist".into(), index: vec![] };
+        config.sites[0].routes[0].action = Action::Files(config::FilesAction::new("/does/not/exist".into()));
         assert_eq!(Router::new(&config).unwrap_err().to_string(), "open the root /does/not/exist");
     }
 }
