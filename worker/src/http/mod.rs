@@ -4,6 +4,7 @@
 //! answer to `service`: nothing here makes a system call, and nothing here panics, whatever the peer sends.
 
 pub mod body;
+pub mod coding;
 pub mod conditional;
 pub mod date;
 pub mod encode;
@@ -16,6 +17,7 @@ pub mod status;
 mod target;
 
 pub use body::Decoder;
+pub use coding::{Accepted, Choice, Coding};
 pub use date::DateCache;
 pub use encode::Envelope;
 pub use head::{Framing, Head, HeaderScratch, Progress, Refusal, parse};
