@@ -108,7 +108,8 @@ fn page(status: u16, headers: String) -> Response {
 fn represent(head: &Head<'_>, file: Representation) -> Reply<'static> {
     match conditional::evaluate(head, &file.validators()) {
         Outcome::Proceed => Reply::Built(match selection(head, &file) {
-            Selection::Whole => whole(file),
+            // Several parts are not sent yet; a server may ignore a range (RFC 9110, 14.2).
+            Selection::Whole | Selection::Parts(_) => whole(file),
             Selection::Part { offset, len } => part(file, offset, len),
             Selection::Unsatisfiable => page(416, format!("Content-Range: bytes */{}\r\n", file.size)),
         }),
