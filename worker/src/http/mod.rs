@@ -10,6 +10,7 @@ pub mod date;
 pub mod encode;
 mod fields;
 pub mod head;
+pub mod multipart;
 pub mod path;
 pub mod range;
 pub mod reply;
