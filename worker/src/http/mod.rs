@@ -16,6 +16,7 @@ pub mod range;
 pub mod reply;
 pub mod status;
 mod target;
+pub mod trailer;
 
 pub use body::Decoder;
 pub use coding::{Accepted, Choice, Coding};
@@ -23,3 +24,4 @@ pub use date::DateCache;
 pub use encode::Envelope;
 pub use head::{Framing, Head, HeaderScratch, Progress, Refusal, parse};
 pub use reply::{Body, Prepared, Reply, Response};
+pub use trailer::Trailer;
