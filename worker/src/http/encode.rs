@@ -5,7 +5,7 @@
 
 use std::io::Write;
 
-use super::reply::{Body, Prepared, Reply, Response};
+use super::reply::{Prepared, Reply, Response};
 use super::status::reason;
 
 /// The interim response to a peer that waits before it sends its body (RFC 9110, 15.2.1).
@@ -32,6 +32,18 @@ pub struct Envelope<'a> {
 }
 
 impl Envelope<'_> {
+    /// The connection cannot carry another response behind `reply`, whatever `keep_alive` says: nothing but its end tells
+    /// an HTTP/1.0 peer where a stream ends (RFC 9112, 6.3).
+    #[inline]
+    pub fn closes_after(&self, reply: &Reply<'_>) -> bool {
+        reply.is_stream() && self.ends_streams_by_close()
+    }
+
+    #[inline]
+    fn ends_streams_by_close(&self) -> bool {
+        self.minor_version == 0 && !self.head_only
+    }
+
     /// The last field and the empty line.
     #[inline]
     fn closing(&self) -> &'static [u8] {
@@ -45,11 +57,14 @@ impl Envelope<'_> {
 
 /// Appends the head of `reply`, and its body if that is at hand and is to be sent. Returns the bytes of the head.
 ///
-/// The body of a file is left to the caller, who asks [`Reply::take_file`] afterwards and sends it unless `head_only`.
+/// The body of a file is left to the caller, who asks [`Reply::take_file`] afterwards and sends it unless `head_only`. So
+/// is that of a stream, see [`Reply::is_stream`]: it is sent in chunks to HTTP/1.1, as it is to HTTP/1.0, and not at all
+/// if `head_only`.
 #[inline]
 pub fn append(out: &mut Vec<u8>, reply: &Reply<'_>, envelope: &Envelope<'_>) -> usize {
     match reply {
         Reply::Prepared(prepared) => append_prepared(out, prepared, envelope),
+        Reply::Cached(prepared) => append_prepared(out, prepared, envelope),
         Reply::Built(response) => append_built(out, response, envelope),
     }
 }
@@ -72,17 +87,14 @@ fn append_prepared(out: &mut Vec<u8>, prepared: &Prepared, envelope: &Envelope<'
 fn append_built(out: &mut Vec<u8>, response: &Response, envelope: &Envelope<'_>) -> usize {
     let start = out.len();
     let allowed = may_have_body(response.status);
-    let body = match &response.body {
-        Body::Bytes(bytes) if allowed && !envelope.head_only => bytes.as_slice(),
-        _ => &[],
-    };
+    let body = if allowed && !envelope.head_only { response.body.at_hand() } else { &[] };
     out.reserve(HEAD_ROOM + response.headers.len() + body.len());
     open_head(out, response.status);
     out.extend_from_slice(envelope.date);
     let content_type = response.content_type.as_deref().filter(|_| allowed);
-    let length = if allowed { response.body.len() } else { 0 };
-    describe(out, content_type, states_length(response.status).then_some(length), &response.headers);
-    out.extend_from_slice(envelope.closing());
+    describe(out, content_type, extent_of(response, envelope), &response.headers);
+    let closes = response.is_stream() && envelope.ends_streams_by_close();
+    out.extend_from_slice(if closes { CLOSE } else { envelope.closing() });
     let head = out.len() - start;
     out.extend_from_slice(body);
     head
@@ -94,10 +106,36 @@ pub(super) fn may_have_body(status: u16) -> bool {
     !matches!(status, 100..=199 | 204 | 205 | 304)
 }
 
-/// A reply of this status tells its length: all but those that end with their head (RFC 9110, 8.6).
-#[inline]
-pub(super) fn states_length(status: u16) -> bool {
-    !matches!(status, 100..=199 | 204 | 304)
+/// What a head says about the end of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Nothing: there is no body, or the end of the connection is its end.
+    Untold,
+    /// `Content-Length`.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+impl Extent {
+    /// Of a body of `len` bytes. A reply tells its length unless it always ends with its head (RFC 9110, 8.6).
+    #[inline]
+    pub(super) fn of_length(status: u16, len: u64) -> Extent {
+        match status {
+            100..=199 | 204 | 304 => Extent::Untold,
+            _ => Extent::Length(len),
+        }
+    }
+}
+
+/// A stream is told in chunks only where a body follows that can be: HTTP/1.0 knows none (RFC 9112, 6.1).
+fn extent_of(response: &Response, envelope: &Envelope<'_>) -> Extent {
+    match may_have_body(response.status) {
+        true if response.is_stream() && (envelope.head_only || envelope.minor_version == 0) => Extent::Untold,
+        true if response.is_stream() => Extent::Chunked,
+        true => Extent::of_length(response.status, response.body.len()),
+        false => Extent::of_length(response.status, 0),
+    }
 }
 
 /// Status line and fields up to the value of `Date`. The version is the server's own (RFC 9110, 6.2).
@@ -106,13 +144,15 @@ pub(super) fn open_head(out: &mut Vec<u8>, status: u16) {
 }
 
 /// The end of the date's line, and the fields behind it.
-pub(super) fn describe(out: &mut Vec<u8>, content_type: Option<&str>, length: Option<u64>, headers: &[u8]) {
+pub(super) fn describe(out: &mut Vec<u8>, content_type: Option<&str>, extent: Extent, headers: &[u8]) {
     out.extend_from_slice(b"\r\n");
     if let Some(content_type) = content_type {
         write(out, format_args!("Content-Type: {content_type}\r\n"));
     }
-    if let Some(length) = length {
-        write(out, format_args!("Content-Length: {length}\r\n"));
+    match extent {
+        Extent::Untold => {}
+        Extent::Length(length) => write(out, format_args!("Content-Length: {length}\r\n")),
+        Extent::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
     out.extend_from_slice(headers);
 }
@@ -124,7 +164,9 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply::Text;
+    use std::rc::Rc;
+
+    use super::super::reply::{Body, Text};
     use super::*;
 
     const ENVELOPE: Envelope<'static> =
@@ -157,6 +199,48 @@ mod tests {
         let expected = (format!("{HEAD}\r\nHello"), HEAD.len() + 2);
         assert_eq!(encoded(&Reply::Prepared(&hello(200)), &ENVELOPE), expected);
         assert_eq!(encoded(&built(200), &ENVELOPE), expected);
+    }
+
+    #[test]
+    fn shared_bytes_and_cached_replies_are_no_different() {
+        let expected = (format!("{HEAD}\r\nHello"), HEAD.len() + 2);
+        assert_eq!(encoded(&Reply::Cached(Rc::new(hello(200))), &ENVELOPE), expected);
+        let Reply::Built(response) = built(200) else { unreachable!() };
+        assert_eq!(encoded(&Reply::Cached(Rc::new(Prepared::of(&response, b"Hello"))), &ENVELOPE), expected);
+        let shared = Response { body: Body::Shared(b"Hello"[..].into()), ..response };
+        assert_eq!(encoded(&Reply::Built(shared), &ENVELOPE), expected);
+    }
+
+    #[test]
+    fn a_stream_is_chunked_or_ends_with_the_connection() {
+        const START: &str = "HTTP/1.1 200 OK\r\nServer: phalanx\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Content-Type: text/plain\r\n";
+        let stream = |status| match built(status) {
+            Reply::Built(response) => Reply::Built(Response { body: Body::Stream, ..response }),
+            other => other,
+        };
+        for (minor_version, keep_alive, head_only, lines, closes) in [
+            (1, true, false, "Transfer-Encoding: chunked\r\nX: y\r\n", false),
+            (1, false, false, "Transfer-Encoding: chunked\r\nX: y\r\nConnection: close\r\n", false),
+            (1, true, true, "X: y\r\n", false),
+            (1, false, true, "X: y\r\nConnection: close\r\n", false),
+            (0, true, false, "X: y\r\nConnection: close\r\n", true),
+            (0, false, false, "X: y\r\nConnection: close\r\n", true),
+            (0, true, true, "X: y\r\nConnection: keep-alive\r\n", false),
+        ] {
+            let envelope = Envelope { minor_version, keep_alive, head_only, ..ENVELOPE };
+            let expected = format!("{START}{lines}\r\n");
+            assert_eq!(encoded(&stream(200), &envelope), (expected.clone(), expected.len()));
+            assert_eq!(envelope.closes_after(&stream(200)), closes);
+            assert!(!envelope.closes_after(&built(200)));
+        }
+        for status in [204, 205, 304] {
+            let envelope = Envelope { minor_version: 0, ..ENVELOPE };
+            for envelope in [ENVELOPE, envelope] {
+                assert_eq!(encoded(&stream(status), &envelope), encoded(&built(status), &envelope));
+                assert!(!envelope.closes_after(&stream(status)));
+            }
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Replies: what is to be answered, before it is bytes.
 //!
-//! It owns the two kinds of reply and their validators. How they become bytes is left to `encode`; who reads a file's
+//! It owns the kinds of reply and their validators. How they become bytes is left to `encode`; who reads a file's
 //! bytes is the connection: here a file is a value that is carried along.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+use std::sync::Arc;
 
-use super::encode;
+use super::encode::{self, Extent};
 use super::head::Refusal;
 use super::status::error_page;
 
@@ -24,7 +26,7 @@ pub struct Text<'a, B> {
     pub body: B,
 }
 
-/// A reply that is known when the configuration is loaded: everything but date and connection, encoded once.
+/// A reply that is known before it is asked for: everything but date and connection, encoded once.
 #[derive(Debug, Clone)]
 pub struct Prepared {
     status: u16,
@@ -40,18 +42,30 @@ pub struct Prepared {
 impl Prepared {
     /// Encodes `text`, which must hold no CR, LF or NUL where it becomes part of a line.
     pub fn new(text: &Text<'_, impl AsRef<[u8]>>) -> Prepared {
-        let allowed = encode::may_have_body(text.status);
-        let body = if allowed { text.body.as_ref() } else { &[] };
-        let mut bytes = Vec::with_capacity(256 + body.len());
-        encode::open_head(&mut bytes, text.status);
+        let content_type = (!text.content_type.is_empty()).then_some(text.content_type);
+        let mut prepared = Prepared::assemble(text.status, content_type, text.headers.as_bytes(), text.body.as_ref());
+        prepared.validator = fingerprint(&(text.status, &prepared.text));
+        prepared
+    }
+
+    /// Keeps `response` for more requests than its own, with `body`, its bytes as read from wherever they are. It gives
+    /// the same bytes and has the same validator, so that one can be continued with the other.
+    pub fn of(response: &Response, body: &[u8]) -> Prepared {
+        let assembled = Prepared::assemble(response.status, response.content_type.as_deref(), &response.headers, body);
+        Prepared { validator: response.validator, ..assembled }
+    }
+
+    fn assemble(status: u16, content_type: Option<&str>, headers: &[u8], body: &[u8]) -> Prepared {
+        let allowed = encode::may_have_body(status);
+        let body = if allowed { body } else { &[] };
+        let mut bytes = Vec::with_capacity(256 + headers.len() + body.len());
+        encode::open_head(&mut bytes, status);
         let date_at = bytes.len();
-        let content_type = (allowed && !text.content_type.is_empty()).then_some(text.content_type);
-        let length = encode::states_length(text.status).then_some(body.len() as u64);
-        encode::describe(&mut bytes, content_type, length, text.headers.as_bytes());
+        let extent = Extent::of_length(status, body.len() as u64);
+        encode::describe(&mut bytes, content_type.filter(|_| allowed), extent, headers);
         let body_at = bytes.len();
         bytes.extend_from_slice(body);
-        let validator = fingerprint(&(text.status, &bytes));
-        Prepared { status: text.status, validator, date_at, body_at, text: bytes.into_boxed_slice() }
+        Prepared { status, validator: 0, date_at, body_at, text: bytes.into_boxed_slice() }
     }
 
     /// The status.
@@ -66,10 +80,17 @@ impl Prepared {
         &self.text[self.body_at..]
     }
 
-    /// A hash of all the bytes: equal for an equal route of another configuration, and never 0.
+    /// A hash of all the bytes: equal for an equal route of another configuration, and never 0. For one that was made of
+    /// a response, that response's.
     #[inline]
     pub fn validator(&self) -> u64 {
         self.validator
+    }
+
+    /// Bytes of memory it holds: head and body.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.text.len()
     }
 
     /// The head up to the date.
@@ -92,6 +113,8 @@ pub enum Body {
     Empty,
     /// Bytes at hand.
     Bytes(Vec<u8>),
+    /// Bytes at hand that others use too.
+    Shared(Arc<[u8]>),
     /// `len` bytes of `file` from `offset`, for the connection to read or to send.
     File {
         /// A regular file.
@@ -101,23 +124,37 @@ pub enum Body {
         /// How many bytes; they were there when the file was opened.
         len: u64,
     },
+    /// Bytes that are still to come, nobody knows how many. They are not here: whoever made the reply hands them to the
+    /// connection.
+    Stream,
 }
 
 impl Body {
-    /// How many bytes it has.
+    /// How many bytes it has; of a stream 0, as long as nobody knows.
     #[inline]
     pub fn len(&self) -> u64 {
         match self {
-            Body::Empty => 0,
+            Body::Empty | Body::Stream => 0,
             Body::Bytes(bytes) => bytes.len() as u64,
+            Body::Shared(bytes) => bytes.len() as u64,
             Body::File { len, .. } => *len,
         }
     }
 
-    /// It has none.
+    /// It has none, and none will come.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && !matches!(self, Body::Stream)
+    }
+
+    /// Its bytes, if they are in memory.
+    #[inline]
+    pub(super) fn at_hand(&self) -> &[u8] {
+        match self {
+            Body::Bytes(bytes) => bytes,
+            Body::Shared(bytes) => bytes,
+            Body::Empty | Body::File { .. } | Body::Stream => &[],
+        }
     }
 }
 
@@ -147,12 +184,19 @@ impl Response {
     #[must_use]
     pub fn reproducible(mut self, identity: &impl Hash) -> Response {
         let place = match &self.body {
-            Body::Empty => (0, 0, &[][..]),
-            Body::Bytes(bytes) => (0, bytes.len() as u64, bytes.as_slice()),
             Body::File { offset, len, .. } => (*offset, *len, &[][..]),
+            // A length that no other body has.
+            Body::Stream => (0, u64::MAX, &[][..]),
+            body => (0, body.len(), body.at_hand()),
         };
         self.validator = fingerprint(&(self.status, &self.content_type, &self.headers, place, identity));
         self
+    }
+
+    /// See [`Reply::is_stream`].
+    #[inline]
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.body, Body::Stream) && encode::may_have_body(self.status)
     }
 }
 
@@ -161,6 +205,8 @@ impl Response {
 pub enum Reply<'r> {
     /// Known since the configuration was loaded.
     Prepared(&'r Prepared),
+    /// Made for an earlier request, and kept.
+    Cached(Rc<Prepared>),
     /// Made for this request.
     Built(Response),
 }
@@ -177,15 +223,17 @@ impl Reply<'_> {
     pub fn status(&self) -> u16 {
         match self {
             Reply::Prepared(prepared) => prepared.status,
+            Reply::Cached(prepared) => prepared.status,
             Reply::Built(response) => response.status,
         }
     }
 
-    /// Bytes of the body, as `Content-Length` tells them: sent or, in reply to HEAD, not.
+    /// Bytes of the body, as `Content-Length` tells them: sent or, in reply to HEAD, not. Of a stream 0.
     #[inline]
     pub fn body_len(&self) -> u64 {
         match self {
             Reply::Prepared(prepared) => prepared.body().len() as u64,
+            Reply::Cached(prepared) => prepared.body().len() as u64,
             Reply::Built(response) if encode::may_have_body(response.status) => response.body.len(),
             Reply::Built(_) => 0,
         }
@@ -196,8 +244,16 @@ impl Reply<'_> {
     pub fn validator(&self) -> u64 {
         match self {
             Reply::Prepared(prepared) => prepared.validator,
+            Reply::Cached(prepared) => prepared.validator,
             Reply::Built(response) => response.validator,
         }
+    }
+
+    /// The body is a stream: it follows the head in pieces, and only its end tells how long it was. Not so for a status
+    /// that allows no body.
+    #[inline]
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Reply::Built(response) if response.is_stream())
     }
 
     /// Takes the file out, with offset and length, and leaves no body. Encode the head first: it tells the length.
@@ -252,6 +308,37 @@ mod tests {
         assert_eq!(built("a").reproducible(&1).validator, built("a").reproducible(&1).validator);
         assert_ne!(built("a").reproducible(&1).validator, built("b").reproducible(&1).validator);
         assert_ne!(built("a").reproducible(&1).validator, built("a").reproducible(&2).validator);
+    }
+
+    #[test]
+    fn a_kept_response_has_the_validator_of_the_one_it_was_made_of() {
+        let file = File::open("/dev/null").unwrap();
+        let body = Body::File { file, offset: 0, len: 5 };
+        let response = Response { body, ..Response::new(200) }.reproducible(&1);
+        let kept = Prepared::of(&response, b"Hello");
+        assert_eq!((kept.validator(), kept.body()), (response.validator, &b"Hello"[..]));
+        assert_eq!(kept.size(), kept.text.len());
+        let cached = Reply::Cached(Rc::new(kept));
+        assert_eq!((cached.status(), cached.body_len(), cached.validator()), (200, 5, response.validator));
+        assert!(Prepared::of(&Response::new(304), b"Hello").body().is_empty());
+    }
+
+    #[test]
+    fn where_bytes_are_kept_makes_no_difference_and_a_stream_does() {
+        let validator = |body| Response { body, ..Response::new(200) }.reproducible(&1).validator;
+        assert_eq!(validator(Body::Bytes(b"a".to_vec())), validator(Body::Shared(b"a"[..].into())));
+        assert_ne!(validator(Body::Empty), validator(Body::Stream));
+    }
+
+    #[test]
+    fn a_stream_has_no_length_and_is_not_empty() {
+        let stream = |status| Reply::Built(Response { body: Body::Stream, ..Response::new(status) });
+        assert!(stream(200).is_stream() && !stream(204).is_stream() && !stream(304).is_stream());
+        assert!(!Body::Stream.is_empty() && Body::Empty.is_empty() && Body::Shared([].into()).is_empty());
+        assert_eq!((Body::Stream.len(), stream(200).body_len()), (0, 0));
+        assert_eq!(Body::Shared(b"ab"[..].into()).len(), 2);
+        assert!(stream(200).take_file().is_none() && stream(200).is_stream());
+        assert!(!Reply::error(404).is_stream());
     }
 
     #[test]

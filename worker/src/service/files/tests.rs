@@ -75,7 +75,7 @@ fn built(reply: &Reply<'_>) -> (u16, String, Option<String>) {
             String::from_utf8(response.headers.clone()).unwrap(),
             response.content_type.as_deref().map(str::to_owned),
         ),
-        Reply::Prepared(prepared) => panic!("{prepared:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
