@@ -1,10 +1,11 @@
 //! Request bodies: where their bytes are and where they end (RFC 9112, 6 and 7.1).
 //!
 //! It owns the chunked coding, read strictly, and the count of bytes against the limit. Where the bytes go is left to
-//! the sink, and trailer fields are checked and dropped (RFC 9110, 6.5.1 allows it).
+//! the sink. Trailer fields are checked, and kept as a [`Trailer`] if somebody asked for them.
 
 use super::fields::is_token_byte;
 use super::head::{Framing, Refusal};
+use super::trailer::Trailer;
 
 /// Hex digits of a chunk size: as many as a u64 holds.
 const MAX_SIZE_DIGITS: u8 = 16;
@@ -15,12 +16,17 @@ const MAX_EXTENSION: usize = 256;
 /// Bytes of all the fields of a trailer, their line ends included.
 const MAX_TRAILER: usize = 8 * 1024;
 
+/// Fields of a trailer: those that exist for the purpose are a handful.
+const MAX_TRAILER_FIELDS: u8 = 32;
+
 /// Finds the body in what follows a head, whatever pieces it comes in.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     state: State,
     received: u64,
     limit: u64,
+    /// Where trailer fields are kept; none: nobody asked for them.
+    trailer: Option<Trailer>,
 }
 
 /// What the next byte belongs to.
@@ -42,18 +48,39 @@ enum State {
     DataCr,
     /// The LF behind a chunk's bytes.
     DataLf,
-    /// The first byte of a trailer line, or of the last CRLF; `taken` bytes of trailer so far.
-    Line { taken: usize },
+    /// The first byte of a trailer line, or of the last CRLF.
+    Line(Taken),
     /// A trailer field's name.
-    Name { taken: usize },
+    Name(Taken),
     /// A trailer field's value.
-    Value { taken: usize },
+    Value(Taken),
     /// The LF of a trailer line.
-    LineEnd { taken: usize },
+    LineEnd(Taken),
     /// The last LF.
     End,
     /// Behind the body.
     Done,
+}
+
+/// How much of a trailer there was so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Taken {
+    bytes: usize,
+    fields: u8,
+}
+
+impl Taken {
+    fn bytes(self, count: usize) -> Taken {
+        Taken { bytes: self.bytes + count, ..self }
+    }
+
+    fn field(self) -> Taken {
+        Taken { fields: self.fields.saturating_add(1), ..self }
+    }
+
+    fn is_too_much(self) -> bool {
+        self.bytes > MAX_TRAILER || self.fields > MAX_TRAILER_FIELDS
+    }
 }
 
 impl Decoder {
@@ -65,7 +92,22 @@ impl Decoder {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Size { digits: 0, size: 0 },
         };
-        Ok(Decoder { state, received: 0, limit })
+        Ok(Decoder { state, received: 0, limit, trailer: None })
+    }
+
+    /// Has the trailer fields kept, for [`take_trailer`](Decoder::take_trailer). The same bodies are refused with and
+    /// without.
+    #[must_use]
+    pub fn with_trailer(self) -> Decoder {
+        Decoder { trailer: Some(Trailer::default()), ..self }
+    }
+
+    /// The trailer, once the body is complete: empty before, and if it was not asked for.
+    pub fn take_trailer(&mut self) -> Trailer {
+        match self.is_done() {
+            true => self.trailer.take().unwrap_or_default(),
+            false => Trailer::default(),
+        }
     }
 
     /// Consumes from `bytes` and hands each run of body bytes to `sink`, in place. Returns how many bytes it took, and
@@ -119,7 +161,7 @@ impl Decoder {
     }
 
     /// The state behind one byte of the coding itself.
-    fn step(&self, byte: u8) -> Result<State, Refusal> {
+    fn step(&mut self, byte: u8) -> Result<State, Refusal> {
         match self.state {
             State::Size { digits, size } => size_step(digits, size, byte),
             State::Blank { size, taken, named } => blank_step(size, taken, named, byte),
@@ -128,14 +170,24 @@ impl Decoder {
             State::DataCr if byte == b'\r' => Ok(State::DataLf),
             State::DataLf if byte == b'\n' => Ok(State::Size { digits: 0, size: 0 }),
             State::SizeEnd { .. } | State::DataCr | State::DataLf => Err(MALFORMED),
-            trailer => trailer_step(trailer, byte),
+            trailer => self.step_in_trailer(trailer, byte),
         }
+    }
+
+    /// Keeps the byte if it belongs to a field.
+    fn step_in_trailer(&mut self, state: State, byte: u8) -> Result<State, Refusal> {
+        let next = trailer_step(state, byte)?;
+        match &mut self.trailer {
+            Some(trailer) if !matches!(next, State::End | State::Done) => trailer.push(byte),
+            _ => {}
+        }
+        Ok(next)
     }
 
     /// The limit is kept before a byte of the chunk is taken.
     fn open_chunk(&self, size: u64) -> Result<State, Refusal> {
         match size {
-            0 => Ok(State::Line { taken: 0 }),
+            0 => Ok(State::Line(Taken::default())),
             _ if size > self.limit.saturating_sub(self.received) => Err(TOO_LARGE),
             _ => Ok(State::Data { left: size }),
         }
@@ -179,17 +231,18 @@ fn extension_step(size: u64, taken: usize, byte: u8) -> Result<State, Refusal> {
 
 fn trailer_step(state: State, byte: u8) -> Result<State, Refusal> {
     let next = match state {
-        State::Line { .. } if byte == b'\r' => State::End,
-        State::Line { taken } | State::Name { taken } if is_token_byte(byte) => State::Name { taken: taken + 1 },
-        State::Name { taken } if byte == b':' => State::Value { taken: taken + 1 },
-        State::Value { taken } if byte == b'\r' => State::LineEnd { taken: taken + 2 },
-        State::Value { taken } if is_text_byte(byte) => State::Value { taken: taken + 1 },
-        State::LineEnd { taken } if byte == b'\n' => State::Line { taken },
+        State::Line(_) if byte == b'\r' => State::End,
+        State::Line(taken) if is_token_byte(byte) => State::Name(taken.field().bytes(1)),
+        State::Name(taken) if is_token_byte(byte) => State::Name(taken.bytes(1)),
+        State::Name(taken) if byte == b':' => State::Value(taken.bytes(1)),
+        State::Value(taken) if byte == b'\r' => State::LineEnd(taken.bytes(2)),
+        State::Value(taken) if is_text_byte(byte) => State::Value(taken.bytes(1)),
+        State::LineEnd(taken) if byte == b'\n' => State::Line(taken),
         State::End if byte == b'\n' => State::Done,
         _ => return Err(Refusal::bad("a malformed trailer")),
     };
     match next {
-        State::Name { taken } | State::Value { taken } | State::LineEnd { taken } if taken > MAX_TRAILER => {
+        State::Name(taken) | State::Value(taken) | State::LineEnd(taken) if taken.is_too_much() => {
             Err(Refusal::new(431, "a trailer larger than the limit"))
         }
         _ => Ok(next),
@@ -336,8 +389,31 @@ mod tests {
         let trailer = |len: usize| format!("0\r\na:{}\r\n\r\n", "v".repeat(len - "a:\r\n".len()));
         assert!(whole(trailer(MAX_TRAILER).as_bytes(), Framing::Chunked, 100).is_ok());
         assert_eq!(whole(trailer(MAX_TRAILER + 1).as_bytes(), Framing::Chunked, 100), Err(431));
+        let fields = |count: u8| format!("0\r\n{}\r\n", "a:\r\n".repeat(count.into()));
+        assert!(whole(fields(MAX_TRAILER_FIELDS).as_bytes(), Framing::Chunked, 100).is_ok());
+        assert_eq!(whole(fields(MAX_TRAILER_FIELDS + 1).as_bytes(), Framing::Chunked, 100), Err(431));
         assert_eq!(whole(b"0\r\n", Framing::Chunked, 100), Ok((vec![], 3, false)));
         assert_eq!(whole(format!("0\r\n{}", "a:\r\n".repeat(4096)).as_bytes(), Framing::Chunked, 100), Err(431));
+    }
+
+    #[test]
+    fn a_trailer_is_kept_when_asked_for_whatever_the_pieces() {
+        let text = "1;a\r\nx\r\n0;b\r\nDigest: 1\r\nContent-Length: 9\r\nx:\r\n\r\nGET";
+        for piece in 1..=text.len() {
+            let mut decoder = Decoder::new(&Framing::Chunked, 1).unwrap().with_trailer();
+            for piece in text.as_bytes().chunks(piece) {
+                assert!(decoder.is_done() || decoder.take_trailer().is_empty());
+                decoder.advance(piece, &mut |_| ()).unwrap();
+            }
+            let trailer = decoder.take_trailer();
+            assert_eq!(trailer.fields().collect::<Vec<_>>(), [("Digest", &b"1"[..]), ("x", b"")], "by {piece}");
+        }
+        let mut unasked = Decoder::new(&Framing::Chunked, 1).unwrap();
+        unasked.advance(text.as_bytes(), &mut |_| ()).unwrap();
+        assert!(unasked.take_trailer().is_empty());
+        let mut without = Decoder::new(&Framing::Length(1), 1).unwrap().with_trailer();
+        without.advance(b"x", &mut |_| ()).unwrap();
+        assert!(without.take_trailer().is_empty());
     }
 
     #[test]

@@ -108,7 +108,8 @@ fn page(status: u16, headers: String) -> Response {
 fn represent(head: &Head<'_>, file: Representation) -> Reply<'static> {
     match conditional::evaluate(head, &file.validators()) {
         Outcome::Proceed => Reply::Built(match selection(head, &file) {
-            Selection::Whole => whole(file),
+            // Several parts are not sent yet; a server may ignore a range (RFC 9110, 14.2).
+            Selection::Whole | Selection::Parts(_) => whole(file),
             Selection::Part { offset, len } => part(file, offset, len),
             Selection::Unsatisfiable => page(416, format!("Content-Range: bytes */{}\r\n", file.size)),
         }),
@@ -120,11 +121,16 @@ fn represent(head: &Head<'_>, file: Representation) -> Reply<'static> {
 /// A range only changes what GET means (RFC 9110, 14.2).
 fn selection(head: &Head<'_>, file: &Representation) -> Selection {
     match head.header("range") {
-        Some(value) if head.method == "GET" && conditional::allows_range(head, &file.validators()) => {
+        Some(value) if head.method == "GET" && conditional::allows_range(head, &file.validators(), epoch_seconds()) => {
             range::select(value, file.size)
         }
         _ => Selection::Whole,
     }
+}
+
+/// Only asked for with a range: once for many requests a clock of the turn is not worth handing down here.
+fn epoch_seconds() -> u64 {
+    phalanx_shared::clock::Clock::default().epoch_seconds()
 }
 
 fn not_modified(file: &Representation) -> Response {

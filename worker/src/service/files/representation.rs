@@ -50,7 +50,7 @@ impl Representation {
     }
 
     pub(super) fn validators(&self) -> Validators<'_> {
-        Validators { etag: &self.etag, modified: self.modified }
+        Validators { etag: &self.etag, weak: false, modified: self.modified }
     }
 
     /// The lines that a 304 repeats (RFC 9110, 15.4.5).
