@@ -79,6 +79,16 @@ impl Prepared {
         Prepared { status: response.status, validator: response.validator, date_at, body_at, text, file }
     }
 
+    /// Its body is a file's.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The file that is its body.
+    pub fn file(&self) -> Option<&Arc<OpenFile>> {
+        self.file.as_ref().map(|(file, _)| file)
+    }
+
     /// Bytes of memory that it takes.
     pub fn weight(&self) -> u64 {
         self.text.len() as u64
