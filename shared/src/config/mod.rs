@@ -1,10 +1,10 @@
 //! Configuration: from a TOML file to the [`Config`] that the rest of the program sees.
 //!
 //! A file passes three stations. `written` declares every table and key. The readers (`master`, `workers`, `limits`,
-//! `listen`, `site`, `route`, `action`, `log`) walk the TOML tree through a `Table` and turn values as written
-//! into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading goes on with the
-//! default, so that an operator sees all the problems of a file at once. Only a TOML syntax error stands alone: behind
-//! it there is no tree to walk.
+//! `listen`, `network`, `site`, `route`, `headers`, `action`, `log`) walk the TOML tree through a `Table` and turn
+//! values as written into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading goes
+//! on with the default, so that an operator sees all the problems of a file at once. Only a TOML syntax error stands
+//! alone: behind it there is no tree to walk.
 //!
 //! Reading asks the system about users, groups and directories and changes nothing; binding and opening is for others.
 
@@ -20,6 +20,7 @@ mod listen;
 mod log;
 mod master;
 mod nearest;
+mod network;
 mod problem;
 mod route;
 mod site;

@@ -2,6 +2,7 @@
 
 mod defaults;
 mod files;
+mod peers;
 mod problems;
 
 use std::path::Path;

@@ -3,10 +3,10 @@
 use super::*;
 
 /// Text, line, column, a fragment of what is said and one of the hint.
-type Case<'a> = (&'a str, usize, usize, &'a str, &'a str);
+pub(super) type Case<'a> = (&'a str, usize, usize, &'a str, &'a str);
 
 /// Each case's text, a `tail` added, has exactly one problem: the expected one.
-fn check(cases: &[Case<'_>], tail: &str) {
+pub(super) fn check(cases: &[Case<'_>], tail: &str) {
     for (text, line, column, what, hint) in cases {
         let problems = problems_of(&format!("{text}\n{tail}"));
         let shown = Problems(problems.clone()).to_string();
