@@ -31,6 +31,8 @@ pub(super) const IO_THREADS: Bounds = plain(1, 64, "a disk serves a few reads at
 /// `cache.open_files`.
 pub(super) const OPEN_FILES: Bounds =
     plain(0, 4096, "they come out of the descriptors that a worker has for its connections");
+/// `limit.burst`: the longest interval times this fits 63 bits of nanoseconds.
+pub(super) const BURST: Bounds = plain(1, 100_000, "this many requests may come at once");
 /// `respond.status`: a 1xx is not a final answer.
 pub(super) const STATUS: Bounds = plain(200, 599, "final answers have these (RFC 9110, section 15)");
 /// `limits.head`, in bytes: the ledger's request buffer must hold a head with room to read on.

@@ -74,7 +74,8 @@ fn bits_behind(written: &str, address: IpAddr, first: IpAddr, prefix: u8) -> Ref
     Refusal::new(text, format!("write \"{first}/{prefix}\" for the network, or \"{address}\" for the one address"))
 }
 
-/// The IPv4 network that an IPv4-mapped one stands for. With fewer bits than [`MAPPED`] it would have bits behind its prefix.
+/// The IPv4 network that an IPv4-mapped one stands for. With a prefix shorter than [`MAPPED`] it would have bits behind
+/// it, and not be here.
 fn canonical(network: Network) -> Network {
     let address = network.address.to_canonical();
     let mapped = address != network.address;

@@ -4,6 +4,7 @@ mod defaults;
 mod files;
 mod peers;
 mod problems;
+mod routes;
 
 use std::path::Path;
 

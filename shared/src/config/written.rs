@@ -42,7 +42,7 @@ pub(super) struct Planned {
 /// Every table.
 pub(super) static TABLES: &[&Schema] = &[
     &ROOT, &MASTER, &WORKERS, &RESCUE, &LIMITS, &TIMEOUTS, &CACHE, &LISTEN, &SITE, &ROUTE, &FILES, &RESPOND, &REDIRECT,
-    &LOG,
+    &LIMIT, &LOG,
 ];
 
 pub(super) static ROOT: Schema = Schema {
@@ -175,6 +175,12 @@ pub(super) static ROUTE: Schema = Schema {
         key("files", "serves the files below a directory"),
         key("respond", "gives a fixed answer"),
         key("redirect", "sends the client elsewhere"),
+        key("headers", "header fields that are added to every answer"),
+        key("cache_control", "the Cache-Control of every answer"),
+        key("limit", "how many requests a client address may make"),
+        key("charset", "with files: the charset that text is sent with, or \"off\""),
+        key("deny", "with files: patterns of paths that are answered as if nothing were there"),
+        key("error_pages", "with files: the page sent with an error, by status, as a path below the root"),
         key("fault", "breaks the worker on purpose; refused unless workers.allow_faults is true"),
     ],
     planned: &[Planned {
@@ -190,6 +196,13 @@ pub(super) static FILES: Schema = Schema {
     keys: &[
         key("root", "the directory whose files are served; it must exist"),
         key("index", "the file names tried, in order, when a directory is asked for"),
+        key("listing", "whether a directory without an index file is answered with its list of files"),
+        key("fallback", "the path below the root that answers for what is not there"),
+        key("compress", "whether what is worth it is compressed on the way"),
+        key(
+            "precompressed",
+            "whether file.br, file.zst and file.gz are sent in place of file to clients that take them",
+        ),
     ],
     planned: &[],
 };
@@ -211,6 +224,16 @@ pub(super) static REDIRECT: Schema = Schema {
     keys: &[
         key("to", "the answer's Location, a path or a whole URL"),
         key("status", "the status of the answer: 301, 302, 303, 307 or 308"),
+    ],
+    planned: &[],
+};
+
+pub(super) static LIMIT: Schema = Schema {
+    name: "site.route.limit",
+    shape: Shape::Inline,
+    keys: &[
+        key("rate", "a number of requests and the time they have: \"5/s\", \"30/m\", \"100/h\", \"1000/d\""),
+        key("burst", "how many requests may come at once"),
     ],
     planned: &[],
 };

@@ -93,6 +93,11 @@ fault = "hang"
 fn a_configuration_survives_the_way_to_a_worker() {
     let mut config = load(&etc("phalanx.toml")).unwrap();
     config.listen[0].trusted.networks = vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+    let route = &mut config.sites[0].routes[0];
+    route.headers = vec![("X-A".into(), "a".into())];
+    route.limit = Some(Rate { interval: Duration::from_nanos(333_333_333), burst: 5 });
+    let Action::Files(files) = &mut route.action else { panic!("not files") };
+    files.error_pages = [(404, "/404.html".into()), (500, "/500.html".into())].into();
     let blueprint = config.to_blueprint().unwrap();
     assert_eq!(Config::from_blueprint(&blueprint).unwrap(), config);
 }
@@ -109,6 +114,8 @@ fn the_sample_shows_every_key_at_its_default() {
     assert_eq!(sample.cache, expected.cache);
     assert_eq!(sample.log, expected.log);
     assert_eq!(sample.listen, expected.listen);
+    let files = Action::Files(FilesAction::new(etc("site")));
+    assert_eq!(sample.sites[0].routes, [Route::new(RoutePath::Prefix("/".into()), files)]);
 }
 
 #[test]

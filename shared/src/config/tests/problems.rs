@@ -261,7 +261,7 @@ fn hosts_belong_to_one_site() {
 }
 
 /// Cases of route keys below a path; the first of them stands on line 6.
-fn check_routes(cases: &[Case<'_>]) {
+pub(super) fn check_routes(cases: &[Case<'_>]) {
     let head = "[[listen]]\naddress = \"8080\"\n[[site]]\n[[site.route]]\npath = \"/\"\n";
     let texts: Vec<String> = cases.iter().map(|case| format!("{head}{}", case.0)).collect();
     let cases: Vec<Case<'_>> =
