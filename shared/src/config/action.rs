@@ -8,7 +8,7 @@ use super::headers::header_value;
 use super::resolved::{Action, Fault};
 use super::site::Faults;
 use super::table::Table;
-use super::written::{FILES, REDIRECT, RESPOND};
+use super::written::{REDIRECT, RESPOND};
 
 /// Statuses whose answers have no content (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
 const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
@@ -32,7 +32,7 @@ const FAULTS: Choices<Fault> = Choices {
 
 /// The first action of the route that is written and sound.
 pub(super) fn action(route: &mut Table<'_>, faults: Faults) -> Option<Action> {
-    let files = route.optional("files", &FILES).and_then(files::files);
+    let files = files::files(route).map(Action::Files);
     let respond = route.optional("respond", &RESPOND).map(respond);
     let redirect = route.optional("redirect", &REDIRECT).and_then(redirect);
     let fault = route.entry("fault").and_then(|entry| fault(&entry, faults)).map(Action::Fault);

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::Entry;
+use super::network::trusted;
 use super::problem::Refusal;
 use super::resolved::{Listen, ListenAddress};
 use super::source::{Seen, absolute_path};
@@ -31,13 +32,15 @@ pub(super) fn listeners(tables: Vec<Table<'_>>) -> Vec<Listen> {
 
 fn listener(mut table: Table<'_>, seen: &mut Seen<ListenAddress>) -> Option<Listen> {
     let entry = table.required("address");
+    let proxy_protocol = table.flag("proxy_protocol", false);
+    let trusted = table.entry("trusted").and_then(|entry| trusted(&entry)).unwrap_or_default();
     table.finish();
     let entry = entry?;
     let written = entry.text("an address such as \"127.0.0.1:8080\"")?;
     let base = entry.source().path(".").ok()?;
     let address = entry.check(address(written, &base))?;
     refuse_repeated(&entry, &address, seen);
-    Some(address.into())
+    Some(Listen { address, proxy_protocol, trusted })
 }
 
 fn refuse_repeated(entry: &Entry<'_>, address: &ListenAddress, seen: &mut Seen<ListenAddress>) {

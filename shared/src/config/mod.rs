@@ -1,10 +1,10 @@
 //! Configuration: from a TOML file to the [`Config`] that the rest of the program sees.
 //!
 //! A file passes three stations. `written` declares every table and key. The readers (`master`, `workers`, `limits`,
-//! `listen`, `site`, `route`, `action`, `log`) walk the TOML tree through a `Table` and turn values as written
-//! into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading goes on with the
-//! default, so that an operator sees all the problems of a file at once. Only a TOML syntax error stands alone: behind
-//! it there is no tree to walk.
+//! `listen`, `network`, `site`, `route`, `headers`, `rate`, `action`, `log`) walk the TOML tree through a `Table` and
+//! turn values as written into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading
+//! goes on with the default, so that an operator sees all the problems of a file at once. Only a TOML syntax error
+//! stands alone: behind it there is no tree to walk.
 //!
 //! Reading asks the system about users, groups and directories and changes nothing; binding and opening is for others.
 
@@ -20,7 +20,9 @@ mod listen;
 mod log;
 mod master;
 mod nearest;
+mod network;
 mod problem;
+mod rate;
 mod route;
 mod site;
 mod source;
@@ -66,8 +68,9 @@ pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
     document::control_socket(&text, path)
 }
 
-/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root` and lists directories without
-/// an index file, everything else at its default, no access log and nothing left on disk (no PID file, no control socket, no crash reports).
+/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root` and lists directories
+/// without an index file, everything else at its default, no access log and nothing left on disk (no PID file, no
+/// control socket, no crash reports).
 ///
 /// `listen` must not be empty. A relative `root` is taken from the current directory; whether it exists is not checked.
 #[must_use]

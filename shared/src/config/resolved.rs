@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use listen::first_bits;
 pub use listen::{Listen, ListenAddress, Network, Trusted};
 pub use site::{Action, Fault, FilesAction, Rate, Route, RoutePath, Site};
 

@@ -35,6 +35,10 @@ fn an_almost_empty_file_has_the_documented_defaults() {
         }
     );
     assert_eq!(config.timeouts.idle, Duration::from_secs(75));
+    assert_eq!((config.timeouts.body_rate, config.timeouts.write_rate), (240, 240));
+    assert_eq!(config.cache, Cache { memory: 32 << 20, file: 256 << 10, open_files: 256 });
+    assert_eq!(config.workers.io_threads, 4);
+    assert_eq!(config.listen, [Listen::from(parse_listen("127.0.0.1:8080").unwrap())]);
     assert_eq!((config.master.crash_dir, config.master.crash_reports), (None, 100));
     assert!(config.master.pid_file.unwrap().ends_with("phalanx.pid"));
     assert!(config.master.control_socket.unwrap().ends_with("control.sock"));
@@ -87,9 +91,15 @@ fault = "hang"
 
 #[test]
 fn a_configuration_survives_the_way_to_a_worker() {
-    let config = load(&etc("phalanx.toml")).unwrap();
-    let blueprint = serde_json::to_string(&config).unwrap();
-    assert_eq!(serde_json::from_str::<Config>(&blueprint).unwrap(), config);
+    let mut config = load(&etc("phalanx.toml")).unwrap();
+    config.listen[0].trusted.networks = vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+    let route = &mut config.sites[0].routes[0];
+    route.headers = vec![("X-A".into(), "a".into())];
+    route.limit = Some(Rate { interval: Duration::from_nanos(333_333_333), burst: 5 });
+    let Action::Files(files) = &mut route.action else { panic!("not files") };
+    files.error_pages = [(404, "/404.html".into()), (500, "/500.html".into())].into();
+    let blueprint = config.to_blueprint().unwrap();
+    assert_eq!(Config::from_blueprint(&blueprint).unwrap(), config);
 }
 
 #[test]
@@ -101,7 +111,11 @@ fn the_sample_shows_every_key_at_its_default() {
     assert_eq!(sample.rescue, expected.rescue);
     assert_eq!(sample.limits, expected.limits);
     assert_eq!(sample.timeouts, expected.timeouts);
+    assert_eq!(sample.cache, expected.cache);
     assert_eq!(sample.log, expected.log);
+    assert_eq!(sample.listen, expected.listen);
+    let files = Action::Files(FilesAction::new(etc("site")));
+    assert_eq!(sample.sites[0].routes, [Route::new(RoutePath::Prefix("/".into()), files)]);
 }
 
 #[test]
