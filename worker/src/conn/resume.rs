@@ -74,9 +74,13 @@ impl Connection {
         if !head.idempotent() {
             return Again::Other;
         }
-        let reply = match run_handler(&cx.router, &head, done) {
-            Turnout::Reply(reply) => reply,
-            Turnout::Later(job) => return Again::Later(job),
+        let refused = (entry.kind.status == 429).then(|| cx.router.limit_of(&head)).flatten();
+        let reply = match refused {
+            Some(limit) => limit.refusal(),
+            None => match run_handler(&cx.router, &head, entry.date, done) {
+                Turnout::Reply(reply) => reply,
+                Turnout::Later(job) => return Again::Later(job),
+            },
         };
         let envelope = Envelope {
             date: cx.date.text(entry.date),

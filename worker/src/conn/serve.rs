@@ -219,7 +219,7 @@ impl Batch {
             Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
         self.put_on_record(&entry);
         crash_point::pass(Point::InHandler);
-        let reply = match run_handler(&cx.router, head, done) {
+        let reply = match self.turnout(cx, head, &entry, done) {
             Turnout::Reply(reply) => reply,
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
             Turnout::Later(job) if self.count == 0 => return Step::Later(Some(job)),
@@ -247,6 +247,21 @@ impl Batch {
         let length = self.encode(reply, &envelope);
         self.finish(entry, length);
         if last { Step::Last } else { Step::Answered }
+    }
+
+    /// Runs the handler, unless the client has asked too much of its route.
+    fn turnout<'r>(&self, cx: &'r Context, head: &Head<'_>, entry: &Entry, done: Option<Done>) -> Turnout<'r> {
+        if cx.router.has_limits()
+            && self.record.admitted() < entry.request_end
+            && let Some(limit) = cx.router.limit_of(head)
+        {
+            if !cx.admits(&self.record, head, limit) {
+                return Turnout::Reply(limit.refusal());
+            }
+            // Counted once, however often it is run again.
+            self.record.set_admitted(entry.request_end);
+        }
+        run_handler(&cx.router, head, entry.date, done)
     }
 
     /// Appends the reply's bytes and returns how many the response has in all; none: nobody knows yet.
@@ -332,14 +347,14 @@ pub(super) enum Turnout<'r> {
 }
 
 /// Runs the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
-pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>, done: Option<Done>) -> Turnout<'r> {
+pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<Done>) -> Turnout<'r> {
     let done = match done {
         Some(None) => return Turnout::Reply(Reply::error(500)),
         Some(done) => done,
         None => None,
     };
     in_handler::enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, done) {
+    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
         Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault)),

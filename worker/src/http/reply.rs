@@ -346,7 +346,7 @@ impl From<Refusal> for Reply<'static> {
 }
 
 /// Deterministic over processes of one build: the hasher's keys are fixed. Never 0.
-fn fingerprint(what: &impl Hash) -> u64 {
+pub fn fingerprint(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish().max(1)

@@ -47,6 +47,11 @@ impl Dress {
         &self.fields
     }
 
+    /// The page of an error with further fields, complete lines.
+    pub(crate) fn refusal(&self, status: u16, fields: &str) -> Prepared {
+        dressed(status, None, &format!("{fields}{}", self.fields))
+    }
+
     /// The page of an error.
     #[inline]
     pub(crate) fn error(&self, status: u16) -> Reply<'_> {

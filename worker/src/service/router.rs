@@ -2,14 +2,15 @@
 //!
 //! It owns the choice by host and by path, and the answers that belong to no route. What a route does is its service's.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use phalanx_shared::config::{Config, Route, RoutePath};
+use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
 
 use super::files::OpenRootError;
-use super::{Answer, Request, Service};
-use crate::http::reply::{Prepared, Reply, Text};
+use super::{Answer, Request, Service, Setting};
+use crate::http::reply::{Prepared, Reply, Text, fingerprint};
 use crate::http::{Head, path};
 
 /// No longer name resolves (RFC 1035, 2.3.4), so none is looked up.
@@ -20,24 +21,52 @@ const MAX_HOST: usize = 255;
 pub struct Router {
     sites: Vec<Site>,
     hosts: Hosts,
+    limits: bool,
+}
+
+/// How many requests a client may make of a route.
+#[derive(Debug)]
+pub struct Limit {
+    /// Tells the route from all others, over reloads too.
+    pub id: u64,
+    /// How many.
+    pub rate: Rate,
+    /// What one too many gets.
+    refusal: Prepared,
 }
 
 impl Router {
     /// Makes every route ready. Fails if a root cannot be opened.
-    pub fn new(config: &Config) -> Result<Router, OpenRootError> {
-        let sites = config.sites.iter().map(|site| Site::new(&site.routes)).collect::<Result<_, _>>()?;
-        Ok(Router { sites, hosts: Hosts::new(config) })
+    pub fn new(config: &Config, setting: &Setting) -> Result<Router, OpenRootError> {
+        let mut numbers = 0..;
+        let mut site = |site: &config::Site| Site::new(site, &mut numbers, setting);
+        let sites = config.sites.iter().map(&mut site).collect::<Result<_, _>>()?;
+        let limits = config.sites.iter().flat_map(|site| &site.routes).any(|route| route.limit.is_some());
+        Ok(Router { sites, hosts: Hosts::new(config), limits })
+    }
+
+    /// Whether any route has a limit.
+    #[inline]
+    pub fn has_limits(&self) -> bool {
+        self.limits
+    }
+
+    /// The limit of the route that a request means.
+    pub fn limit_of(&self, head: &Head<'_>) -> Option<&Limit> {
+        let path = path::decode(head.path).ok()?;
+        self.find(head.host, &path)?.limit.as_ref()
     }
 
     /// The descriptors that the routes hold open.
     pub(crate) fn descriptors(&self) -> Vec<std::os::fd::RawFd> {
-        let services = self.sites.iter().flat_map(|site| &site.0);
-        services.filter_map(|(_, service)| service.descriptor()).collect()
+        let routes = self.sites.iter().flat_map(|site| &site.0);
+        routes.filter_map(|route| route.service.descriptor()).collect()
     }
 
-    /// Answers a request. Its body, if any, is not looked at.
+    /// Answers a request. Its body, if any, is not looked at. `date` is the second that the response's Date names, `done` what
+    /// an answer to it earlier asked for.
     #[inline]
-    pub fn answer<'r>(&'r self, head: &Head<'_>) -> Answer<'r> {
+    pub fn answer<'r>(&'r self, head: &Head<'_>, date: u64, done: Option<Box<dyn Any + Send>>) -> Answer<'r> {
         match (head.path, head.method) {
             ("*", _) => return Answer::Reply(Reply::Prepared(&OPTIONS_OF_THE_SERVER)),
             // It would echo what the peer's proxies added; nobody needs it here (RFC 9110, 9.3.8).
@@ -49,13 +78,13 @@ impl Router {
             Err(refusal) => return Answer::Reply(refusal.into()),
         };
         match self.find(head.host, &path) {
-            Some(service) => service.answer(&Request { head, path: &path }),
+            Some(route) => route.service.answer(&Request { head, path: &path, date }, done),
             None => Answer::Reply(Reply::error(404)),
         }
     }
 
     #[inline]
-    fn find(&self, host: Option<&str>, path: &str) -> Option<&Service> {
+    fn find(&self, host: Option<&str>, path: &str) -> Option<&Ready> {
         self.sites.get(self.hosts.site_of(host))?.find(path)
     }
 }
@@ -68,13 +97,43 @@ static OPTIONS_OF_THE_SERVER: LazyLock<Prepared> = LazyLock::new(|| {
 
 /// The routes of one site: the exact ones, then the prefixes, the longest first.
 #[derive(Debug)]
-struct Site(Vec<(RoutePath, Service)>);
+struct Site(Vec<Ready>);
+
+/// A route, ready to answer.
+#[derive(Debug)]
+struct Ready {
+    path: RoutePath,
+    service: Service,
+    limit: Option<Limit>,
+}
+
+impl Limit {
+    fn new(hosts: &[String], route: &Route, rate: Rate, service: &Service) -> Limit {
+        // The same however much is too much, so that a successor makes the same bytes.
+        let seconds = rate.interval.as_secs_f64().ceil().max(1.0);
+        let refusal = service.dress().refusal(429, &format!("Retry-After: {seconds}\r\n"));
+        Limit { id: fingerprint(&(hosts, &route.path)), rate, refusal }
+    }
+
+    /// What a request too many gets.
+    pub fn refusal(&self) -> Reply<'_> {
+        Reply::Prepared(&self.refusal)
+    }
+}
 
 impl Site {
-    fn new(routes: &[Route]) -> Result<Site, OpenRootError> {
-        let ready = |route: &Route| Ok((route.path.clone(), Service::new(&route.action)?));
-        let mut routes = routes.iter().map(ready).collect::<Result<Vec<_>, OpenRootError>>()?;
-        routes.sort_by_key(|(path, _)| match path {
+    fn new(
+        site: &config::Site,
+        numbers: &mut impl Iterator<Item = usize>,
+        setting: &Setting,
+    ) -> Result<Site, OpenRootError> {
+        let ready = |(route, number): (&Route, usize)| {
+            let service = Service::new(number, route, setting)?;
+            let limit = route.limit.map(|rate| Limit::new(&site.hosts, route, rate, &service));
+            Ok(Ready { path: route.path.clone(), service, limit })
+        };
+        let mut routes = site.routes.iter().zip(numbers).map(ready).collect::<Result<Vec<_>, OpenRootError>>()?;
+        routes.sort_by_key(|ready| match &ready.path {
             RoutePath::Exact(_) => (0, 0),
             RoutePath::Prefix(prefix) => (1, usize::MAX - prefix.len()),
         });
@@ -82,12 +141,11 @@ impl Site {
     }
 
     #[inline]
-    fn find(&self, path: &str) -> Option<&Service> {
-        let found = self.0.iter().find(|(route, _)| match route {
+    fn find(&self, path: &str) -> Option<&Ready> {
+        self.0.iter().find(|route| match &route.path {
             RoutePath::Exact(exact) => path == exact,
             RoutePath::Prefix(prefix) => path.starts_with(prefix.as_str()),
-        });
-        found.map(|(_, service)| service)
+        })
     }
 }
 

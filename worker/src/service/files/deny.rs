@@ -27,8 +27,7 @@ impl Deny {
         self.paths.iter().any(|pattern| pattern.matches(path)) || path.split('/').any(|segment| self.hides(segment))
     }
 
-    /// Whether every path with this segment is.
-    pub(super) fn hides(&self, segment: &str) -> bool {
+    fn hides(&self, segment: &str) -> bool {
         let spelt_out = |pattern: &WildMatch| segment != WELL_KNOWN || pattern.to_string() == WELL_KNOWN;
         !segment.is_empty() && self.segments.iter().any(|pattern| pattern.matches(segment) && spelt_out(pattern))
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use phalanx_shared::sys::file::read_cached;
 
 use super::compress;
+use super::deny::Deny;
 use super::listing;
 use super::open::{Disk, Found, Root, Trouble};
 use super::representation::{Facts, Identity, media_type};
@@ -32,6 +33,7 @@ pub(super) struct Source {
     pub(super) listing: bool,
     pub(super) compress: bool,
     pub(super) precompressed: bool,
+    pub(super) deny: Arc<Deny>,
     /// Bytes of the largest file that is read into memory.
     pub(super) memory: u64,
 }
@@ -130,7 +132,7 @@ impl Source {
             }
             Found::File(..) => Err(Trouble::Absent),
             Found::Directory(_) if !path.ends_with('/') => Ok(Loaded::WithoutSlash),
-            Found::Directory(directory) if self.listing => list(directory, &path, want.listing, disk),
+            Found::Directory(directory) if self.listing => self.list(directory, &path, want.listing, disk),
             Found::Directory(_) => Err(Trouble::Forbidden),
         }
     }
@@ -203,6 +205,38 @@ impl Source {
         }
     }
 
+    fn list(&self, directory: OwnedFd, path: &str, form: Listing, disk: Disk) -> Result<Loaded, Trouble> {
+        if disk == Disk::Cached {
+            return Err(Trouble::Cold);
+        }
+        let (entries, truncated) = self.read_directory(directory, path)?;
+        let page = match form {
+            Listing::Html => listing::html(path, &entries, truncated),
+            Listing::Json => listing::json(path, &entries, truncated),
+        };
+        Ok(Loaded::Listing(page.into_bytes()))
+    }
+
+    /// What a directory shows: nothing that is denied, and nothing that could not be served.
+    fn read_directory(&self, directory: OwnedFd, path: &str) -> Result<(Vec<listing::Entry>, bool), Trouble> {
+        let mut directory = nix::dir::Dir::from_fd(directory)?;
+        let mut names = Vec::new();
+        for entry in directory.iter() {
+            let name = entry?.file_name().to_bytes().to_vec();
+            let special = name == b"." || name == b"..";
+            if !special && !self.deny.covers(&format!("{path}{}", String::from_utf8_lossy(&name))) {
+                names.push(name);
+            }
+            if names.len() > MAX_LISTED {
+                break;
+            }
+        }
+        let truncated = names.len() > MAX_LISTED;
+        names.truncate(MAX_LISTED);
+        let entries = names.into_iter().filter_map(|name| entry(&directory, name)).collect();
+        Ok((entries, truncated))
+    }
+
     fn content(&self, file: OpenFile, size: u64, disk: Disk) -> Result<Content, Trouble> {
         if size > self.memory {
             return Ok(Content::Open(Arc::new(file)));
@@ -236,36 +270,6 @@ fn read_now(file: &OpenFile, size: u64) -> Result<Vec<u8>, Trouble> {
     }
 }
 
-fn list(directory: OwnedFd, path: &str, form: Listing, disk: Disk) -> Result<Loaded, Trouble> {
-    if disk == Disk::Cached {
-        return Err(Trouble::Cold);
-    }
-    let (entries, truncated) = read_directory(directory)?;
-    let page = match form {
-        Listing::Html => listing::html(path, &entries, truncated),
-        Listing::Json => listing::json(path, &entries, truncated),
-    };
-    Ok(Loaded::Listing(page.into_bytes()))
-}
-
-/// What a directory shows: no hidden names, and nothing that could not be served.
-fn read_directory(directory: OwnedFd) -> Result<(Vec<listing::Entry>, bool), Trouble> {
-    let mut directory = nix::dir::Dir::from_fd(directory)?;
-    let mut names = Vec::new();
-    for entry in directory.iter() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if !name.starts_with(b".") {
-            names.push(name);
-        }
-        if names.len() > MAX_LISTED {
-            break;
-        }
-    }
-    let truncated = names.len() > MAX_LISTED;
-    names.truncate(MAX_LISTED);
-    let entries = names.into_iter().filter_map(|name| entry(&directory, name)).collect();
-    Ok((entries, truncated))
-}
 
 fn entry(directory: &nix::dir::Dir, name: Vec<u8>) -> Option<listing::Entry> {
     use nix::sys::stat::{SFlag, fstatat};
