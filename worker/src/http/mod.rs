@@ -10,6 +10,7 @@ pub mod conditional;
 pub mod date;
 pub mod encode;
 mod fields;
+pub mod forwarded;
 pub mod head;
 pub mod multipart;
 pub mod path;
