@@ -9,5 +9,6 @@ mod event;
 pub mod http;
 mod in_handler;
 mod model;
+pub mod proxy_protocol;
 mod rescue;
 pub mod service;
