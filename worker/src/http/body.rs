@@ -3,6 +3,7 @@
 //! It owns the chunked coding, read strictly, and the count of bytes against the limit. Where the bytes go is left to
 //! the sink. Trailer fields are checked, and kept as a [`Trailer`] if somebody asked for them.
 
+use super::chunk_extension::{Next, Part, is_text_byte};
 use super::fields::is_token_byte;
 use super::head::{Framing, Refusal};
 use super::trailer::Trailer;
@@ -12,6 +13,13 @@ const MAX_SIZE_DIGITS: u8 = 16;
 
 /// Bytes of one chunk's extensions, which nobody uses but to waste time.
 const MAX_EXTENSION: usize = 256;
+
+/// Bytes of the coding beyond [`CHUNK_ALLOWANCE`] and twice the data, over a whole body. Without it a peer could send any
+/// amount for a body of a few bytes, and stay below every limit.
+const MAX_OVERHEAD: u64 = 16 * 1024;
+
+/// Bytes of the coding that each chunk may cost for nothing: more than size and line ends of one that is written sensibly.
+const CHUNK_ALLOWANCE: u64 = 16;
 
 /// Bytes of all the fields of a trailer, their line ends included.
 const MAX_TRAILER: usize = 8 * 1024;
@@ -25,6 +33,8 @@ pub struct Decoder {
     state: State,
     received: u64,
     limit: u64,
+    /// Bytes of the coding that the chunks so far do not account for.
+    overhead: u64,
     /// Where trailer fields are kept; none: nobody asked for them.
     trailer: Option<Trailer>,
 }
@@ -36,10 +46,8 @@ enum State {
     Length(u64),
     /// A chunk's size, so far.
     Size { digits: u8, size: u64 },
-    /// Blanks between size and `;`, or between `;` and a name; `taken` bytes of extensions so far.
-    Blank { size: u64, taken: usize, named: bool },
-    /// A chunk extension.
-    Extension { size: u64, taken: usize },
+    /// A chunk's extensions, of which there were `taken` bytes so far.
+    Extension { size: u64, taken: usize, part: Part },
     /// The LF that ends a chunk's line.
     SizeEnd { size: u64 },
     /// A chunk's bytes.
@@ -92,7 +100,7 @@ impl Decoder {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Size { digits: 0, size: 0 },
         };
-        Ok(Decoder { state, received: 0, limit, trailer: None })
+        Ok(Decoder { state, received: 0, limit, overhead: 0, trailer: None })
     }
 
     /// Has the trailer fields kept, for [`take_trailer`](Decoder::take_trailer). The same bodies are refused with and
@@ -123,6 +131,7 @@ impl Decoder {
                     self.pass_on(left, &bytes[taken..], |left| State::Data { left }, State::DataCr, sink)
                 }
                 _ => {
+                    self.overhead += 1;
                     self.state = self.step(bytes[taken])?;
                     1
                 }
@@ -164,8 +173,7 @@ impl Decoder {
     fn step(&mut self, byte: u8) -> Result<State, Refusal> {
         match self.state {
             State::Size { digits, size } => size_step(digits, size, byte),
-            State::Blank { size, taken, named } => blank_step(size, taken, named, byte),
-            State::Extension { size, taken } => extension_step(size, taken, byte),
+            State::Extension { size, taken, part } => extension_step(size, taken, part, byte),
             State::SizeEnd { size } if byte == b'\n' => self.open_chunk(size),
             State::DataCr if byte == b'\r' => Ok(State::DataLf),
             State::DataLf if byte == b'\n' => Ok(State::Size { digits: 0, size: 0 }),
@@ -184,9 +192,11 @@ impl Decoder {
         Ok(next)
     }
 
-    /// The limit is kept before a byte of the chunk is taken.
-    fn open_chunk(&self, size: u64) -> Result<State, Refusal> {
+    /// The limits are kept before a byte of the chunk is taken.
+    fn open_chunk(&mut self, size: u64) -> Result<State, Refusal> {
+        self.overhead = self.overhead.saturating_sub(size.saturating_mul(2).saturating_add(CHUNK_ALLOWANCE));
         match size {
+            _ if self.overhead > MAX_OVERHEAD => Err(Refusal::bad("chunks with more extensions than data")),
             0 => Ok(State::Line(Taken::default())),
             _ if size > self.limit.saturating_sub(self.received) => Err(TOO_LARGE),
             _ => Ok(State::Data { left: size }),
@@ -198,34 +208,21 @@ const TOO_LARGE: Refusal = Refusal::new(413, "a body larger than the limit");
 const MALFORMED: Refusal = Refusal::bad("a malformed chunk");
 
 fn size_step(digits: u8, size: u64, byte: u8) -> Result<State, Refusal> {
-    match (char::from(byte).to_digit(16), byte) {
-        (Some(digit), _) if digits < MAX_SIZE_DIGITS => {
+    match char::from(byte).to_digit(16) {
+        Some(digit) if digits < MAX_SIZE_DIGITS => {
             Ok(State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) })
         }
-        _ if digits == 0 => Err(MALFORMED),
-        (None, b'\r') => Ok(State::SizeEnd { size }),
-        (None, b';') => Ok(State::Blank { size, taken: 1, named: true }),
-        (None, b' ' | b'\t') => Ok(State::Blank { size, taken: 1, named: false }),
+        None if digits > 0 && byte == b'\r' => Ok(State::SizeEnd { size }),
+        None if digits > 0 => extension_step(size, 0, Part::BehindSize, byte),
         _ => Err(MALFORMED),
     }
 }
 
-/// `named`: the `;` was there, a name has to follow.
-fn blank_step(size: u64, taken: usize, named: bool, byte: u8) -> Result<State, Refusal> {
-    match byte {
-        _ if taken >= MAX_EXTENSION => Err(MALFORMED),
-        b' ' | b'\t' => Ok(State::Blank { size, taken: taken + 1, named }),
-        b';' if !named => Ok(State::Blank { size, taken: taken + 1, named: true }),
-        _ if named && is_token_byte(byte) => Ok(State::Extension { size, taken: taken + 1 }),
-        _ => Err(MALFORMED),
-    }
-}
-
-fn extension_step(size: u64, taken: usize, byte: u8) -> Result<State, Refusal> {
-    match byte {
-        b'\r' => Ok(State::SizeEnd { size }),
-        _ if is_text_byte(byte) && taken < MAX_EXTENSION => Ok(State::Extension { size, taken: taken + 1 }),
-        _ => Err(MALFORMED),
+fn extension_step(size: u64, taken: usize, part: Part, byte: u8) -> Result<State, Refusal> {
+    match part.step(byte).ok_or(MALFORMED)? {
+        Next::LineEnd => Ok(State::SizeEnd { size }),
+        Next::Part(_) if taken == MAX_EXTENSION => Err(MALFORMED),
+        Next::Part(part) => Ok(State::Extension { size, taken: taken + 1, part }),
     }
 }
 
@@ -247,11 +244,6 @@ fn trailer_step(state: State, byte: u8) -> Result<State, Refusal> {
         }
         _ => Ok(next),
     }
-}
-
-/// A byte that may stand in a field's value (RFC 9110, 5.5).
-fn is_text_byte(byte: u8) -> bool {
-    byte == b'\t' || !byte.is_ascii_control()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! answer to `service`: nothing here makes a system call, and nothing here panics, whatever the peer sends.
 
 pub mod body;
+mod chunk_extension;
 pub mod chunked;
 pub mod coding;
 pub mod conditional;

@@ -34,6 +34,7 @@ const VALID: &[(&str, &str)] = &[
     ("0000000000000001\r\nx\r\n0\r\n\r\n", "x"),
     ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n"),
     ("1;a\r\nx\r\n0\r\n\r\n", "x"),
+    ("1;a;b = c ; d=\"\\\"; e\"\r\nx\r\n0\r\n\r\n", "x"),
     ("1;a=b;c=\"d e\"\r\nx\r\n0;last\r\n\r\n", "x"),
     ("1 ; a\r\nx\r\n0\r\n\r\n", "x"),
     ("1\r\nx\r\n0\r\nTrailer: value\r\nOther:\r\n\r\n", "x"),
@@ -55,6 +56,13 @@ const INVALID: &[&str] = &[
     "1; \r\n",
     "1;=\r\n",
     "1;a\nx",
+    "1;;a\r\n",
+    "1;a b\r\n",
+    "1;a=\r\n",
+    "1;a=\"b\r\n",
+    "1;a=\"b\"c\r\n",
+    "1;a \r\n",
+    "0;\r\n",
     "1;a\x00\r\n",
     "1;a\rb",
     "00000000000000001\r\n",
@@ -158,6 +166,36 @@ fn a_trailer_is_kept_when_asked_for_whatever_the_pieces() {
     let mut without = Decoder::new(&Framing::Length(1), 1).unwrap().with_trailer();
     without.advance(b"x", &mut |_| ()).unwrap();
     assert!(without.take_trailer().is_empty());
+}
+
+#[test]
+fn a_size_has_at_most_as_many_digits_as_a_u64_holds() {
+    for (digits, expected) in [(15, true), (16, true), (17, false), (1000, false)] {
+        let text = format!("{:0>digits$}\r\nx\r\n{:0>digits$}\r\n\r\n", 1, 0);
+        assert_eq!(whole(text.as_bytes(), Framing::Chunked, 1).is_ok(), expected, "{digits} digits");
+    }
+}
+
+#[test]
+fn many_extensions_with_little_data_are_refused() {
+    /// A chunk of one byte, whose line has `len` bytes.
+    fn chunk(len: usize) -> String {
+        format!("1;{}\r\nx\r\n", "e".repeat(len - "1;\r\n".len()))
+    }
+    // The line ends behind the data count with the chunk that follows.
+    let allowed = CHUNK_ALLOWANCE as usize + 2;
+    let (first, more) = (259 - allowed, 259 + 2 - allowed);
+    let count = (MAX_OVERHEAD as usize - first) / more;
+    let left = MAX_OVERHEAD as usize - first - count * more;
+    let most = chunk(259).repeat(1 + count) + &chunk(left + allowed - 2);
+    assert!(whole(format!("{most}0\r\n\r\n").as_bytes(), Framing::Chunked, 1000).is_ok());
+    let above = chunk(259).repeat(1 + count) + &chunk(left + allowed - 1);
+    assert_eq!(whole(format!("{above}0\r\n\r\n").as_bytes(), Framing::Chunked, 1000), Err(400));
+    // Data makes up for them, and small chunks without extensions never add up.
+    let signed = format!("400;{}\r\n{}\r\n", "e".repeat(200), "x".repeat(1024)).repeat(200) + "0\r\n\r\n";
+    assert!(whole(signed.as_bytes(), Framing::Chunked, 1_000_000).is_ok());
+    let small = "1\r\nx\r\n".repeat(50_000) + "0\r\n\r\n";
+    assert!(whole(small.as_bytes(), Framing::Chunked, 1_000_000).is_ok());
 }
 
 #[test]
