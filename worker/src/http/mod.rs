@@ -4,12 +4,14 @@
 //! answer to `service`: nothing here makes a system call, and nothing here panics, whatever the peer sends.
 
 pub mod body;
+mod chunk_extension;
 pub mod chunked;
 pub mod coding;
 pub mod conditional;
 pub mod date;
 pub mod encode;
 mod fields;
+pub mod forwarded;
 pub mod head;
 pub mod multipart;
 pub mod path;
