@@ -9,11 +9,8 @@ mod event;
 pub mod http;
 mod in_handler;
 mod model;
-<<<<<<< HEAD
 mod open_file;
 mod pool;
-=======
 pub mod proxy_protocol;
->>>>>>> http
 mod rescue;
 pub mod service;

@@ -87,10 +87,10 @@ mod tests {
         let files = OpenFiles::new(ledger.table(), 0, Incarnation(5));
         let file = files.note(File::open("/proc/self/exe").unwrap());
         let fd = file.as_raw_fd();
-        assert_eq!(ledger.recorded().map(|(fd, record)| (fd, record.owner())).collect::<Vec<_>>(), [(
-            fd,
-            Some(Owner::File(Incarnation(5)))
-        )]);
+        assert_eq!(
+            ledger.recorded().map(|(fd, record)| (fd, record.owner())).collect::<Vec<_>>(),
+            [(fd, Some(Owner::File(Incarnation(5))))]
+        );
         drop(file);
         assert_eq!(ledger.recorded().count(), 0);
     }

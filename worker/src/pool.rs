@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use phalanx_shared::{error, warn};
@@ -88,7 +88,7 @@ pub struct Pool {
 struct Shared {
     state: Mutex<State>,
     work_is_there: Condvar,
-    bell: EventFd,
+    bell: OnceLock<EventFd>,
 }
 
 #[derive(Default)]
@@ -99,17 +99,22 @@ struct State {
 }
 
 impl Pool {
-    /// A pool of at most `most_threads` threads, none of them started yet.
-    pub fn new(most_threads: usize) -> io::Result<Pool> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let shared = Shared { state: Mutex::default(), work_is_there: Condvar::new(), bell };
+    /// A pool of at most `most_threads` threads, none of them started yet, and without a bell.
+    pub fn new(most_threads: usize) -> Pool {
+        let shared = Shared { state: Mutex::default(), work_is_there: Condvar::new(), bell: OnceLock::new() };
         let (flights, by_key) = (HashMap::new(), HashMap::new());
-        Ok(Pool { most_threads, threads: 0, next: 0, flights, by_key, shared: Arc::new(shared) })
+        Pool { most_threads, threads: 0, next: 0, flights, by_key, shared: Arc::new(shared) }
     }
 
-    /// Readable when results are there.
-    pub fn bell(&self) -> RawFd {
-        self.shared.bell.as_fd().as_raw_fd()
+    /// Hangs the bell up; its descriptor is readable when results are there.
+    pub fn hang_bell(&self) -> io::Result<RawFd> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(self.shared.bell.get_or_init(|| bell).as_fd().as_raw_fd())
+    }
+
+    /// The bell's descriptor.
+    pub fn bell(&self) -> Option<RawFd> {
+        self.shared.bell.get().map(|bell| bell.as_fd().as_raw_fd())
     }
 
     /// Whether too much waits already for another job of a new request.
@@ -152,7 +157,9 @@ impl Pool {
 
     /// The results that have come, each with the connection and the ticket it is for.
     pub fn results(&mut self) -> Vec<(RawFd, Ticket, Done)> {
-        let _silent = self.shared.bell.read();
+        if let Some(bell) = self.shared.bell.get() {
+            let _silent = bell.read();
+        }
         let done = std::mem::take(&mut self.shared.lock().done);
         let mut results = Vec::new();
         for (number, done) in done {
@@ -191,8 +198,10 @@ impl Shared {
 
     fn finished(&self, number: u64, done: Done) {
         self.lock().done.push((number, done));
-        // It cannot be full: the loop reads it.
-        let _rung = self.bell.write(1);
+        if let Some(bell) = self.bell.get() {
+            // It cannot be full: the loop reads it.
+            let _rung = bell.write(1);
+        }
     }
 }
 
@@ -236,7 +245,7 @@ mod tests {
 
     #[test]
     fn equal_jobs_are_done_once_for_all_who_wait() {
-        let mut pool = Pool::new(2).unwrap();
+        let mut pool = Pool::new(2);
         let runs = Arc::new(AtomicUsize::new(0));
         let (gate, opened) = std::sync::mpsc::channel::<()>();
         let opened = Arc::new(Mutex::new(opened));
@@ -260,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_job_that_panics_has_no_result_and_its_thread_lives_on() {
-        let mut pool = Pool::new(1).unwrap();
+        let mut pool = Pool::new(1);
         pool.submit(1, Job::new(|| -> u8 { panic!("on purpose") })).unwrap();
         pool.submit(2, Job::new(|| 7u8)).unwrap();
         let results = wait_for(&mut pool, 2);
@@ -270,9 +279,9 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_job_back() {
-        let mut pool = Pool::new(1).unwrap();
+        let mut pool = Pool::new(1);
         let (gate, opened) = std::sync::mpsc::channel::<()>();
-        pool.submit(0, Job::new(move || drop(opened.recv()))).unwrap();
+        pool.submit(0, Job::new(move || opened.recv().is_ok())).unwrap();
         let mut given_back = None;
         for fd in 0..=MAX_QUEUED as RawFd + 1 {
             if let Err(job) = pool.submit(fd, Job::new(|| 1u8)) {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
-use phalanx_shared::clock::Clock;
 use phalanx_shared::clients::{Client, Clients, Verdict};
+use phalanx_shared::clock::{Clock, since_boot};
 use phalanx_shared::config::{Limits, Listen, Rescue};
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Stats;
@@ -15,8 +15,8 @@ use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
 use crate::http::DateCache;
-use crate::pool::Pool;
 use crate::http::{Head, forwarded};
+use crate::pool::Pool;
 use crate::service::Setting;
 use crate::service::router::{Limit, Router};
 
@@ -82,8 +82,8 @@ impl Context {
     /// Whether a client may make one more request of a route. Those without an address may.
     pub fn admits(&self, record: &Record, head: &Head<'_>, limit: &Limit) -> bool {
         let Some(address) = self.client_of(record, head) else { return true };
-        let verdict =
-            self.clients.admit(limit.id, Client::from(address), limit.rate.interval, limit.rate.burst, self.clock.since_boot());
+        let (rate, now) = (&limit.rate, since_boot());
+        let verdict = self.clients.admit(limit.id, Client::from(address), rate.interval, rate.burst, now);
         verdict == Verdict::Admitted
     }
 }

@@ -159,7 +159,8 @@ impl Connection {
     fn write_memory(&mut self, cx: &Context, output: &mut Output, stream: bool) -> Wrote {
         let memory = output.parts.iter().take_while(|part| part.in_memory().is_some()).count();
         let more = stream || memory < output.parts.len();
-        let mut slices: Vec<&[u8]> = output.parts.iter().take(memory.min(GATHERED)).filter_map(Part::in_memory).collect();
+        let mut slices: Vec<&[u8]> =
+            output.parts.iter().take(memory.min(GATHERED)).filter_map(Part::in_memory).collect();
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut allowed = crash_point::cut(total);
         for slice in &mut slices {

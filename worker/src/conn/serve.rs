@@ -219,7 +219,18 @@ impl Batch {
             Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
         self.put_on_record(&entry);
         crash_point::pass(Point::InHandler);
-        let reply = match self.turnout(cx, head, &entry, done) {
+        let counted = !cx.router.has_limits() || self.record.admitted() >= request_end;
+        let limit = if counted { None } else { cx.router.limit_of(head) };
+        let refused = limit.filter(|limit| !cx.admits(&self.record, head, limit));
+        if limit.is_some() && refused.is_none() {
+            // Counted once, however often it is run again.
+            self.record.set_admitted(request_end);
+        }
+        let turnout = match refused {
+            Some(limit) => Turnout::Reply(limit.refusal()),
+            None => run_handler(&cx.router, head, date, done),
+        };
+        let reply = match turnout {
             Turnout::Reply(reply) => reply,
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
             Turnout::Later(job) if self.count == 0 => return Step::Later(Some(job)),
@@ -247,21 +258,6 @@ impl Batch {
         let length = self.encode(reply, &envelope);
         self.finish(entry, length);
         if last { Step::Last } else { Step::Answered }
-    }
-
-    /// Runs the handler, unless the client has asked too much of its route.
-    fn turnout<'r>(&self, cx: &'r Context, head: &Head<'_>, entry: &Entry, done: Option<Done>) -> Turnout<'r> {
-        if cx.router.has_limits()
-            && self.record.admitted() < entry.request_end
-            && let Some(limit) = cx.router.limit_of(head)
-        {
-            if !cx.admits(&self.record, head, limit) {
-                return Turnout::Reply(limit.refusal());
-            }
-            // Counted once, however often it is run again.
-            self.record.set_admitted(entry.request_end);
-        }
-        run_handler(&cx.router, head, entry.date, done)
     }
 
     /// Appends the reply's bytes and returns how many the response has in all; none: nobody knows yet.

@@ -14,7 +14,7 @@ pub struct Multipart {
 }
 
 /// A run of a body's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Segment {
     /// These bytes: the end of a part, the head of the next.
     Text(Vec<u8>),

@@ -74,7 +74,7 @@ impl Reactor {
         workers: &Workers,
     ) -> io::Result<Reactor> {
         let mut poller = Epoll::new()?;
-        for fd in [duty.bell(), duty.signal(), duty.lifeline()] {
+        for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(cx.pool.bell()) {
             poller.add(fd, Interest::Read)?;
         }
         let timers = Timers::new(cx.clock.now());
@@ -104,6 +104,7 @@ impl Reactor {
                 return 1;
             }
             self.cx.clock.tick();
+            self.cx.setting.next_turn();
             self.timers.advance(self.cx.clock.now());
             for event in &events {
                 self.react(event);
@@ -145,6 +146,7 @@ impl Reactor {
             fd if fd == self.duty.bell() => self.hear(),
             fd if fd == self.duty.signal() => self.duty.terminated(),
             fd if fd == self.duty.lifeline() => self.master_died(),
+            fd if Some(fd) == self.cx.pool.bell() => self.take_results(),
             fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
             _ => {}
         }
@@ -194,6 +196,13 @@ impl Reactor {
         }
         if self.stage == Stage::Retiring && fate == Fate::Stay {
             self.give_if_quiet(fd);
+        }
+    }
+
+    /// Threads of the pool have done what connections wait for.
+    fn take_results(&mut self) {
+        for (fd, ticket, done) in self.cx.pool.results() {
+            self.with(fd, |connection, cx| connection.arrived(cx, ticket, done));
         }
     }
 
@@ -330,6 +339,7 @@ impl Reactor {
 
     pub(crate) fn ready(&self) {
         let mut own = vec![self.poller.as_raw_fd(), self.duty.signal()];
+        own.extend(self.cx.pool.bell());
         own.extend(self.cx.router.descriptors());
         self.cx.lane.note(&own);
         self.duty.say(Word::Ready);

@@ -206,7 +206,7 @@ mod tests {
 
     use phalanx_shared::config::{self, Action, Fault};
 
-    use super::super::testing::with_head;
+    use super::super::testing::{setting, with_head};
     use super::*;
 
     /// Paths, as written in the file, and what a route says there.
@@ -237,7 +237,7 @@ mod tests {
 
     /// The body of the answer, as text.
     fn asked(router: &Router, line: &str, fields: &str) -> String {
-        with_head(line, fields, |head| match router.answer(head) {
+        with_head(line, fields, |head| match router.answer(head, 0, None) {
             Answer::Reply(Reply::Prepared(prepared)) => String::from_utf8_lossy(prepared.body()).into_owned(),
             other => panic!("{other:?}"),
         })
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn exact_paths_win_and_then_the_longest_prefix() {
         let routes = &[("/", "root"), ("/a", "a"), ("/a/b/", "ab"), ("= /a/b/", "exact"), ("= /c", "c")];
-        let router = Router::new(&config(&[(&[], routes)])).unwrap();
+        let router = Router::new(&config(&[(&[], routes)]), &setting()).unwrap();
         for (path, body) in [
             ("/", "root"),
             ("/x", "root"),
@@ -268,13 +268,16 @@ mod tests {
 
     #[test]
     fn exact_hosts_win_and_then_the_longest_wildcard() {
-        let router = Router::new(&config(&[
-            (&["*.example.org"], &[("/", "wild")]),
-            (&["*.deep.example.org"], &[("/", "deep")]),
-            (&["example.org", "www.example.org"], &[("/", "exact")]),
-            (&["example.org"], &[("/", "late")]),
-            (&[], &[("/", "any")]),
-        ]))
+        let router = Router::new(
+            &config(&[
+                (&["*.example.org"], &[("/", "wild")]),
+                (&["*.deep.example.org"], &[("/", "deep")]),
+                (&["example.org", "www.example.org"], &[("/", "exact")]),
+                (&["example.org"], &[("/", "late")]),
+                (&[], &[("/", "any")]),
+            ]),
+            &setting(),
+        )
         .unwrap();
         for (host, body) in [
             ("example.org", "exact"),
@@ -298,35 +301,35 @@ mod tests {
 
     #[test]
     fn without_a_site_for_every_host_the_first_is_the_default() {
-        let router = Router::new(&config(&[(&["a"], &[("/", "a")]), (&["b"], &[("/", "b")])])).unwrap();
+        let router = Router::new(&config(&[(&["a"], &[("/", "a")]), (&["b"], &[("/", "b")])]), &setting()).unwrap();
         assert_eq!(asked(&router, "GET /", "Host: b\r\n"), "b");
         assert_eq!(asked(&router, "GET /", "Host: c\r\n"), "a");
     }
 
     #[test]
     fn what_has_no_route_gets_its_page() {
-        let router = Router::new(&config(&[(&[], &[("/a", "a")])])).unwrap();
+        let router = Router::new(&config(&[(&[], &[("/a", "a")])]), &setting()).unwrap();
         assert_eq!(asked(&router, "GET /b", ""), "404 Not Found\n");
         assert_eq!(asked(&router, "GET /a/../..", ""), "400 Bad Request\n");
         assert_eq!(asked(&router, "GET /a%2Fb", ""), "400 Bad Request\n");
         assert_eq!(asked(&router, "TRACE /a", ""), "405 Method Not Allowed\n");
         assert_eq!(asked(&router, "BREW /a", ""), "a");
         assert_eq!(asked(&router, "OPTIONS *", ""), "");
-        assert_eq!(asked(&Router::new(&config(&[])).unwrap(), "GET /", ""), "404 Not Found\n");
+        assert_eq!(asked(&Router::new(&config(&[]), &setting()).unwrap(), "GET /", ""), "404 Not Found\n");
     }
 
     #[test]
     fn a_fault_is_handed_to_the_caller() {
         let mut config = config(&[(&[], &[("/", "a")])]);
         config.sites[0].routes[0].action = Action::Fault(Fault::Hang);
-        let router = Router::new(&config).unwrap();
-        with_head("GET /", "", |head| assert!(matches!(router.answer(head), Answer::Fault(Fault::Hang))));
+        let router = Router::new(&config, &setting()).unwrap();
+        with_head("GET /", "", |head| assert!(matches!(router.answer(head, 0, None), Answer::Fault(Fault::Hang))));
     }
 
     #[test]
     fn a_root_that_cannot_be_opened_is_named() {
         let mut config = config(&[(&[], &[("/", "a")])]);
         config.sites[0].routes[0].action = Action::Files(config::FilesAction::new("/does/not/exist".into()));
-        assert_eq!(Router::new(&config).unwrap_err().to_string(), "open the root /does/not/exist");
+        assert_eq!(Router::new(&config, &setting()).unwrap_err().to_string(), "open the root /does/not/exist");
     }
 }

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use percent_encoding::percent_encode;
 
-use super::NOT_IN_A_PATH;
+use super::reply::NOT_IN_A_PATH;
 use crate::http::{Head, date};
 
 /// What is in a directory.

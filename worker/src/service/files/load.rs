@@ -270,7 +270,6 @@ fn read_now(file: &OpenFile, size: u64) -> Result<Vec<u8>, Trouble> {
     }
 }
 
-
 fn entry(directory: &nix::dir::Dir, name: Vec<u8>) -> Option<listing::Entry> {
     use nix::sys::stat::{SFlag, fstatat};
     let path = std::ffi::CString::new(name.clone()).ok()?;

@@ -27,7 +27,7 @@ use crate::http::{Accepted, Choice, Coding, Head, Prepared, Reply};
 use crate::pool::Job;
 
 use deny::Deny;
-use load::{COMPRESSED_WHOLE, Coded, Content, LEAST_COMPRESSED, Listing, Loaded, LoadedFile, Source, Want};
+use load::{Coded, Content, LEAST_COMPRESSED, Listing, Loaded, LoadedFile, Source, Want};
 use open::{Disk, Root, Trouble};
 use representation::{Facts, media_type};
 use shelf::{Kept, Key, KeyRef, Sidecar};
@@ -146,8 +146,7 @@ impl Files {
 
     fn kept_file(&self, path: &str, codings: &[Coding]) -> Option<Rc<Kept>> {
         let mut shelf = self.shelf.borrow_mut();
-        let mut get =
-            |coding| shelf.get(KeyRef { route: self.route, coding, path }, &self.source.root);
+        let mut get = |coding| shelf.get(KeyRef { route: self.route, coding, path }, &self.source.root);
         if codings.is_empty() {
             return get(None);
         }

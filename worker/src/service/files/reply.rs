@@ -21,7 +21,8 @@ use crate::open_file::OpenFile;
 
 /// What a path holds after encoding: unreserved bytes and slashes (RFC 3986, 2.3). So a backslash never stands raw in a
 /// `Location`, where browsers would take it for a slash.
-const NOT_IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const NOT_IN_A_PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Bytes of a file that are compressed at a time.
 const PORTION: usize = 128 * 1024;
