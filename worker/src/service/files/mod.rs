@@ -4,6 +4,8 @@
 //! like from outside is `representation`'s; the bytes are left to the connection.
 
 #[cfg_attr(not(test), expect(dead_code, reason = "no route asks for it yet"))]
+mod compress;
+#[cfg_attr(not(test), expect(dead_code, reason = "no route asks for it yet"))]
 mod listing;
 mod open;
 mod representation;
