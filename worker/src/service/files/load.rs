@@ -155,7 +155,11 @@ impl Source {
                 break;
             }
         }
-        let content = self.content(file, identity.size, disk)?;
+        let streamed = coded.iter().any(|(_, coded)| matches!(coded, Coded::Streamed));
+        let content = match streamed {
+            true => Content::Open(Arc::new(file)),
+            false => self.content(file, identity.size, disk)?,
+        };
         Ok(LoadedFile { path, plain: Facts::plain(identity), content, coded })
     }
 
