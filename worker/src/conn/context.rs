@@ -79,6 +79,11 @@ impl Context {
         forwarded::client_of(head, peer, |address| listen.trusted.contains(address))
     }
 
+    /// Whether connections of a listener begin with the word of a proxy.
+    pub fn speaks_for_proxy(&self, listener: u8) -> bool {
+        self.listens.get(usize::from(listener)).is_some_and(|listen| listen.proxy_protocol)
+    }
+
     /// Whether a client may make one more request of a route. Those without an address may.
     pub fn admits(&self, record: &Record, head: &Head<'_>, limit: &Limit) -> bool {
         let Some(address) = self.client_of(record, head) else { return true };

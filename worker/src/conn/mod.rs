@@ -7,6 +7,7 @@ pub mod buffers;
 pub mod context;
 mod input;
 mod output;
+mod proxied;
 mod resume;
 mod serve;
 mod stream;
@@ -17,8 +18,10 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use nix::sys::socket::Shutdown;
+use nix::sys::socket::{MsgFlags, Shutdown, send};
+use phalanx_shared::clients::Client;
 use phalanx_shared::config::Timeouts;
+use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
 use phalanx_shared::ledger::response::Entry;
 use phalanx_shared::ledger::{MAX_PENDING, Pending};
@@ -64,18 +67,38 @@ pub enum Waits {
 /// How long a peer may take to close after the last response, and no longer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 
+/// What a connection gets that there is no room for: a 503 that says when to come again (RFC 9110, 10.2.3 and 15.6.4).
+pub const TURNED_AWAY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: phalanx\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
 /// How long each wait may last.
-pub struct Patience([Span; 6]);
+pub struct Patience {
+    limits: [Span; 6],
+    /// Bytes a second that must come of a body, and leave of a response, over its whole time; 0: no bound.
+    body_rate: u64,
+    write_rate: u64,
+}
 
 impl Patience {
     /// As configured.
     pub fn new(timeouts: &Timeouts) -> Patience {
         let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT, Duration::MAX];
-        Patience(limits.map(Span::of))
+        let Timeouts { body_rate, write_rate, .. } = *timeouts;
+        Patience { limits: limits.map(Span::of), body_rate, write_rate }
     }
 
     fn with(&self, waits: Waits) -> Span {
-        self.0[waits as usize]
+        self.limits[waits as usize]
+    }
+
+    /// How long `bytes` may take in all, the pause that is allowed between two of them included; none: no bound.
+    fn with_rate(&self, waits: Waits, bytes: u64) -> Option<Span> {
+        let rate = match waits {
+            Waits::Body => self.body_rate,
+            Waits::Write => self.write_rate,
+            _ => 0,
+        };
+        (rate > 0).then(|| self.with(waits).plus(Duration::from_millis(bytes.saturating_mul(1000) / rate)))
     }
 }
 
@@ -109,6 +132,11 @@ pub struct Connection {
     /// The request in the buffer has its head, not its body.
     wants_body: bool,
     interest: Interest,
+    /// Requests answered on it.
+    served: u64,
+    /// When it began to wait for what it waits for, and how far that had come.
+    paced_from: Tick,
+    paced_at: u64,
     /// The last event.
     touched: Tick,
     deadline: Tick,
@@ -131,6 +159,9 @@ impl Connection {
             waits: Waits::Idle,
             wants_body: false,
             interest: Interest::Read,
+            served: 0,
+            paced_from: Tick::default(),
+            paced_at: 0,
             touched: Tick::default(),
             deadline: Tick::default(),
             scheduled: Tick(u32::MAX),
@@ -239,9 +270,40 @@ impl Connection {
         }
     }
 
+    /// Since when nothing has happened on it; none: something is under way.
+    pub fn idle_since(&self) -> Option<Tick> {
+        (self.waits == Waits::Idle && self.is_quiet()).then_some(self.touched)
+    }
+
     /// Whether nothing has happened on it since `tick`, and nothing is under way.
     pub fn is_idle_since(&self, tick: Tick) -> bool {
-        self.waits == Waits::Idle && self.is_quiet() && self.touched <= tick
+        self.idle_since().is_some_and(|since| since <= tick)
+    }
+
+    /// Counts it among the connections of its client; false when that client has as many as it may.
+    pub fn count_client(&mut self, cx: &Context) -> bool {
+        let most = cx.limits.connections_per_client;
+        let (true, Peer::Ip(address)) = (most > 0, self.record.peer()) else { return true };
+        // Marked first: a death in between makes the count too low for a while, never too high for ever.
+        self.record.set_counted(true);
+        let welcome = cx.clients.connect(Client::from(address.ip()), most);
+        self.record.set_counted(welcome);
+        welcome
+    }
+
+    /// There is no room for it: says so without having been asked, and ends it.
+    pub fn turn_away(&mut self, cx: &mut Context) -> Fate {
+        let state = self.record.state();
+        self.record.set_state(State { phase: Phase::Lingering, ..state });
+        match send(self.fd, TURNED_AWAY, MsgFlags::MSG_NOSIGNAL) {
+            Ok(count) if count == TURNED_AWAY.len() => {}
+            _ => return Fate::Close,
+        }
+        self.record.set_sent(self.record.sent() + TURNED_AWAY.len() as u64);
+        cx.stats.add(Counter::BytesOut, TURNED_AWAY.len() as u64);
+        cx.stats.count_status(503);
+        cx.access_log.add_refused(&self.record, 503, 0, cx.clock.epoch_seconds());
+        self.linger()
     }
 
     /// All that there is to know of it stands in its record: it can be given to another worker.
@@ -263,6 +325,7 @@ impl Connection {
         if let Some(buffer) = self.buffer.take() {
             cx.buffers.put(buffer);
         }
+        uncount(cx, &self.record);
         cx.lane.set_closing(Some(self.fd));
         self.record.free();
         crash_point::pass(Point::Closing);
@@ -275,12 +338,25 @@ impl Connection {
         let waits = self.waits_for();
         // A head and a goodbye have a limit from first to last, the rest from event to event.
         let since_before = waits == self.waits && matches!(waits, Waits::Head | Waits::Linger);
+        if waits != self.waits {
+            (self.paced_from, self.paced_at) = (now, self.position(waits));
+        }
         self.waits = waits;
         self.touched = now;
         if !since_before {
-            self.deadline = now.after(patience.with(waits));
+            let slowest = patience.with_rate(waits, self.position(waits).saturating_sub(self.paced_at));
+            let at_all = slowest.map_or(Tick(u32::MAX), |span| self.paced_from.after(span));
+            self.deadline = now.after(patience.with(waits)).min(at_all);
         }
         (self.scheduled > self.deadline).then_some(self.deadline)
+    }
+
+    /// How far that has come which `waits` is about.
+    fn position(&self, waits: Waits) -> u64 {
+        match waits {
+            Waits::Write => self.record.sent(),
+            _ => self.record.consumed(),
+        }
     }
 
     /// The timers will look at it at `tick`.
@@ -381,6 +457,16 @@ impl Connection {
     /// The list of responses begun; only a connection with a buffer has one.
     pub(crate) fn pending(&self, cx: &Context) -> Option<Pending> {
         self.buffer.as_ref().map(|buffer| cx.ledger.pending(buffer))
+    }
+}
+
+/// Takes a connection off those of its client.
+pub(crate) fn uncount(cx: &Context, record: &Record) {
+    if record.is_counted() {
+        if let Peer::Ip(address) = record.peer() {
+            cx.clients.disconnect(Client::from(address.ip()));
+        }
+        record.set_counted(false);
     }
 }
 

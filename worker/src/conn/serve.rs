@@ -29,6 +29,8 @@ pub(super) struct Batch {
     pub(super) position: u64,
     /// Stream position of the response that comes next.
     response_at: u64,
+    /// Requests answered on the connection before this one.
+    served: u64,
     count: u8,
     list: Pending,
     record: Record,
@@ -53,6 +55,11 @@ pub(super) enum Step {
 impl Connection {
     /// Answers what is complete in the buffer, at most [`MAX_PENDING`] requests, and writes the answers.
     pub(super) fn serve(&mut self, cx: &mut Context) -> Fate {
+        if cx.speaks_for_proxy(self.record.listener())
+            && let Some(fate) = self.hear_proxy(cx)
+        {
+            return fate;
+        }
         let Some(mut batch) = self.begin_batch(cx) else {
             return if self.finished { Fate::Close } else { Fate::Stay };
         };
@@ -137,6 +144,7 @@ impl Connection {
             tail: None,
             position: self.record.start(),
             response_at: self.record.sent(),
+            served: self.served,
             count: 0,
             list,
             record: self.record,
@@ -145,6 +153,7 @@ impl Connection {
 
     /// Writes what the batch holds. `Stay` without output left: all of it has left, the requests are off the record.
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
+        self.served = batch.served;
         let fate = if batch.count == 0 { Fate::Stay } else { self.write_batch(cx, &batch.out, batch.tail) };
         cx.out = batch.out;
         fate
@@ -212,7 +221,8 @@ impl Batch {
     /// Has a complete request answered and adds the answer. `done` is what its handler has waited for.
     pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Option<Done>) -> Step {
         crash_point::pass(Point::BeforeHandler);
-        let last = !head.keep_alive || cx.draining;
+        let most = cx.limits.requests_per_connection;
+        let last = !head.keep_alive || cx.draining || (most > 0 && self.served + 1 >= most);
         let kind = Kind { idempotent: head.idempotent(), last, ..Kind::default() };
         let date = cx.clock.epoch_seconds();
         let mut entry =
@@ -257,6 +267,7 @@ impl Batch {
         }
         let length = self.encode(reply, &envelope);
         self.finish(entry, length);
+        self.served += 1;
         if last { Step::Last } else { Step::Answered }
     }
 

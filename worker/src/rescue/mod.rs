@@ -20,7 +20,7 @@ use phalanx_shared::sys::socket::{cookie, counters};
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{debug, warn};
 
-use crate::conn::{Connection, Context, plausible};
+use crate::conn::{Connection, Context, plausible, uncount};
 use crate::enter::Inheritance;
 
 /// Why a connection is closed instead of kept.
@@ -120,6 +120,7 @@ fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
     cx.stats.add(Counter::Closed, 1);
     let ours = cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie());
     count_what_was_sent(cx, fd, record);
+    uncount(cx, record);
     cx.lane.set_closing(ours.then_some(fd));
     record.free();
     if ours {
