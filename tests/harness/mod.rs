@@ -3,6 +3,7 @@
 //! A test begins by asking for its share of the machine: [`beside_others`] for nearly all, [`alone`] for tests that load
 //! both cores or measure time. When a test panics, servers and clients print all they know as they are dropped.
 
+pub(crate) mod case;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod load;

@@ -6,6 +6,8 @@ mod crash_point;
 mod duty;
 pub mod enter;
 mod event;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod http;
 mod in_handler;
 mod model;

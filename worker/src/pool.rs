@@ -21,11 +21,14 @@ const MAX_QUEUED: usize = 1024;
 /// What a job comes to, for whoever asked. `None`: it panicked.
 pub type Done = Option<Box<dyn Any + Send>>;
 
+/// What a job does.
+type Work = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
+
 /// Something that may block.
 pub struct Job {
     /// Equal keys mean equal results: such jobs are shared. The result must then be an `Arc`, see [`Job::shared`].
     key: Option<String>,
-    work: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>,
+    work: Work,
     share: fn(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>,
 }
 
@@ -93,9 +96,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(u64, Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>)>,
+    queue: VecDeque<(u64, Work)>,
     done: Vec<(u64, Done)>,
     idle: usize,
+    /// The pool is gone: nobody is left to work for.
+    closed: bool,
 }
 
 impl Pool {
@@ -178,17 +183,28 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work_is_there.notify_all();
+    }
+}
+
 impl Shared {
     /// A thread that panicked holds no invariant of the state open.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_job(&self) -> (u64, Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>) {
+    /// The next job; none when the pool is gone.
+    fn next_job(&self) -> Option<(u64, Work)> {
         let mut state = self.lock();
         loop {
+            if state.closed {
+                return None;
+            }
             if let Some(job) = state.queue.pop_front() {
-                return job;
+                return Some(job);
             }
             state.idle += 1;
             state = self.work_is_there.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -205,18 +221,18 @@ impl Shared {
     }
 }
 
-/// Threads end with their process.
 fn start_thread(shared: &Arc<Shared>) -> io::Result<()> {
     let shared = shared.clone();
-    let work = move || loop {
-        let (number, work) = shared.next_job();
-        let done = run(work);
-        shared.finished(number, done);
+    let work = move || {
+        while let Some((number, work)) = shared.next_job() {
+            let done = run(work);
+            shared.finished(number, done);
+        }
     };
     std::thread::Builder::new().name("phalanx-io".to_owned()).spawn(work).map(drop)
 }
 
-fn run(work: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>) -> Done {
+fn run(work: Work) -> Done {
     in_handler::enter();
     let done = catch_unwind(AssertUnwindSafe(work));
     in_handler::leave();

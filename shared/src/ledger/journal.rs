@@ -145,4 +145,14 @@ mod tests {
         lane.journal().settle(&lane.stats(), |fd| ledger.record(fd));
         assert_eq!(lane.stats().get(Counter::Requests), 0);
     }
+    /// Found by fuzzing: the number after the last made "no buffer", and the bytes in it forgotten.
+    #[test]
+    fn a_move_to_a_buffer_that_cannot_be_stays_one() {
+        let (ledger, _fd) = Ledger::create("test", 8, 1).unwrap();
+        let (lane, record) = (ledger.lane(0), ledger.record(5).unwrap());
+        lane.journal().set(MOVE_BUFFER, u64::MAX);
+        lane.journal().set(MOVE_FD, 6);
+        lane.journal().settle(&lane.stats(), |fd| ledger.record(fd));
+        assert!(record.buffer().is_some_and(|index| ledger.buffer(index).is_none()));
+    }
 }

@@ -8,6 +8,8 @@
 
 pub mod journal;
 pub mod lane;
+#[cfg(feature = "fuzzing")]
+pub mod raw;
 pub mod record;
 pub mod response;
 

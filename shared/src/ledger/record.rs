@@ -252,7 +252,8 @@ impl Record {
 
     /// Sets [`Record::buffer`].
     pub fn set_buffer(&self, buffer: Option<usize>) {
-        self.set(BUFFER, buffer.map_or(0, |index| index as u64 + 1));
+        // Saturating: a number from a scribbled journal stays out of range and does not become "none".
+        self.set(BUFFER, buffer.map_or(0, |index| (index as u64).saturating_add(1)));
     }
 
     /// The request at this stream position gets this status instead of a handler, and the connection ends with it.

@@ -256,6 +256,12 @@ impl Connection {
         }
     }
 
+    /// A thread of the pool works for it.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Asks for its turn to go on; false when it has asked already.
     pub fn ask_to_go_on(&mut self) -> bool {
         !std::mem::replace(&mut self.goes_on, true)

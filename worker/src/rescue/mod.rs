@@ -26,6 +26,9 @@ use crate::enter::Inheritance;
 /// Why a connection is closed instead of kept.
 type Refusal = &'static str;
 
+/// Bytes that no stream comes to carry: positions beyond are damaged, and counting on from them could wrap.
+const MAX_POSITION: u64 = 1 << 62;
+
 /// Takes over every connection whose owner is dead: neither this worker nor one of `alive`; closes the files of the dead.
 pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
     let own = cx.incarnation;
@@ -150,6 +153,7 @@ pub(crate) fn reset_on_close(fd: RawFd) {
 
 fn adopt(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
     check_cookie(fd, &record)?;
+    check_reach(&record)?;
     let buffer = claim_buffer(cx, &record)?;
     check_positions(&record, buffer.as_ref())?;
     record.absolve();
@@ -162,6 +166,7 @@ fn rescue(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Ref
         return Err("rescue is switched off");
     }
     check_cookie(fd, &record)?;
+    check_reach(&record)?;
     let state = record.state();
     if !plausible(state) {
         return Err("its record is damaged");
@@ -218,6 +223,12 @@ fn reconcile(cx: &Context, fd: RawFd, record: &Record, state: State, has_buffer:
     record.set_consumed(kernel.consumed);
     record.set_sent(kernel.written);
     Ok(())
+}
+
+/// A Unix socket's kernel counts nothing to compare with: this is all there is to check for it.
+fn check_reach(record: &Record) -> Result<(), Refusal> {
+    let positions = [record.consumed(), record.sent(), record.base(), record.start()];
+    if positions.iter().all(|&at| at <= MAX_POSITION) { Ok(()) } else { Err("its stream positions are damaged") }
 }
 
 /// base ≤ start ≤ consumed ≤ base + room.

@@ -140,6 +140,23 @@ fn the_guilty_request_gets_its_error_and_the_connection_ends() {
     assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("Connection: close\r\n"), "{answer}");
 }
 
+/// Found by fuzzing: the next read would have counted on from there, and wrapped.
+#[test]
+fn a_position_that_no_stream_reaches_closes_the_connection() {
+    for damage in [Record::set_consumed, Record::set_sent, Record::set_start, Record::set_base] {
+        let mut cx = context();
+        let (_client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+        let fd = server.into_raw_fd();
+        let record = cx.ledger.record(fd).unwrap();
+        record.fill(cookie(borrow(fd)).unwrap(), Peer::Unix, 0);
+        record.set_owner(Owner::Worker(DEAD));
+        cx.lane.raise_high_water(fd);
+        damage(&record, u64::MAX - 10);
+        assert!(take_over(&mut cx, &[]).is_empty());
+        assert_eq!(record.owner(), None);
+    }
+}
+
 /// Small numbers, large ones, and those at the edges of what is right.
 fn noise(dice: &mut u64) -> u64 {
     *dice ^= *dice << 13;
