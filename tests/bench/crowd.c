@@ -2,9 +2,9 @@
  *
  *     crowd PORT SOURCE COUNT
  *
- * From the loopback address SOURCE to 127.0.0.1:PORT. Words on standard input, a line each, are answered by a line "DONE
- * FAILED WHY" when all of it is done: "open" opens COUNT connections, "ask" asks once on each. At the end of the input it
- * closes them, with a reset, so that no million of sockets is left in TIME_WAIT. It dies with its parent.
+ * From the loopback address SOURCE and those behind it to 127.0.0.1:PORT. Words on standard input, a line each, are answered
+ * by a line "DONE FAILED WHY" when all of it is done: "open" opens COUNT connections, "ask" asks once on each. At the end of
+ * the input it closes them, with a reset, so that no million of sockets is left in TIME_WAIT. It dies with its parent.
  *
  * It waits for no event: a connection to loopback is made inside connect(), and answers are read in the order in which they
  * were asked for, a window behind. So an idle connection costs this side its socket and nothing else.
@@ -26,6 +26,7 @@ enum {
     WINDOW = 64,          /* requests on their way at the same time */
     PATIENCE = 60,        /* seconds that a connection or an answer may take */
     MOST_RESPONSE = 4096, /* bytes of a response, head and body */
+    PER_SOURCE = 2000,    /* connections from one address: the fuller its ports, the longer the kernel looks for a free one */
 };
 
 static const char REQUEST[] = "GET / HTTP/1.1\r\nHost: crowd\r\n\r\n";
@@ -52,13 +53,15 @@ static void open_one(int at) {
     const int yes = 1;
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
     const struct timeval patience = {.tv_sec = PATIENCE};
+    struct sockaddr_in from = source;
+    from.sin_addr.s_addr = htonl(ntohl(source.sin_addr.s_addr) + (uint32_t)(at / PER_SOURCE));
     int fd = sockets[at] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || set(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0 ||
         set(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) < 0 ||
         set(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0 ||
         /* The port is chosen by connect(), which knows the whole quadruple. */
         set(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof yes) < 0 ||
-        bind(fd, (struct sockaddr *)&source, sizeof source) < 0 ||
+        bind(fd, (struct sockaddr *)&from, sizeof from) < 0 ||
         connect(fd, (struct sockaddr *)&target, sizeof target) < 0)
         return fail(at, strerror(errno));
     done++;
