@@ -30,6 +30,8 @@ use set::{Place, WAYS};
 /// The most entries of each table: what the bits of a place can tell apart. 128 MiB a table.
 pub const MOST_ENTRIES: usize = set::MOST_SETS * WAYS;
 
+/// The tables begin on a page, so that a set is a cache line.
+const HEADER_BYTES: usize = 4096;
 /// The limit's name in the hash of a connection count; no rate limit is asked with it.
 const CONNECTIONS: u64 = 0x636f_6e6e_6563_7473;
 
@@ -70,6 +72,8 @@ pub enum Verdict {
 /// The table of client addresses; a view of shared words.
 #[derive(Clone, Copy)]
 pub struct Clients {
+    /// How many words of `rates` ever began to enter.
+    entries: &'static AtomicU64,
     rates: &'static [AtomicU64],
     connections: &'static [AtomicU64],
     /// Secret, so that nobody can choose addresses that fall into one set.
@@ -82,11 +86,13 @@ impl Clients {
     /// either part, resident once its page is used. Returns the memfd too; the mapping does not need it.
     pub fn create(entries: usize) -> io::Result<(Clients, OwnedFd)> {
         let words = entries.clamp(WAYS, MOST_ENTRIES).next_power_of_two();
-        let (region, fd) = Region::create("phalanx-clients", 2 * words * size_of::<AtomicU64>())?;
+        let bytes = words * size_of::<AtomicU64>();
+        let (region, fd) = Region::create("phalanx-clients", HEADER_BYTES + 2 * bytes)?;
         let random = RandomState::new();
         let clients = Clients {
-            rates: region.words(0, words),
-            connections: region.words(words * size_of::<AtomicU64>(), words),
+            entries: &region.words(0, 1)[0],
+            rates: region.words(HEADER_BYTES, words),
+            connections: region.words(HEADER_BYTES + bytes, words),
             key: (random.hash_one(0), random.hash_one(1)),
         };
         Ok((clients, fd))
@@ -100,13 +106,13 @@ impl Clients {
     /// all processes, up to a minute late. Intervals count in whole microseconds, rounded up, and `burst × interval` is at
     /// most [`MOST_DEBT`]; an interval of zero admits everything.
     ///
-    /// Less is admitted after a death in the middle of a call (that request stays counted). More is admitted to a client
-    /// whose entry had to give way: only when all eight of its set are in debt, to the one nearest to having paid.
+    /// More is admitted to a client whose entry had to give way: only when all eight of its set are in debt, to the one
+    /// nearest to having paid.
     ///
     /// [`MOST_DEBT`]: Clients::MOST_DEBT
     pub fn admit(&self, limit: u64, who: Client, interval: Duration, burst: u32, now: Duration) -> Verdict {
         match rate::Rate::new(interval, burst) {
-            Some(rate) => rate::admit(&self.place(self.rates, limit, who), rate, now),
+            Some(rate) => rate::admit(&self.place(self.rates, limit, who), self.entries, rate, now),
             None => Verdict::Admitted,
         }
     }

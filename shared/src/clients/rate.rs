@@ -1,13 +1,17 @@
 //! Request rates by GCRA: an entry holds the theoretical arrival time, when its client has paid for all that was admitted.
 //!
-//! Word: 20 bits of tag, 44 bits of time in microseconds, modulo 203 days. What lies further ahead than a debt may last, or
-//! behind, is no debt.
+//! Word: 19 bits of tag, a bit that says *entering*, 44 bits of time in microseconds, modulo 203 days. What lies further
+//! ahead than a debt may last, or behind, is no debt.
 //!
-//! A client has one entry, though there is no lock. Whoever counted a request looks again before it says so: if the client
-//! meanwhile has a second entry (two entered it at the same time, at different ways since these changed in between), it
-//! takes its count back and begins anew. Of two who entered, the one who looks last sees both. So no request is admitted
-//! that is not in the one entry which all others see.
+//! A client has one entry, though there is no lock. It enters in two steps: an entering word, which counts nothing and
+//! holds a number never used twice in place of the time; then, if the client has no other word in the set, that word
+//! becomes its entry, with the first request counted in it. Whoever comes across an entering word takes the second step, so
+//! that a death between the two holds nobody up. Why there is never a second entry: who takes the second step has looked at
+//! every way after the word was there. Of two entering words the one that came last is looked for by someone who sees the
+//! other, and takes its place from it or leaves it to be the entry; the compare-exchange of the second step fails for a word
+//! that has lost its place.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Verdict;
@@ -16,16 +20,16 @@ use super::set::{FREE, Place};
 /// See [`super::Clients::MOST_DEBT`].
 pub(super) const MOST_DEBT: Duration = Duration::from_micros(MOST_DEBT_TICKS);
 
-const TAG_BITS: u32 = 20;
-const TIME: u64 = (1 << (64 - TAG_BITS)) - 1;
+const TAG_BITS: u32 = 19;
+const ENTERING: u64 = 1 << 44;
+const TIME: u64 = ENTERING - 1;
+const TAG: u64 = !(ENTERING | TIME);
 /// The future is half of what the clock can tell; a debt lasts at most half of the future.
 const MOST_DEBT_TICKS: u64 = (TIME + 1) / 4;
 /// How late another process's clock may be: its turn may have begun long ago. More than a worker may hang.
 const SLACK: u64 = 60_000_000;
-/// How often a count is tried again before it is refused; each failure is another's success.
+/// How often a request is tried again before it is refused; each failure is another's success.
 const MOST_TRIES: usize = 4096;
-/// How often a second entry is looked at before it counts as left behind by a death; its maker takes it back at once.
-const PATIENCE: usize = 256;
 
 /// A rate in ticks of a microsecond.
 #[derive(Clone, Copy)]
@@ -45,7 +49,7 @@ impl Rate {
         (cost > 0).then_some(Rate { cost, credit })
     }
 
-    /// What `word` still owes at `now`.
+    /// What the entry `word` still owes at `now`.
     fn debt(self, word: u64, now: u64) -> u64 {
         Some(ahead(word, now)).filter(|debt| *debt <= self.credit + SLACK).unwrap_or(0)
     }
@@ -56,68 +60,84 @@ fn ahead(word: u64, now: u64) -> u64 {
     word.wrapping_sub(now) & TIME
 }
 
-/// Whether `word` owes nothing by any rate.
-fn is_paid(word: u64, now: u64) -> bool {
-    word == FREE || !(1..=MOST_DEBT_TICKS + SLACK).contains(&ahead(word, now))
+fn is_entering(word: u64) -> bool {
+    word & ENTERING != 0
 }
 
-/// See [`super::Clients::admit`].
-pub(super) fn admit(place: &Place, rate: Rate, now: Duration) -> Verdict {
+/// Whether `word` is nobody's, or an entry that owes nothing by any rate.
+fn is_paid(word: u64, now: u64) -> bool {
+    word == FREE || !is_entering(word) && !(1..=MOST_DEBT_TICKS + SLACK).contains(&ahead(word, now))
+}
+
+/// Where a client stands in its set.
+enum Standing {
+    Entered(usize, u64),
+    Entering(usize, u64),
+    Absent,
+}
+
+impl Standing {
+    fn of(place: &Place, tag: u64) -> Standing {
+        let mut standing = Standing::Absent;
+        for (way, word) in place.words().filter(|(_, word)| word & TAG == tag) {
+            match standing {
+                _ if !is_entering(word) => return Standing::Entered(way, word),
+                Standing::Absent => standing = Standing::Entering(way, word),
+                _ => {}
+            }
+        }
+        standing
+    }
+}
+
+/// See [`super::Clients::admit`]. `entries` counts the words that ever began to enter.
+pub(super) fn admit(place: &Place, entries: &AtomicU64, rate: Rate, now: Duration) -> Verdict {
     let now = now.as_micros() as u64 & TIME;
     let tag = place.tag(TAG_BITS);
-    for turn in 0..MOST_TRIES {
-        let (mine, second) = find(place, tag);
-        if let (Some(mine), Some(second)) = (mine, second) {
-            match turn < PATIENCE {
-                true => std::hint::spin_loop(),
-                false => join(place, rate, now, mine, second),
+    for _ in 0..MOST_TRIES {
+        match Standing::of(place, tag) {
+            Standing::Entered(way, word) => {
+                let owed = rate.debt(word, now) + rate.cost;
+                if owed > rate.credit {
+                    return Verdict::Refused { retry_after: Duration::from_micros(owed - rate.credit) };
+                }
+                if place.replace(way, word, tag | (now + owed) & TIME) {
+                    return Verdict::Admitted;
+                }
             }
-            continue;
+            Standing::Entering(way, word) => {
+                if is_alone(place, tag, way) && place.replace(way, word, tag | (now + rate.cost) & TIME) {
+                    return Verdict::Admitted;
+                }
+            }
+            Standing::Absent => {
+                let (way, old) = victim(place, now);
+                let number = entries.fetch_add(1, Ordering::Relaxed) & TIME;
+                place.replace(way, old, tag | ENTERING | number);
+            }
         }
-        let debt = mine.map_or(0, |(_, word)| rate.debt(word, now));
-        if let Some(wait) = (debt + rate.cost).checked_sub(rate.credit).filter(|wait| *wait > 0) {
-            return Verdict::Refused { retry_after: Duration::from_micros(wait) };
-        }
-        let (way, old) = mine.unwrap_or_else(|| victim(place, now));
-        let new = tag | (now + debt + rate.cost) & TIME;
-        if !place.replace(way, old, new) {
-            continue;
-        }
-        if find(place, tag).1.is_none() {
-            return Verdict::Admitted;
-        }
-        // A word that another client had is not given back to it: it may have a new one by now.
-        place.replace(way, new, if mine.is_some() { old } else { FREE });
     }
     Verdict::Refused { retry_after: Duration::from_micros(rate.cost) }
 }
 
-type Entry = (usize, u64);
-
-/// The first and the second entry with this tag.
-fn find(place: &Place, tag: u64) -> (Option<Entry>, Option<Entry>) {
-    let mut entries = place.words().filter(|(_, word)| word & !TIME == tag);
-    (entries.next(), entries.next())
+/// Whether the client has no word but that of `way`; other words of its that are entering lose their place for it.
+fn is_alone(place: &Place, tag: u64, way: usize) -> bool {
+    let mut others = place.words().filter(|(other, word)| *other != way && word & TAG == tag);
+    others.all(|(other, word)| is_entering(word) && place.replace(other, word, FREE))
 }
 
-/// The word that a new client gets: the first that is paid, or the one that will be paid first.
-fn victim(place: &Place, now: u64) -> Entry {
-    let mut soonest = None;
+/// The word that a new client takes the place of: the first that is paid, or one that is entering, or the one that will be
+/// paid first.
+fn victim(place: &Place, now: u64) -> (usize, u64) {
+    let (mut best, mut least) = ((0, FREE), u64::MAX);
     for (way, word) in place.words() {
         if is_paid(word, now) {
             return (way, word);
         }
-        if soonest.is_none_or(|(_, least)| ahead(word, now) < ahead(least, now)) {
-            soonest = Some((way, word));
+        let rank = if is_entering(word) { 0 } else { ahead(word, now) };
+        if rank < least {
+            (best, least) = ((way, word), rank);
         }
     }
-    soonest.unwrap_or((0, FREE))
-}
-
-/// Adds the debt of `second` to `mine` and frees it. In this order: a death in between leaves too much debt, not too little.
-fn join(place: &Place, rate: Rate, now: u64, mine: Entry, second: Entry) {
-    let debt = (rate.debt(mine.1, now) + rate.debt(second.1, now)).min(rate.credit);
-    if place.replace(mine.0, mine.1, mine.1 & !TIME | (now + debt) & TIME) {
-        place.replace(second.0, second.1, FREE);
-    }
+    best
 }

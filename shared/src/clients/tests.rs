@@ -201,34 +201,44 @@ fn noise_in_the_tables_panics_nowhere_and_locks_nobody_out() {
 fn an_entry_far_ahead_of_its_rate_owes_nothing() {
     let (clients, who) = (table(8), numbered(1));
     assert!(is_admitted(clients.admit(1, who, SECOND, 1, SECOND)));
-    for word in clients.rates.iter().filter(|word| word.load(Ordering::SeqCst) != 0) {
-        word.fetch_add(3_600_000_000, Ordering::SeqCst);
-    }
+    used(clients.rates)[0].fetch_add(3_600_000_000, Ordering::SeqCst);
     assert!(is_admitted(clients.admit(1, who, SECOND, 1, SECOND)));
     assert!(!is_admitted(clients.admit(1, who, SECOND, 1, SECOND)));
 }
 
-/// Two entries of one client, as a death between an entry and the second look leaves them.
-#[test]
-fn a_second_entry_is_joined_with_the_first() {
-    let (clients, who) = (table(8), numbered(1));
-    for _ in 0..2 {
-        assert!(is_admitted(clients.admit(1, who, SECOND, 4, SECOND)));
-    }
-    let entry = clients.rates.iter().find(|word| word.load(Ordering::SeqCst) != 0).unwrap();
-    let free = clients.rates.iter().find(|word| word.load(Ordering::SeqCst) == 0).unwrap();
-    free.store(entry.load(Ordering::SeqCst) - 1_000_000, Ordering::SeqCst);
-    assert!(is_admitted(clients.admit(1, who, SECOND, 4, SECOND)), "two and one owed, the fourth is free");
-    assert_eq!(clients.admit(1, who, SECOND, 4, SECOND), Verdict::Refused { retry_after: SECOND });
-    assert_eq!(clients.rates.iter().filter(|word| word.load(Ordering::SeqCst) != 0).count(), 1);
+fn used(table: &'static [AtomicU64]) -> Vec<&'static AtomicU64> {
+    table.iter().filter(|word| word.load(Ordering::SeqCst) != 0).collect()
+}
 
+fn free(table: &'static [AtomicU64]) -> &'static AtomicU64 {
+    table.iter().find(|word| word.load(Ordering::SeqCst) == 0).unwrap()
+}
+
+/// As a death between the two steps leaves it, or two deaths do.
+#[test]
+fn an_entry_half_made_is_finished_by_the_next_request() {
+    for left in 1..=2_u64 {
+        let (clients, who) = (table(8), numbered(1));
+        assert!(is_admitted(clients.admit(1, who, SECOND, 1, SECOND)));
+        let entry = used(clients.rates)[0];
+        let entering = entry.swap(0, Ordering::SeqCst) | 1 << 44;
+        (0..left).for_each(|number| free(clients.rates).store(entering ^ number, Ordering::SeqCst));
+        assert!(is_admitted(clients.admit(1, who, SECOND, 1, SECOND)), "{left}");
+        assert!(!is_admitted(clients.admit(1, who, SECOND, 1, SECOND)), "{left}");
+        assert_eq!(used(clients.rates).len(), 1, "{left}");
+    }
+}
+
+#[test]
+fn a_client_counted_in_two_words_has_their_sum() {
+    let (clients, who) = (table(8), numbered(1));
     assert!(clients.connect(who, 5));
-    let entry = clients.connections.iter().find(|word| word.load(Ordering::SeqCst) != 0).unwrap();
-    let free = clients.connections.iter().find(|word| word.load(Ordering::SeqCst) == 0).unwrap();
-    free.store(entry.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+    free(clients.connections).store(used(clients.connections)[0].load(Ordering::SeqCst) + 1, Ordering::SeqCst);
     assert_eq!(clients.connections(who), 3);
     assert!(clients.connect(who, 4));
     assert!(!clients.connect(who, 4));
+    (0..4).for_each(|_| clients.disconnect(who));
+    assert!(used(clients.connections).is_empty());
 }
 
 /// Asks until it was refused often enough; how many were admitted.
@@ -257,6 +267,33 @@ fn threads_share_a_rate_to_the_request() {
         });
         assert_eq!(admitted, 50, "round {round}");
         assert_eq!(hammer(&clients, who, SECOND / 10, 50, now + SECOND / 2), 5, "round {round}");
+    }
+}
+
+/// All in one set, whose ways have all been paid for: whoever enters may find that the way it would take has gone.
+#[test]
+fn clients_that_enter_a_set_together_are_each_counted_to_the_request() {
+    let clients = table(8);
+    for round in 0..500_u32 {
+        let now = SECOND * (round + 1) * 100;
+        let admitted: [AtomicU64; 5] = Default::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (clients, admitted) = (&clients, &admitted);
+                scope.spawn(move || {
+                    for turn in 0..200 {
+                        let number = (turn * (thread + 1) + thread) % 5;
+                        let verdict = clients.admit(7, numbered(round * 3 + number), SECOND, 20, now);
+                        admitted[number as usize].fetch_add(is_admitted(verdict).into(), Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        for (number, admitted) in admitted.iter().enumerate() {
+            let who = numbered(round * 3 + number as u32);
+            let rest = (0..20).filter(|_| is_admitted(clients.admit(7, who, SECOND, 20, now))).count() as u64;
+            assert_eq!(admitted.load(Ordering::SeqCst) + rest, 20, "round {round}, client {number}");
+        }
     }
 }
 
