@@ -7,26 +7,6 @@ use nix::sys::signal::Signal;
 use crate::harness::{Client, HELLO, SOON, Server, Setup, beside_others, processes, wait_for_moment, wait_until};
 
 #[test]
-fn a_worker_at_its_limit_of_connections_rests_and_serves_those_who_wait_when_others_leave() {
-    let _machine = beside_others();
-    let server = Setup::new(1).set("limits", "connections = 5").start();
-    let address = server.address();
-    let mut served: Vec<Client> = (0..5).map(|_| Client::connect(&address)).collect();
-    served.iter_mut().for_each(Client::assert_usable);
-    let mut queued: Vec<Client> = (0..3).map(|_| Client::connect(&address)).collect();
-    queued.iter_mut().for_each(|client| client.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n"));
-    let worker = server.worker(0);
-    let used = processes::time_used_in(worker, Duration::from_millis(500));
-    assert!(used < Duration::from_millis(100), "{used:?} of processor time in 500 ms at the limit");
-    assert_eq!(server.status().total("connections"), 5);
-    server.wait_total(5);
-    served.drain(..3).for_each(drop);
-    queued.iter_mut().for_each(|client| client.answer().assert(200, HELLO));
-    served.iter_mut().chain(&mut queued).for_each(Client::assert_usable);
-    server.wait_total(13);
-}
-
-#[test]
 fn a_peer_that_goes_on_sending_after_the_last_response_is_let_go_after_two_seconds() {
     const LIMIT: Duration = Duration::from_secs(2);
     let _machine = beside_others();

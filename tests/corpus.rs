@@ -1,8 +1,7 @@
 //! The conformance corpus: `corpus/*.http`, a request beside what a strict server answers, in the notation of
 //! [`harness::case`](crate::harness::case).
 //!
-//! Each file is played twice on its own connection: in one write, and byte by byte. `corpus-next` holds cases that are not
-//! true yet; they are read, so that their notation is sound, and not played.
+//! Each file is played twice on its own connection: in one write, and byte by byte.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -46,14 +45,6 @@ fn every_case_of_the_corpus_is_answered_as_a_strict_server_would() {
 }
 
 #[test]
-fn cases_that_are_not_true_yet_can_be_read() {
-    for (name, text) in case::texts(&directory("corpus-next")) {
-        let text = case::with_etags(&text, |_| "\"etag\"".to_owned());
-        Case::parse(&text).unwrap_or_else(|why| panic!("{name}: {why}"));
-    }
-}
-
-#[test]
 fn the_corpus_notation_means_what_it_says() {
     let case = Case::parse(
         "# why\nGET / HTTP/1.1\nA: \\x00\\t\\\\\\\n\\{ab*3}\n\nbody\\\n---\nfinish\nstatus 200 204\nheader A: b\nkeep\n",
@@ -89,6 +80,9 @@ pub(crate) fn start() -> Server {
 [[site.route]]
 path = "/old/"
 redirect = { to = "/new/", status = 301 }
+[[site.route]]
+path = "/list"
+files = { root = "{dir}/site", listing = true }
 "#,
     );
     setup.start()
@@ -105,6 +99,7 @@ pub(crate) fn site(setup: Setup) -> Setup {
         .file("sub/index.html", "sub index")
         .file("bare/file", "no index beside it")
         .file(".hidden", "hidden")
+        .file("list/a b.txt", "listed")
         .file("text.txt", "compressible ".repeat(1_000))
         .file("coded.css", "p { color: red }")
         .file("coded.css.gz", "as if it were gzip");

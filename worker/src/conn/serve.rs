@@ -184,6 +184,10 @@ impl Connection {
                 // What was sent the peer belongs to the request at the front.
                 let continued = self.record.state().continued && batch.position == self.record.start();
                 if head.expect_continue && !continued {
+                    if !cx.router.wants_body(&head) {
+                        // Whether the peer sends it all the same cannot be known: the connection ends with the answer.
+                        return batch.answer_last(cx, &head, self.record.consumed());
+                    }
                     batch.interim();
                 }
                 if fits { Step::NeedsBody } else { Step::Upload }
@@ -218,6 +222,16 @@ fn extent(head: &Head<'_>, data: &[u8], limit: u64) -> Result<Extent, Refusal> {
 }
 
 impl Batch {
+    /// The same as the connection's last answer, before the request's body has come.
+    fn answer_last(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64) -> Step {
+        let head = Head { keep_alive: false, ..*head };
+        match self.answer(cx, &head, request_end, None) {
+            // Only an answer about a body that nobody wants: none that takes long.
+            Step::Later(_) => self.refuse(cx, 417, Some(&head)),
+            step => step,
+        }
+    }
+
     /// Has a complete request answered and adds the answer. `done` is what its handler has waited for.
     pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Option<Done>) -> Step {
         crash_point::pass(Point::BeforeHandler);

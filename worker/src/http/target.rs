@@ -42,7 +42,11 @@ fn split_query<'b>(target: &'b str, authority: Option<&'b str>) -> Target<'b> {
 #[cold]
 fn parse_absolute<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Refusal> {
     let (scheme, rest) = target.split_once("://").ok_or(Refusal::bad("a malformed request target"))?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+    if scheme.eq_ignore_ascii_case("https") {
+        // Nothing here is the origin that TLS would vouch for (RFC 9110, 4.2.2 and 7.4).
+        return Err(Refusal::new(421, "an https target on a connection without TLS"));
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
         return Err(Refusal::bad("a request target whose scheme is not http"));
     }
     let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -129,7 +133,7 @@ mod tests {
             ("OPTIONS", "http://example.org:80", "*", None, Some("example.org")),
             ("OPTIONS", "http://example.org/", "/", None, Some("example.org")),
             ("GET", "http://example.org", "/", None, Some("example.org")),
-            ("GET", "HTTPS://Example.org:8443/a?b", "/a", Some("b"), Some("Example.org")),
+            ("GET", "HTTP://Example.org:8443/a?b", "/a", Some("b"), Some("Example.org")),
             ("GET", "http://example.org?b=/c", "/", Some("b=/c"), Some("example.org")),
             ("GET", "http://[::1]:80/a", "/a", None, Some("[::1]")),
         ] {

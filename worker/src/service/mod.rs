@@ -102,6 +102,11 @@ impl Service {
         }
     }
 
+    /// Files are not written to: what would be the body of that is refused before it comes.
+    fn wants_body(&self, head: &Head<'_>) -> bool {
+        !matches!(self, Service::Files(_)) || matches!(head.method, "GET" | "HEAD")
+    }
+
     /// What the route adds to its answers.
     fn dress(&self) -> &Dress {
         match self {

@@ -63,6 +63,12 @@ impl Router {
         routes.filter_map(|route| route.service.descriptor()).collect()
     }
 
+    /// Whether the body of a request is of use to who answers it; if not, a peer that waits to be asked for it need not send it.
+    pub fn wants_body(&self, head: &Head<'_>) -> bool {
+        let route = path::decode(head.path).ok().and_then(|path| self.find(head.host, &path));
+        route.is_some_and(|route| route.service.wants_body(head))
+    }
+
     /// Answers a request. Its body, if any, is not looked at. `date` is the second that the response's Date names, `done` what
     /// an answer to it earlier asked for.
     #[inline]

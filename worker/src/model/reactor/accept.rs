@@ -70,10 +70,8 @@ impl Reactor {
     pub(super) fn accept(&mut self, index: usize) {
         let listener = &self.inheritance.listeners[index];
         for _ in 0..ACCEPT_BATCH {
-            let full = self.count >= self.cx.limits.connections && !self.make_room();
             self.cx.lane.set_accepting(true);
             match accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
-                Ok(fd) if full => self.turn_away(fd.into_raw_fd(), index as u8),
                 Ok(fd) => self.accepted(fd.into_raw_fd(), index as u8),
                 // Nobody is queued, or the service stops and the socket is shut down.
                 Err(Errno::EAGAIN | Errno::EINVAL) => return self.cx.lane.set_accepting(false),
@@ -92,6 +90,9 @@ impl Reactor {
 
     fn accepted(&mut self, fd: RawFd, listener: u8) {
         crash_point::pass(Point::AfterAccept);
+        if self.count >= self.cx.limits.connections && !self.make_room() {
+            return self.turn_away(fd, listener);
+        }
         let Some(mut connection) = self.record(fd, listener) else { return table::close(fd) };
         let welcome = self.cx.speaks_for_proxy(listener) || connection.count_client(&self.cx);
         self.cx.stats.add(Counter::Accepted, 1);

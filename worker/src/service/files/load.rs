@@ -145,7 +145,7 @@ impl Source {
         codings: &[Coding],
         disk: Disk,
     ) -> Result<LoadedFile, Trouble> {
-        let worth = identity.size >= LEAST_COMPRESSED && compress::is_compressible(&media_type(&path, None));
+        let worth = compress::is_compressible(&media_type(&path, None));
         let mut coded = Vec::new();
         for &coding in codings.iter().filter(|_| worth) {
             let made = self.code(&path, &file, &identity, coding, disk)?;
@@ -177,7 +177,7 @@ impl Source {
             let content = self.content(kept, sidecar.size, disk)?;
             return Ok(Coded::Kept(Facts::precompressed(sidecar, coding), content));
         }
-        if !self.compress {
+        if !self.compress || identity.size < LEAST_COMPRESSED {
             return Ok(Coded::None);
         }
         if identity.size > COMPRESSED_WHOLE {

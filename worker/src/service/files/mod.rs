@@ -165,9 +165,8 @@ impl Files {
 
     /// Whether there may be other codings of a file.
     fn negotiates(&self, plain: &Facts, media_type: &str) -> bool {
-        (self.source.compress || self.source.precompressed)
-            && plain.identity.size >= LEAST_COMPRESSED
-            && compress::is_compressible(media_type)
+        let large_enough = plain.identity.size >= LEAST_COMPRESSED;
+        (self.source.precompressed || (self.source.compress && large_enough)) && compress::is_compressible(media_type)
     }
 
     fn conclude(&self, request: &Request<'_, '_>, codings: &[Coding], loaded: &Loaded) -> Reply<'_> {
