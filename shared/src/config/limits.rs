@@ -35,7 +35,7 @@ pub(super) fn timeouts(mut table: Table<'_>) -> Timeouts {
 pub(super) fn cache(mut table: Table<'_>) -> Cache {
     let cache = Cache {
         memory: table.size("memory", 32 << 20, &SIZE),
-        file: table.size("file", 256 << 10, &SIZE),
+        file: table.size("file", 64 << 10, &SIZE),
         open_files: table.number("open_files", 256, &OPEN_FILES),
     };
     check_room(&table, &cache);

@@ -22,7 +22,7 @@ use crate::http::reply::Tail;
 use crate::pool::Job;
 
 /// Bytes of a file sent in one turn before other connections get theirs.
-const FILE_TURN: u64 = 1024 * 1024;
+const FILE_TURN: u64 = 2 * 1024 * 1024;
 /// Pieces in memory that leave in one call.
 const GATHERED: usize = 8;
 

@@ -36,7 +36,7 @@ fn an_almost_empty_file_has_the_documented_defaults() {
     );
     assert_eq!(config.timeouts.idle, Duration::from_secs(75));
     assert_eq!((config.timeouts.body_rate, config.timeouts.write_rate), (240, 240));
-    assert_eq!(config.cache, Cache { memory: 32 << 20, file: 256 << 10, open_files: 256 });
+    assert_eq!(config.cache, Cache { memory: 32 << 20, file: 64 << 10, open_files: 256 });
     assert_eq!(config.workers.io_threads, 4);
     assert_eq!(config.listen, [Listen::from(parse_listen("127.0.0.1:8080").unwrap())]);
     assert_eq!((config.master.crash_dir, config.master.crash_reports), (None, 100));

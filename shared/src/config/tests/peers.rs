@@ -31,7 +31,7 @@ open_files = 4096
 #[test]
 fn a_cache_that_is_off_may_have_files_of_any_size() {
     let config = config_of(&format!("[cache]\nmemory = 0\nopen_files = 0\n{REST}"));
-    assert_eq!(config.cache, Cache { memory: 0, file: 256 << 10, open_files: 0 });
+    assert_eq!(config.cache, Cache { memory: 0, file: 64 << 10, open_files: 0 });
 }
 
 #[test]
@@ -67,11 +67,11 @@ fn bounds_of_peers_and_caches_have_bounds_with_reasons() {
             ),
             ("[cache]\nfile = \"33MiB\"", 2, 1, "33MiB does not fit the memory of 32MiB", "raise memory"),
             (
-                "[cache]\nmemory = \"100KB\"",
+                "[cache]\nmemory = \"50KB\"",
                 2,
                 1,
-                "256KiB does not fit the memory of 100KB",
-                "file = \"100KB\" or less",
+                "64KiB does not fit the memory of 50KB",
+                "file = \"50KB\" or less",
             ),
             ("[cache]\nmemroy = 0", 2, 1, "unknown key `cache.memroy`", "did you mean `memory`?"),
             ("[limits]\nopen_files = 1", 2, 1, "unknown key `limits.open_files`", "belongs in [cache]"),
