@@ -343,7 +343,7 @@ fn one_byte_range_is_served_and_what_is_beyond_the_file_is_416() {
     let beyond = range("bytes=10-");
     assert_eq!(beyond.status, 416, "{beyond}");
     assert_eq!(beyond.header("content-range"), Some("bytes */10"), "{beyond}");
-    for ignored in ["lines=1-2", "bytes=3-1", "bytes=x-", "bytes=0-1,3-4"] {
+    for ignored in ["lines=1-2", "bytes=3-1", "bytes=x-", "bytes=0-4,5-9"] {
         range(ignored).assert(200, b"0123456789");
     }
     client.assert_usable();

@@ -208,6 +208,8 @@ fn serve_shows_a_directory_in_the_foreground_and_stops_on_ctrl_c() {
         ended || Client::try_connect(&address).is_ok()
     });
     let served = (!ended).then(|| Client::connect(&address).get("/"));
+    // One worker answers before the last one is ready, and only then does the service say so.
+    wait_until("it says that it is ready", SOON, || server.log().contains("ready: "));
     let family = processes::describe_family(pid);
     let interrupted = processes::signal(pid, Signal::SIGINT);
     let mut status = None;

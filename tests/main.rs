@@ -22,6 +22,7 @@ mod handover;
 mod idle;
 mod keepers;
 mod leaks;
+mod million;
 mod reload;
 mod structure;
 mod unix_sockets;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use phalanx_shared::config::{self, Config, Count, Listen, Problems};
+use phalanx_shared::config::{self, Config, Count, ListenAddress, Problems};
 
 use crate::control::{Command, client};
 use crate::{start, status};
@@ -32,7 +32,7 @@ enum Action {
         dir: PathBuf,
         /// Where to listen, for instance 127.0.0.1:8080, [::1]:8080 or unix:/run/site.sock; may be repeated
         #[arg(long, value_name = "ADDR", value_parser = config::parse_listen)]
-        listen: Vec<Listen>,
+        listen: Vec<ListenAddress>,
         /// How many workers; as many as there are processors when not given
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
         workers: Option<u16>,
@@ -123,13 +123,13 @@ fn run(action: Action) -> u8 {
     }
 }
 
-fn serve(dir: PathBuf, listen: Vec<Listen>, workers: Option<u16>, control: Option<PathBuf>) -> u8 {
+fn serve(dir: PathBuf, listen: Vec<ListenAddress>, workers: Option<u16>, control: Option<PathBuf>) -> u8 {
     let root = match dir.canonicalize() {
         Ok(root) if root.is_dir() => root,
         Ok(root) => return complain(BAD_USAGE, &format!("{} is not a directory", root.display())),
         Err(error) => return complain(BAD_USAGE, &format!("serve {}: {error}", dir.display())),
     };
-    let listen = if listen.is_empty() { vec![Listen::Tcp(([127, 0, 0, 1], 8080).into())] } else { listen };
+    let listen = if listen.is_empty() { vec![ListenAddress::Tcp(([127, 0, 0, 1], 8080).into())] } else { listen };
     let mut config = config::serve_defaults(root, listen);
     config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
     config.master.control_socket = control.and_then(|path| std::path::absolute(path).ok());

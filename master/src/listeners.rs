@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use phalanx_shared::config::Listen;
+use phalanx_shared::config::{Listen, ListenAddress};
 use phalanx_shared::sys::rest;
 use phalanx_worker::enter::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -34,15 +34,15 @@ impl Listeners {
         let mut listeners = Listeners { tcp: Vec::new(), unix: Vec::new() };
         let mut first = Vec::new();
         for listen in listen {
-            match listen {
-                Listen::Tcp(address) => {
+            match &listen.address {
+                ListenAddress::Tcp(address) => {
                     let bound = bind_tcp(*address)?;
                     if let Address::Tcp(real) = bound.address {
                         listeners.tcp.push(real);
                     }
                     first.push(bound);
                 }
-                Listen::Unix(path) => listeners.unix.push(bind_unix(path)?),
+                ListenAddress::Unix(path) => listeners.unix.push(bind_unix(path)?),
             }
         }
         first.extend(listeners.unix.iter().cloned());
@@ -147,7 +147,7 @@ fn bind_unix(path: &Path) -> Result<Bound, String> {
 /// port without a word.
 pub(crate) fn check_free(listen: &[Listen]) -> Result<(), String> {
     for listen in listen {
-        let Listen::Tcp(address) = listen else { continue };
+        let ListenAddress::Tcp(address) = &listen.address else { continue };
         if address.port() == 0 {
             continue;
         }

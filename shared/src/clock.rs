@@ -1,6 +1,8 @@
 //! The clock of a loop: read once a turn, asked as often as one likes.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
 
 /// The time of a turn.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,11 @@ impl Clock {
     pub fn epoch_seconds(&self) -> u64 {
         self.epoch_seconds
     }
+}
+
+/// The time since the machine booted, now: the same in all processes (clock_gettime(2), CLOCK_MONOTONIC).
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 fn epoch_seconds() -> u64 {

@@ -1,5 +1,6 @@
 //! What the master and the workers agree on: configuration, ledger, messages, statistics, system calls.
 
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod ipc;

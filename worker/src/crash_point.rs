@@ -30,6 +30,10 @@ pub enum Point {
     Closing,
     /// A part of a long body has been handed on.
     HandingOn,
+    /// A thread of the pool is at work for a connection.
+    InPool,
+    /// What the thread did has arrived, nothing is made of it yet.
+    AfterPool,
 }
 
 #[cfg(not(feature = "crash-points"))]
@@ -47,20 +51,24 @@ mod armed {
         let _only_with_the_feature = Point::AfterPartialWrite;
         len
     }
+    #[inline(always)]
+    pub(crate) fn disk_is_cold() -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "crash-points")]
 mod armed {
-    use std::cell::RefCell;
+    use std::sync::OnceLock;
 
     use super::Point;
     use nix::sys::signal::{Signal, raise};
-    use phalanx_shared::ledger::Ledger;
+    use phalanx_shared::ledger::{Ledger, Table};
 
-    thread_local!(static ARMED: RefCell<Option<Armed>> = const { RefCell::new(None) });
+    static ARMED: OnceLock<Armed> = OnceLock::new();
 
     struct Armed {
-        ledger: Ledger,
+        table: Table,
         name: String,
         at: u64,
     }
@@ -68,8 +76,8 @@ mod armed {
     pub(crate) fn arm(ledger: &Ledger) {
         let Ok(text) = std::env::var("PHALANX_CRASH_POINT") else { return };
         let (name, at) = text.split_once(':').unwrap_or((&text, "1"));
-        let armed = Armed { ledger: ledger.clone(), name: name.to_owned(), at: at.parse().unwrap_or(1) };
-        ARMED.set(Some(armed));
+        let armed = Armed { table: ledger.table(), name: name.to_owned(), at: at.parse().unwrap_or(1) };
+        let _armed_once = ARMED.set(armed);
     }
 
     fn name(point: Point) -> String {
@@ -85,12 +93,14 @@ mod armed {
 
     /// Whether this is the time to die at `point`.
     fn due(point: Point) -> bool {
-        ARMED.with_borrow(|armed| {
-            armed
-                .as_ref()
-                .filter(|armed| armed.name == name(point))
-                .is_some_and(|armed| armed.ledger.lane(0).pass_crash_point(point as usize) == armed.at)
-        })
+        let armed = ARMED.get().filter(|armed| armed.name == name(point));
+        armed.is_some_and(|armed| armed.table.lane(0).pass_crash_point(point as usize) == armed.at)
+    }
+
+    /// With `PHALANX_DISK=cold` no file is in the page cache: every read that may wait for a disk takes the way of those that do.
+    pub(crate) fn disk_is_cold() -> bool {
+        static COLD: OnceLock<bool> = OnceLock::new();
+        *COLD.get_or_init(|| std::env::var("PHALANX_DISK").is_ok_and(|disk| disk == "cold"))
     }
 
     pub(crate) fn pass(point: Point) {
@@ -119,7 +129,7 @@ mod armed {
 
 #[cfg(feature = "crash-points")]
 pub(crate) use armed::after_cut;
-pub(crate) use armed::{arm, cut, pass};
+pub(crate) use armed::{arm, cut, disk_is_cold, pass};
 
 /// After a write that [`cut`] shortened: dies.
 #[cfg(not(feature = "crash-points"))]

@@ -5,8 +5,9 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
+use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::Config;
+use phalanx_shared::config::{Config, Listen, ListenAddress};
 use phalanx_shared::error;
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
@@ -21,6 +22,9 @@ use crate::conn::{Connection, Context, Patience};
 use crate::duty::Duty;
 use crate::http::DateCache;
 use crate::model::reactor::Reactor;
+use crate::open_file::OpenFiles;
+use crate::pool::Pool;
+use crate::service::Setting;
 use crate::service::router::Router;
 use crate::{crash_point, in_handler, rescue};
 
@@ -41,6 +45,8 @@ pub struct Inheritance {
     pub blueprints: [RawFd; 2],
     /// Where access log lines go.
     pub access_log: Option<RawFd>,
+    /// What the service knows of its clients.
+    pub clients: Clients,
     /// Hangs up when the master dies.
     pub lifeline: RawFd,
     /// Every descriptor that is none of a worker's own.
@@ -128,8 +134,9 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
         rescue::sweep::close_noted(&cx, birth.lane);
         swept.extend(rescue::sweep::unrecorded(&mut cx, birth.lane, inheritance));
     }
-    cx.router = Router::new(&config).map_err(|error| with_cause(&error))?;
-    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
+    cx.router = Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?;
+    cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
+    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive);
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;
@@ -146,6 +153,8 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
 fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
     let lane = inheritance.ledger.lane(birth.lane);
     let nothing = Config { sites: Vec::new(), ..config.clone() };
+    let open_files = OpenFiles::new(inheritance.ledger.table(), birth.lane, birth.incarnation);
+    let setting = Setting::new(open_files, &config.cache);
     Ok(Context {
         incarnation: birth.incarnation,
         ledger: inheritance.ledger.clone(),
@@ -154,7 +163,11 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         lane,
         stats: lane.stats(),
         buffers: Buffers::new(&inheritance.ledger, birth.lane),
-        router: Router::new(&nothing).map_err(|error| with_cause(&error))?,
+        router: Router::new(&nothing, &setting).map_err(|error| with_cause(&error))?,
+        pool: Pool::new(config.workers.io_threads.into()),
+        listens: listens(config),
+        clients: inheritance.clients,
+        setting,
         limits: config.limits.clone(),
         patience: Patience::new(&config.timeouts),
         rescue: config.rescue.clone(),
@@ -164,6 +177,13 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         out: Vec::new(),
         draining: false,
     })
+}
+
+/// In the order of the slot's sockets: TCP first, then Unix, each in the order of the file. A reload keeps them so.
+fn listens(config: &Config) -> Vec<Listen> {
+    let is_tcp = |listen: &&Listen| matches!(listen.address, ListenAddress::Tcp(_));
+    let (tcp, unix): (Vec<&Listen>, Vec<&Listen>) = config.listen.iter().partition(is_tcp);
+    tcp.into_iter().chain(unix).cloned().collect()
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

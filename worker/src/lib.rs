@@ -11,5 +11,8 @@ pub mod fuzzing;
 pub mod http;
 mod in_handler;
 mod model;
+mod open_file;
+mod pool;
+pub mod proxy_protocol;
 mod rescue;
 pub mod service;

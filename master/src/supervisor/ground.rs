@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
+use phalanx_shared::clients::Clients;
 use phalanx_shared::config::Config;
 use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
 use phalanx_shared::ipc::keeper::{self as line, Order};
@@ -50,6 +51,7 @@ pub(super) struct Common {
     pub(super) first_slot: Vec<Bound>,
     /// The reading half is every child's, the writing half the master's alone: it hangs up when the master dies.
     lifeline: (OwnedFd, OwnedFd),
+    clients: Clients,
     descriptors: usize,
     connections: usize,
 }
@@ -68,6 +70,7 @@ impl Common {
             log_numbers: Vec::new(),
             first_slot,
             lifeline: (read, write),
+            clients: clients(),
             descriptors,
             connections: (premises.config.limits.connections as usize).min(descriptors),
         }
@@ -120,6 +123,7 @@ impl Common {
             handover,
             blueprints: [self.blueprints[0].as_raw_fd(), self.blueprints[1].as_raw_fd()],
             access_log: premises.logs.access(),
+            clients: self.clients,
             lifeline: self.lifeline.0.as_raw_fd(),
             infrastructure: Vec::new(),
         };
@@ -195,6 +199,20 @@ impl Ground {
     pub(super) fn stop_listening(&self) {
         for bound in self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_))) {
             let _stopped_already = shutdown(bound.as_fd().as_raw_fd(), Shutdown::Both);
+        }
+    }
+}
+
+/// Client addresses whose rate is remembered, and as many whose connections are counted.
+const CLIENTS: usize = 1 << 16;
+
+/// The table of the service's clients. Its memory is touched by those who are limited alone.
+fn clients() -> Clients {
+    match Clients::create(CLIENTS) {
+        Ok((clients, _memfd)) => clients,
+        Err(error) => {
+            warn!("create the table of clients: {error}");
+            process::exit_now(1)
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use phalanx_shared::config::{Config, Count};
+use phalanx_shared::config::{Config, Count, ListenAddress};
 use phalanx_shared::ipc::{Generation, ToWorker};
 
 use super::event::Action;
@@ -53,7 +53,7 @@ impl Roster {
     fn check_reloadable(&self, new: &Config) -> Result<(), String> {
         let old = &self.config;
         let changed = [
-            ("listen", old.listen != new.listen),
+            ("listen.address", !addresses(old).eq(addresses(new))),
             ("master.user", old.master.user != new.master.user),
             ("master.group", old.master.group != new.master.group),
             ("master.pid_file", old.master.pid_file != new.master.pid_file),
@@ -163,6 +163,10 @@ impl Roster {
             self.act(Action::ReadConfig(client));
         }
     }
+}
+
+fn addresses(config: &Config) -> impl Iterator<Item = &ListenAddress> {
+    config.listen.iter().map(|listen| &listen.address)
 }
 
 /// How many slots a configuration asks for.

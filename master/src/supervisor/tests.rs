@@ -316,12 +316,22 @@ fn a_worker_killed_during_a_reload_is_rescued_by_the_old_generation() {
 fn a_reload_that_changes_what_a_running_service_cannot_change_is_refused() {
     let mut play = Play::serving(1);
     let mut other = play.roster.config.clone();
-    other.listen = vec![config::parse_listen("127.0.0.1:8081").unwrap()];
+    other.listen = vec![config::parse_listen("127.0.0.1:8081").unwrap().into()];
     play.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(other)) });
     let done = play.done();
     let [(false, why)] = replies(&done)[..] else { panic!("{done:?}") };
-    assert!(why.starts_with("listen cannot change"), "{why}");
+    assert!(why.starts_with("listen.address cannot change"), "{why}");
     assert!(births(&done).is_empty());
+}
+
+#[test]
+fn a_reload_may_change_whom_a_listener_trusts() {
+    let mut play = Play::serving(1);
+    let mut other = play.roster.config.clone();
+    other.listen[0].proxy_protocol = true;
+    other.listen[0].trusted.unix = true;
+    play.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(other)) });
+    assert_eq!(births(&play.done()).len(), 1);
 }
 
 #[test]

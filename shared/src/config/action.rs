@@ -1,14 +1,14 @@
 //! What a route does: files, respond, redirect or fault.
 
-use std::path::PathBuf;
+mod files;
 
 use super::bounds::STATUS;
 use super::entry::{Choices, Entry};
-use super::problem::Refusal;
+use super::headers::header_value;
 use super::resolved::{Action, Fault};
 use super::site::Faults;
 use super::table::Table;
-use super::written::{FILES, REDIRECT, RESPOND};
+use super::written::{REDIRECT, RESPOND};
 
 /// Statuses whose answers have no content (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
 const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
@@ -32,49 +32,11 @@ const FAULTS: Choices<Fault> = Choices {
 
 /// The first action of the route that is written and sound.
 pub(super) fn action(route: &mut Table<'_>, faults: Faults) -> Option<Action> {
-    let files = route.optional("files", &FILES).and_then(files);
+    let files = files::files(route).map(Action::Files);
     let respond = route.optional("respond", &RESPOND).map(respond);
     let redirect = route.optional("redirect", &REDIRECT).and_then(redirect);
     let fault = route.entry("fault").and_then(|entry| fault(&entry, faults)).map(Action::Fault);
     files.or(respond).or(redirect).or(fault)
-}
-
-/// What is tried in a directory when `files.index` is not written.
-pub(super) fn default_index() -> Vec<String> {
-    vec!["index.html".to_owned()]
-}
-
-fn files(mut table: Table<'_>) -> Option<Action> {
-    let root = table.required("root").and_then(|entry| root(&entry));
-    let index = table.entry("index").and_then(|entry| index(&entry)).unwrap_or_else(default_index);
-    table.finish();
-    Some(Action::Files { root: root?, index })
-}
-
-fn root(entry: &Entry<'_>) -> Option<PathBuf> {
-    let path = entry.check(entry.source().path(entry.text("a directory")?))?;
-    if path.is_dir() {
-        return Some(path);
-    }
-    let shown = path.display();
-    if path.exists() {
-        entry.refuse(format!("{shown} is not a directory"), "name the directory the files are in");
-    } else {
-        entry.refuse(format!("there is no directory {shown}"), "create it, or correct the path");
-    }
-    None
-}
-
-fn index(entry: &Entry<'_>) -> Option<Vec<String>> {
-    let names = entry.list("a list of file names")?;
-    Some(names.iter().filter_map(|entry| entry.check(file_name(entry.text("a file name")?))).collect())
-}
-
-fn file_name(written: &str) -> Result<String, Refusal> {
-    if matches!(written, "" | "." | "..") || written.contains(['/', '\0']) {
-        return Err(Refusal::new(format!("{written:?} is not a file name"), "write a name without \"/\""));
-    }
-    Ok(written.to_owned())
 }
 
 fn respond(mut table: Table<'_>) -> Action {
@@ -115,19 +77,6 @@ fn redirect_status(entry: &Entry<'_>) -> Option<u16> {
         entry.refuse(format!("{status} does not redirect"), "use 301, 302, 303, 307 or 308");
     }
     u16::try_from(status).ok()
-}
-
-/// A field value (RFC 9110, section 5.5), kept to ASCII, which every client reads alike.
-fn header_value(entry: &Entry<'_>, what: &str) -> Option<String> {
-    let written = entry.text(what)?;
-    let sound = !written.is_empty()
-        && written.trim_matches([' ', '\t']) == written
-        && written.bytes().all(|byte| byte == b'\t' || byte == b' ' || byte.is_ascii_graphic());
-    if !sound {
-        let hint = format!("write {what} in ASCII, without control characters and without spaces around it");
-        entry.refuse(format!("{written:?} cannot stand in a header"), hint);
-    }
-    sound.then(|| written.to_owned())
 }
 
 fn fault(entry: &Entry<'_>, faults: Faults) -> Option<Fault> {

@@ -21,6 +21,18 @@ pub(super) const REQUESTS: Bounds = plain(0, i64::MAX as u64, "0 means that no w
 pub(super) const ATTEMPTS: Bounds = plain(0, 10, "a request that outlives ten workers is likely what kills them");
 /// `limits.connections`.
 pub(super) const CONNECTIONS: Bounds = plain(1, 1_000_000, "each connection has a record in its slot's ledger");
+/// `limits.connections_per_client`: a slot holds no more of them.
+pub(super) const CONNECTIONS_PER_CLIENT: Bounds = plain(0, 1_000_000, "0 means as many as the client likes");
+/// `limits.requests_per_connection`: TOML has no larger whole number.
+pub(super) const REQUESTS_PER_CONNECTION: Bounds =
+    plain(0, i64::MAX as u64, "0 means that no connection is closed for it");
+/// `workers.io_threads`.
+pub(super) const IO_THREADS: Bounds = plain(1, 64, "a disk serves a few reads at once, and every worker has as many");
+/// `cache.open_files`.
+pub(super) const OPEN_FILES: Bounds =
+    plain(0, 4096, "they come out of the descriptors that a worker has for its connections");
+/// `limit.burst`: the longest interval times this fits 63 bits of nanoseconds.
+pub(super) const BURST: Bounds = plain(1, 100_000, "this many requests may come at once");
 /// `respond.status`: a 1xx is not a final answer.
 pub(super) const STATUS: Bounds = plain(200, 599, "final answers have these (RFC 9110, section 15)");
 /// `limits.head`, in bytes: the ledger's request buffer must hold a head with room to read on.
@@ -28,6 +40,8 @@ pub(super) const HEAD: Bounds =
     size(1 << 10, 14 << 10, "a head must fit its buffer in the ledger, and browsers fill 1KiB");
 /// Other sizes, in bytes: a file offset is no larger.
 pub(super) const SIZE: Bounds = size(0, i64::MAX as u64, "no file or process is larger");
+/// Rates that a peer must keep up, in bytes a second.
+pub(super) const RATE: Bounds = size(0, 1 << 30, "as bytes a second; 0 means that no peer is too slow");
 /// Every timeout, in milliseconds: none would wait for ever, and a day is for ever.
 pub(super) const TIMEOUT: Bounds = Bounds {
     least: 1,

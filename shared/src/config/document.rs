@@ -9,7 +9,7 @@ use super::problem::{Problems, Refusal};
 use super::resolved::Config;
 use super::source::Source;
 use super::table::Table;
-use super::written::{LIMITS, LISTEN, LOG, MASTER, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
+use super::written::{CACHE, LIMITS, LISTEN, LOG, MASTER, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
 use super::{limits, log, master, site, workers};
 
 /// A mark that some editors put in front of a text; it is not part of it.
@@ -71,6 +71,7 @@ fn read(root: &mut Table<'_>) -> Config {
         rescue: workers::rescue(root.table("rescue", &RESCUE)),
         limits: limits::limits(root.table("limits", &LIMITS)),
         timeouts: limits::timeouts(root.table("timeouts", &TIMEOUTS)),
+        cache: limits::cache(root.table("cache", &CACHE)),
         listen: listen::listeners(root.tables("listen", &LISTEN)),
         sites: site::sites(root.tables("site", &SITE), site::Faults::allowed(workers.allow_faults)),
         log: log::log(root.table("log", &LOG)),

@@ -1,6 +1,6 @@
 //! A value as written: it knows its key and its place, so that whoever reads it need only say what is wrong.
 
-use toml_edit::{Item, Value};
+use toml_edit::{Item, TableLike, Value};
 
 use super::nearest::{nearest, one_of};
 use super::problem::{Place, Refusal};
@@ -20,7 +20,16 @@ pub(super) struct Entry<'a> {
 /// What stands there: TOML tells headed tables from values.
 enum Content<'a> {
     Value(&'a Value),
-    Tables(&'static str),
+    Tables(&'a Item),
+}
+
+/// One pair of a table whose keys are free.
+pub(super) struct Pair<'a> {
+    /// The key.
+    pub(super) name: &'a str,
+    pub(super) value: Entry<'a>,
+    table: String,
+    offset: usize,
 }
 
 /// The words a key knows, and what each means.
@@ -44,8 +53,7 @@ impl<'a> Entry<'a> {
     ) -> Self {
         let (content, span) = match item {
             Item::Value(value) => (Content::Value(value), value.span()),
-            Item::ArrayOfTables(_) => (Content::Tables("a list of tables"), None),
-            _ => (Content::Tables("a table"), None),
+            _ => (Content::Tables(item), None),
         };
         Self { source, name, key, content, offset: span.map_or(key_offset, |span| span.start) }
     }
@@ -96,6 +104,16 @@ impl<'a> Entry<'a> {
         Some(array.iter().map(|value| self.element(value)).collect())
     }
 
+    /// The pairs of a table whose keys are free, headed or inline, in the order of the file.
+    pub(super) fn pairs(&self, what: &str) -> Option<Vec<Pair<'a>>> {
+        let table = match self.content {
+            Content::Value(value) => value.as_inline_table().map(|table| table as &dyn TableLike),
+            Content::Tables(item) => item.as_table_like(),
+        };
+        let table = self.expect(table, what)?;
+        Some(table.iter().map(|(name, item)| self.pair(table, name, item)).collect())
+    }
+
     /// One of the words.
     pub(super) fn choice<T: Copy>(&self, choices: &Choices<T>) -> Option<T> {
         let words = choices.known.iter().map(|(word, _)| *word);
@@ -136,6 +154,13 @@ impl<'a> Entry<'a> {
         }
     }
 
+    fn pair(&self, table: &'a dyn TableLike, name: &'a str, item: &'a Item) -> Pair<'a> {
+        let span = table.key(name).and_then(|key| key.span());
+        let offset = span.map_or(self.offset, |span| span.start);
+        let value = Entry::new(self.source, format!("{}.{name}", self.name), self.key, item, offset);
+        Pair { name, value, table: self.name.clone(), offset }
+    }
+
     fn element(&self, value: &'a Value) -> Entry<'a> {
         let offset = value.span().map_or(self.offset, |span| span.start);
         Entry { source: self.source, name: self.name.clone(), key: self.key, content: Content::Value(value), offset }
@@ -143,9 +168,23 @@ impl<'a> Entry<'a> {
 
     pub(super) fn found(&self) -> &'static str {
         match self.content {
-            Content::Tables(kind) => kind,
+            Content::Tables(Item::ArrayOfTables(_)) => "a list of tables",
+            Content::Tables(_) => "a table",
             Content::Value(value) => kind_of(value),
         }
+    }
+}
+
+impl Pair<'_> {
+    /// Where the key stands.
+    pub(super) fn place(&self) -> Place {
+        self.value.source.place(self.offset)
+    }
+
+    /// Reports that the key is not taken.
+    pub(super) fn refuse_name(&self, text: impl Into<String>, hint: impl Into<String>) {
+        let text = format!("{}: {}", self.table, text.into());
+        self.value.source.report(self.offset, Refusal::new(text, hint));
     }
 }
 

@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::Entry;
+use super::network::trusted;
 use super::problem::Refusal;
-use super::resolved::Listen;
+use super::resolved::{Listen, ListenAddress};
 use super::source::{Seen, absolute_path};
 use super::table::Table;
 
@@ -19,7 +20,7 @@ const SOCKET_PATH_MOST: usize = 107;
 ///
 /// # Errors
 /// What is wrong with the address and what to write instead, in one line.
-pub fn parse_listen(text: &str) -> Result<Listen, String> {
+pub fn parse_listen(text: &str) -> Result<ListenAddress, String> {
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     address(text, &here).map_err(|refusal| format!("{}; {}", refusal.text, refusal.hint))
 }
@@ -29,37 +30,39 @@ pub(super) fn listeners(tables: Vec<Table<'_>>) -> Vec<Listen> {
     tables.into_iter().filter_map(|table| listener(table, &mut seen)).collect()
 }
 
-fn listener(mut table: Table<'_>, seen: &mut Seen<Listen>) -> Option<Listen> {
+fn listener(mut table: Table<'_>, seen: &mut Seen<ListenAddress>) -> Option<Listen> {
     let entry = table.required("address");
+    let proxy_protocol = table.flag("proxy_protocol", false);
+    let trusted = table.entry("trusted").and_then(|entry| trusted(&entry)).unwrap_or_default();
     table.finish();
     let entry = entry?;
     let written = entry.text("an address such as \"127.0.0.1:8080\"")?;
     let base = entry.source().path(".").ok()?;
-    let listen = entry.check(address(written, &base))?;
-    refuse_repeated(&entry, &listen, seen);
-    Some(listen)
+    let address = entry.check(address(written, &base))?;
+    refuse_repeated(&entry, &address, seen);
+    Some(Listen { address, proxy_protocol, trusted })
 }
 
-fn refuse_repeated(entry: &Entry<'_>, listen: &Listen, seen: &mut Seen<Listen>) {
-    if is_any_port(listen) {
+fn refuse_repeated(entry: &Entry<'_>, address: &ListenAddress, seen: &mut Seen<ListenAddress>) {
+    if is_any_port(address) {
         return;
     }
-    if let Some(first) = seen.before(listen.clone(), entry.place()) {
-        entry.refuse(format!("{listen} is listened on already, see line {}", first.line), "remove one of the two");
+    if let Some(first) = seen.before(address.clone(), entry.place()) {
+        entry.refuse(format!("{address} is listened on already, see line {}", first.line), "remove one of the two");
     }
 }
 
 /// Port 0 is a different free port each time.
-fn is_any_port(listen: &Listen) -> bool {
-    matches!(listen, Listen::Tcp(address) if address.port() == 0)
+fn is_any_port(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
-fn address(text: &str, base: &Path) -> Result<Listen, Refusal> {
+fn address(text: &str, base: &Path) -> Result<ListenAddress, Refusal> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return absolute_path(path, base).and_then(check_socket_path).map(Listen::Unix);
+        return absolute_path(path, base).and_then(check_socket_path).map(ListenAddress::Unix);
     }
     if is_number(text) {
-        return Ok(Listen::Tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port(text)?)));
+        return Ok(ListenAddress::Tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port(text)?)));
     }
     if text.parse::<Ipv6Addr>().is_ok() {
         return Err(Refusal::new(format!("{text:?} has no port"), format!("write \"[{text}]:8080\"")));
@@ -67,7 +70,7 @@ fn address(text: &str, base: &Path) -> Result<Listen, Refusal> {
     let Some((host, digits)) = text.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) else {
         return Err(without_port(text));
     };
-    Ok(Listen::Tcp(SocketAddr::new(ip(host, digits)?, port(digits)?)))
+    Ok(ListenAddress::Tcp(SocketAddr::new(ip(host, digits)?, port(digits)?)))
 }
 
 fn without_port(text: &str) -> Refusal {
@@ -139,7 +142,7 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse_listen(text).unwrap().to_string(), expected);
         }
-        let Listen::Unix(path) = parse_listen("unix:p.sock").unwrap() else { panic!("not a Unix socket") };
+        let ListenAddress::Unix(path) = parse_listen("unix:p.sock").unwrap() else { panic!("not a Unix socket") };
         assert!(path.is_absolute(), "{path:?}");
     }
 

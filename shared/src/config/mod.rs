@@ -1,10 +1,10 @@
 //! Configuration: from a TOML file to the [`Config`] that the rest of the program sees.
 //!
 //! A file passes three stations. `written` declares every table and key. The readers (`master`, `workers`, `limits`,
-//! `listen`, `site`, `route`, `action`, `log`) walk the TOML tree through a `Table` and turn values as written
-//! into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading goes on with the
-//! default, so that an operator sees all the problems of a file at once. Only a TOML syntax error stands alone: behind
-//! it there is no tree to walk.
+//! `listen`, `network`, `site`, `route`, `headers`, `rate`, `action`, `log`) walk the TOML tree through a `Table` and
+//! turn values as written into values as `resolved`. Whatever is wrong becomes a [`Problem`] with its place, and reading
+//! goes on with the default, so that an operator sees all the problems of a file at once. Only a TOML syntax error
+//! stands alone: behind it there is no tree to walk.
 //!
 //! Reading asks the system about users, groups and directories and changes nothing; binding and opening is for others.
 
@@ -14,12 +14,15 @@ mod bounds;
 mod document;
 mod entry;
 mod file;
+mod headers;
 mod limits;
 mod listen;
 mod log;
 mod master;
 mod nearest;
+mod network;
 mod problem;
+mod rate;
 mod route;
 mod site;
 mod source;
@@ -65,17 +68,18 @@ pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
     document::control_socket(&text, path)
 }
 
-/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root`, everything else at its
-/// default, no access log and nothing left on disk (no PID file, no control socket, no crash reports).
+/// What `phalanx serve DIR` runs: one site for every host that serves the files below `root` and lists directories
+/// without an index file, everything else at its default, no access log and nothing left on disk (no PID file, no
+/// control socket, no crash reports).
 ///
 /// `listen` must not be empty. A relative `root` is taken from the current directory; whether it exists is not checked.
 #[must_use]
-pub fn serve_defaults(root: PathBuf, listen: Vec<Listen>) -> Config {
+pub fn serve_defaults(root: PathBuf, listen: Vec<ListenAddress>) -> Config {
     let root = std::path::absolute(&root).unwrap_or(root);
-    let action = Action::Files { root, index: action::default_index() };
-    let route = Route { path: RoutePath::Prefix("/".to_owned()), action };
+    let action = Action::Files(FilesAction { listing: true, ..FilesAction::new(root) });
+    let route = Route::new(RoutePath::Prefix("/".to_owned()), action);
     let mut config = document::defaults();
-    config.listen = listen;
+    config.listen = listen.into_iter().map(Listen::from).collect();
     config.sites = vec![Site { hosts: Vec::new(), routes: vec![route] }];
     config.master.pid_file = None;
     config.master.control_socket = None;

@@ -1,12 +1,18 @@
 //! The configuration as resolved: defaults filled in, paths absolute, units gone. All that the rest of the program sees.
-//! Values keep the names of their keys; the keys themselves are documented where they are declared, in `written.rs`.
+//! Values keep the names of their keys; the keys themselves are documented where they are declared, in `written.rs`. What
+//! listens is in `resolved/listen.rs`, what is served in `resolved/site.rs`, the rest here.
 
-use std::fmt;
-use std::net::SocketAddr;
+mod listen;
+mod site;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub(super) use listen::first_bits;
+pub use listen::{Listen, ListenAddress, Network, Trusted};
+pub use site::{Action, Fault, FilesAction, Rate, Route, RoutePath, Site};
 
 /// A whole configuration, checked. Serialised to JSON, it is the blueprint that a worker boots from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long a peer may keep a worker waiting.
     pub timeouts: Timeouts,
+    /// What a worker keeps at hand of the files it serves.
+    pub cache: Cache,
     /// Never empty; no address twice.
     pub listen: Vec<Listen>,
     /// In the order of the file. A request goes to the first site whose `hosts` match, exact names before wildcards
@@ -68,6 +76,8 @@ pub struct Workers {
     pub max_memory: u64,
     /// What a worker does when it finds the master gone.
     pub on_master_death: OnMasterDeath,
+    /// Threads of a worker that do what may block, such as reads from a cold disk and compression; 1 to 64.
+    pub io_threads: u16,
     /// Whether there may be [`Action::Fault`] routes.
     pub allow_faults: bool,
 }
@@ -122,6 +132,10 @@ pub struct Limits {
     pub body: u64,
     /// Connections a slot holds at once.
     pub connections: u32,
+    /// Connections one client address may have at once; 0: no bound.
+    pub connections_per_client: u32,
+    /// Requests answered on a connection before it is closed; 0: no bound.
+    pub requests_per_connection: u64,
 }
 
 /// How long a peer may keep a worker waiting.
@@ -135,91 +149,21 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Between two writes of a response that the peer does not read.
     pub write: Duration,
+    /// Bytes a second at which a body must come at least, over its whole time; 0: no bound.
+    pub body_rate: u64,
+    /// Bytes a second at which a peer must read its answer at least, over its whole time; 0: no bound.
+    pub write_rate: u64,
 }
 
-/// An address to listen on. Displays as it is written in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Listen {
-    /// An IP address with its port; port 0 is any free one.
-    Tcp(SocketAddr),
-    /// The path of a Unix socket, absolute, at most 107 bytes.
-    Unix(PathBuf),
-}
-
-/// What is served for some hosts.
+/// What a worker keeps at hand of the files it serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Site {
-    /// Lower case, without port. Empty: every host.
-    pub hosts: Vec<String>,
-    /// In the order of the file; no path twice.
-    pub routes: Vec<Route>,
-}
-
-/// A part of a site.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Route {
-    /// Which requests it answers.
-    pub path: RoutePath,
-    /// How it answers them.
-    pub action: Action,
-}
-
-/// The request paths that a route answers; both start with "/". Displays as it is written in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum RoutePath {
-    /// Every path that begins so; the longest wins.
-    Prefix(String),
-    /// This path and no other; it wins over every prefix.
-    Exact(String),
-}
-
-/// What answers a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Action {
-    /// Serves the files below a directory.
-    Files {
-        /// Absolute; a directory when the configuration was read.
-        root: PathBuf,
-        /// The file names tried, in order, when a directory is asked for; may be empty.
-        index: Vec<String>,
-    },
-    /// Gives a fixed answer.
-    Respond {
-        /// 200 to 599.
-        status: u16,
-        /// Empty where the status allows none.
-        body: String,
-        /// A sound header value.
-        content_type: String,
-    },
-    /// Sends the client elsewhere.
-    Redirect {
-        /// A sound header value: a path or a URL.
-        to: String,
-        /// 301, 302, 303, 307 or 308.
-        status: u16,
-    },
-    /// Breaks the worker on purpose.
-    Fault(Fault),
-}
-
-/// What a `fault` route does to the worker that runs it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fault {
-    /// A segmentation fault.
-    Segv,
-    /// `abort()`.
-    Abort,
-    /// A panic inside the handler.
-    Panic,
-    /// A stack overflow.
-    Overflow,
-    /// Never returns to the event loop.
-    Hang,
-    /// Takes memory and keeps it.
-    Leak,
-    /// Leaves the process without a word.
-    Exit,
+pub struct Cache {
+    /// Bytes of content in a worker's memory; 0: none is kept there.
+    pub memory: u64,
+    /// Bytes of the largest file kept in memory; at most `memory`, unless that is 0.
+    pub file: u64,
+    /// Descriptors of files that a worker keeps open; 0 to 4096.
+    pub open_files: u32,
 }
 
 /// What is written down, and where.
@@ -268,22 +212,4 @@ pub enum Level {
     Info,
     /// What a developer wants to see.
     Debug,
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl fmt::Display for RoutePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Prefix(path) => write!(f, "{path}"),
-            Self::Exact(path) => write!(f, "= {path}"),
-        }
-    }
 }

@@ -1,14 +1,20 @@
-//! The `[[site.route]]` tables: a path and the one thing that answers it.
+//! The `[[site.route]]` tables: a path, the one thing that answers it, and what goes with every answer.
 
 use super::action;
+use super::headers::{header_value, headers};
 use super::problem::Refusal;
+use super::rate::limit;
 use super::resolved::{Route, RoutePath};
 use super::site::Faults;
 use super::source::Seen;
 use super::table::Table;
+use super::written::LIMIT;
 
 /// The keys of which a route has exactly one; `proxy` is planned, and reported as such.
 const ACTIONS: [&str; 5] = ["files", "respond", "redirect", "fault", "proxy"];
+
+/// What `cache_control` holds.
+const CACHE_CONTROL: &str = "a Cache-Control value such as \"max-age=3600\"";
 
 /// The routes of one site. A route with a problem may be left out.
 pub(super) fn routes(tables: Vec<Table<'_>>, faults: Faults) -> Vec<Route> {
@@ -20,8 +26,11 @@ fn route(mut table: Table<'_>, faults: Faults, seen: &mut Seen<RoutePath>) -> Op
     check_one_action(&table);
     let path = path(&mut table, seen);
     let action = action::action(&mut table, faults);
+    let headers = table.entry("headers").and_then(|entry| headers(&entry)).unwrap_or_default();
+    let cache_control = table.entry("cache_control").and_then(|entry| header_value(&entry, CACHE_CONTROL));
+    let limit = table.optional("limit", &LIMIT).and_then(limit);
     table.finish();
-    Some(Route { path: path?, action: action? })
+    Some(Route { path: path?, action: action?, headers, cache_control, limit })
 }
 
 fn check_one_action(table: &Table<'_>) {

@@ -2,7 +2,9 @@
 
 mod defaults;
 mod files;
+mod peers;
 mod problems;
+mod routes;
 
 use std::path::Path;
 

@@ -40,8 +40,10 @@ pub(super) struct Planned {
 }
 
 /// Every table.
-pub(super) static TABLES: &[&Schema] =
-    &[&ROOT, &MASTER, &WORKERS, &RESCUE, &LIMITS, &TIMEOUTS, &LISTEN, &SITE, &ROUTE, &FILES, &RESPOND, &REDIRECT, &LOG];
+pub(super) static TABLES: &[&Schema] = &[
+    &ROOT, &MASTER, &WORKERS, &RESCUE, &LIMITS, &TIMEOUTS, &CACHE, &LISTEN, &SITE, &ROUTE, &FILES, &RESPOND, &REDIRECT,
+    &LIMIT, &LOG,
+];
 
 pub(super) static ROOT: Schema = Schema {
     name: "",
@@ -52,6 +54,7 @@ pub(super) static ROOT: Schema = Schema {
         key("rescue", "what becomes of requests whose worker died"),
         key("limits", "what a peer may make a worker hold"),
         key("timeouts", "how long a peer may keep a worker waiting"),
+        key("cache", "what a worker keeps at hand of the files it serves"),
         key("listen", "the addresses that are served"),
         key("site", "what is served, by host"),
         key("log", "what is written down"),
@@ -86,6 +89,7 @@ pub(super) static WORKERS: Schema = Schema {
         key("max_requests", "after how many requests a worker is recycled; 0 is never"),
         key("max_memory", "at how much private memory a worker is recycled; 0 is never"),
         key("on_master_death", "what workers do when the master died: \"drain\", then exit, or \"exit\" at once"),
+        key("io_threads", "how many threads a worker has for what may block: reads from a cold disk, compression"),
         key("allow_faults", "whether routes may break their worker on purpose, for tests"),
     ],
     planned: &[],
@@ -108,6 +112,8 @@ pub(super) static LIMITS: Schema = Schema {
         key("head", "the size of a request's head; a larger one gets 431"),
         key("body", "the size of a request's body; a larger one gets 413"),
         key("connections", "how many connections one slot holds at once"),
+        key("connections_per_client", "how many connections one client address may have at once; 0 is any number"),
+        key("requests_per_connection", "after how many requests a connection is closed; 0 is never"),
     ],
     planned: &[],
 };
@@ -120,6 +126,19 @@ pub(super) static TIMEOUTS: Schema = Schema {
         key("body", "the time between two pieces of a request's body"),
         key("idle", "how long a connection may be kept alive without a request"),
         key("write", "how long a peer may refuse to read its answer"),
+        key("body_rate", "how many bytes a second of a request's body must come at least; 0 is any number"),
+        key("write_rate", "how many bytes a second of its answer a peer must read at least; 0 is any number"),
+    ],
+    planned: &[],
+};
+
+pub(super) static CACHE: Schema = Schema {
+    name: "cache",
+    shape: Shape::Single,
+    keys: &[
+        key("memory", "how much file content each worker keeps in memory; 0 is none"),
+        key("file", "the largest file that is kept in memory"),
+        key("open_files", "how many files each worker keeps open; 0 is none"),
     ],
     planned: &[],
 };
@@ -127,7 +146,14 @@ pub(super) static TIMEOUTS: Schema = Schema {
 pub(super) static LISTEN: Schema = Schema {
     name: "listen",
     shape: Shape::Many,
-    keys: &[key("address", "an IP address with its port, or unix:/path")],
+    keys: &[
+        key("address", "an IP address with its port, or unix:/path"),
+        key("proxy_protocol", "whether each connection begins with a PROXY protocol header, version 1 or 2"),
+        key(
+            "trusted",
+            "the networks whose word on the client's address is taken; \"unix\" is the peers of a Unix socket",
+        ),
+    ],
     planned: &[],
 };
 
@@ -149,6 +175,12 @@ pub(super) static ROUTE: Schema = Schema {
         key("files", "serves the files below a directory"),
         key("respond", "gives a fixed answer"),
         key("redirect", "sends the client elsewhere"),
+        key("headers", "header fields that are added to every answer"),
+        key("cache_control", "the Cache-Control of every answer"),
+        key("limit", "how many requests a client address may make"),
+        key("charset", "with files: the charset that text is sent with, or \"off\""),
+        key("deny", "with files: patterns of paths that are answered as if nothing were there"),
+        key("error_pages", "with files: the page sent with an error, by status, as a path below the root"),
         key("fault", "breaks the worker on purpose; refused unless workers.allow_faults is true"),
     ],
     planned: &[Planned {
@@ -164,6 +196,13 @@ pub(super) static FILES: Schema = Schema {
     keys: &[
         key("root", "the directory whose files are served; it must exist"),
         key("index", "the file names tried, in order, when a directory is asked for"),
+        key("listing", "whether a directory without an index file is answered with its list of files"),
+        key("fallback", "the path below the root that answers for what is not there"),
+        key("compress", "whether what is worth it is compressed on the way"),
+        key(
+            "precompressed",
+            "whether file.br, file.zst and file.gz are sent in place of file to clients that take them",
+        ),
     ],
     planned: &[],
 };
@@ -185,6 +224,16 @@ pub(super) static REDIRECT: Schema = Schema {
     keys: &[
         key("to", "the answer's Location, a path or a whole URL"),
         key("status", "the status of the answer: 301, 302, 303, 307 or 308"),
+    ],
+    planned: &[],
+};
+
+pub(super) static LIMIT: Schema = Schema {
+    name: "site.route.limit",
+    shape: Shape::Inline,
+    keys: &[
+        key("rate", "a number of requests and the time they have: \"5/s\", \"30/m\", \"100/h\", \"1000/d\""),
+        key("burst", "how many requests may come at once"),
     ],
     planned: &[],
 };

@@ -130,8 +130,9 @@ impl Lane {
 
     /// Raises [`Lane::high_water`].
     pub fn raise_high_water(&self, fd: RawFd) {
+        // The threads of a worker open files too.
         if fd > self.high_water() {
-            self.words[HIGH_WATER].store(fd as u64, Ordering::Release);
+            self.words[HIGH_WATER].fetch_max(fd as u64, Ordering::AcqRel);
         }
     }
 

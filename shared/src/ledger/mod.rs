@@ -66,32 +66,18 @@ impl Layout {
 /// One slot's ledger, as mapped by a process.
 #[derive(Clone)]
 pub struct Ledger {
-    region: Region,
-    layout: Layout,
+    table: Table,
     arena: Arena,
 }
 
-impl Ledger {
-    /// A fresh ledger for descriptors below `descriptors` and at most `connections` connections at once. Returns the memfd
-    /// too; the mapping does not need it.
-    pub fn create(name: &str, descriptors: usize, connections: usize) -> io::Result<(Ledger, OwnedFd)> {
-        let layout = Layout { descriptors, buffers_per_lane: connections };
-        let (region, fd) = Region::create(name, layout.bytes())?;
-        let arena = Arena::new(region, layout.buffers(), BUFFER_BYTES, layout.buffer_count());
-        Ok((Ledger { region, layout, arena }, fd))
-    }
+/// Lanes and records alone, without the buffers: what the threads of a worker may have too.
+#[derive(Clone, Copy)]
+pub struct Table {
+    region: Region,
+    layout: Layout,
+}
 
-    /// Gives the memory back in this process: it is not this ledger's slot, or the slot is gone. Touching it from then on is a
-    /// fault.
-    pub fn seal_off(&self) -> io::Result<()> {
-        self.region.seal_off()
-    }
-
-    /// Descriptors at or above this number have no record.
-    pub fn descriptors(&self) -> usize {
-        self.layout.descriptors
-    }
-
+impl Table {
     /// Lane `lane` (below [`LANES`]).
     pub fn lane(&self, lane: usize) -> Lane {
         Lane::new(self.region.words(self.layout.lane(lane), lane::WORDS))
@@ -102,11 +88,48 @@ impl Ledger {
         let index = usize::try_from(fd).ok().filter(|&index| index < self.layout.descriptors)?;
         Some(Record::new(self.region.words(self.layout.records() + index * record::BYTES, record::WORDS)))
     }
+}
+
+impl Ledger {
+    /// A fresh ledger for descriptors below `descriptors` and at most `connections` connections at once. Returns the memfd
+    /// too; the mapping does not need it.
+    pub fn create(name: &str, descriptors: usize, connections: usize) -> io::Result<(Ledger, OwnedFd)> {
+        let layout = Layout { descriptors, buffers_per_lane: connections };
+        let (region, fd) = Region::create(name, layout.bytes())?;
+        let arena = Arena::new(region, layout.buffers(), BUFFER_BYTES, layout.buffer_count());
+        Ok((Ledger { table: Table { region, layout }, arena }, fd))
+    }
+
+    /// Gives the memory back in this process: it is not this ledger's slot, or the slot is gone. Touching it from then on is a
+    /// fault.
+    pub fn seal_off(&self) -> io::Result<()> {
+        self.table.region.seal_off()
+    }
+
+    /// Descriptors at or above this number have no record.
+    pub fn descriptors(&self) -> usize {
+        self.table.layout.descriptors
+    }
+
+    /// Its lanes and records.
+    pub fn table(&self) -> Table {
+        self.table
+    }
+
+    /// Lane `lane` (below [`LANES`]).
+    pub fn lane(&self, lane: usize) -> Lane {
+        self.table.lane(lane)
+    }
+
+    /// The record of descriptor `fd`; none when the ledger has no room for that number.
+    pub fn record(&self, fd: RawFd) -> Option<Record> {
+        self.table.record(fd)
+    }
 
     /// Descriptors whose records are in use, ascending.
     pub fn recorded(&self) -> impl Iterator<Item = (RawFd, Record)> + '_ {
         // The mark may have been scribbled on: never beyond the table.
-        let last = self.layout.descriptors.saturating_sub(1) as RawFd;
+        let last = self.table.layout.descriptors.saturating_sub(1) as RawFd;
         let end = (0..LANES).map(|lane| self.lane(lane).high_water()).max().unwrap_or(0).min(last);
         (0..=end).filter_map(|fd| Some((fd, self.record(fd)?))).filter(|(_, record)| record.owner().is_some())
     }
@@ -118,13 +141,14 @@ impl Ledger {
 
     /// The responses begun for the requests in buffer `index`, which exists because a [`Buffer`] has it.
     pub fn pending(&self, buffer: &Buffer) -> Pending {
-        let offset = self.layout.pending() + buffer.index() * response::LIST_BYTES;
-        Pending::new(self.region.words(offset, response::LIST_BYTES / 8))
+        let offset = self.table.layout.pending() + buffer.index() * response::LIST_BYTES;
+        Pending::new(self.table.region.words(offset, response::LIST_BYTES / 8))
     }
 
     /// The numbers of the buffers that workers on `lane` take fresh ones from.
     pub fn buffers_of_lane(&self, lane: usize) -> std::ops::Range<usize> {
-        lane * self.layout.buffers_per_lane..(lane + 1) * self.layout.buffers_per_lane
+        let per_lane = self.table.layout.buffers_per_lane;
+        lane * per_lane..(lane + 1) * per_lane
     }
 
     /// The counters of all lanes, added up.

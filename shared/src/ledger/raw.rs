@@ -25,17 +25,21 @@ impl Ledger {
         let (at, index, count, bytes) = match part {
             Part::Lane(lane) => (0, lane, LANES, lane::BYTES),
             Part::Record(fd) => {
-                (self.layout.records(), usize::try_from(fd).ok()?, self.layout.descriptors, record::BYTES)
+                (self.table.layout.records(), usize::try_from(fd).ok()?, self.table.layout.descriptors, record::BYTES)
             }
-            Part::Pending(buffer) => (self.layout.pending(), buffer, self.layout.buffer_count(), response::LIST_BYTES),
-            Part::Buffer(buffer) => (self.layout.buffers(), buffer, self.layout.buffer_count(), BUFFER_BYTES),
+            Part::Pending(buffer) => {
+                (self.table.layout.pending(), buffer, self.table.layout.buffer_count(), response::LIST_BYTES)
+            }
+            Part::Buffer(buffer) => {
+                (self.table.layout.buffers(), buffer, self.table.layout.buffer_count(), BUFFER_BYTES)
+            }
         };
-        (index < count).then(|| self.region.words(at + index * bytes, bytes / 8))
+        (index < count).then(|| self.table.region.words(at + index * bytes, bytes / 8))
     }
 
     /// Makes the ledger as it was when it was created.
     pub fn wipe(&self) {
-        for word in self.region.words(0, self.layout.bytes() / 8) {
+        for word in self.table.region.words(0, self.table.layout.bytes() / 8) {
             // Reading first leaves pages alone that nobody has written to.
             if word.load(Ordering::Relaxed) != 0 {
                 word.store(0, Ordering::Relaxed);

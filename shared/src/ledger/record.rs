@@ -1,4 +1,5 @@
-//! The record of a connection: sixteen words at the index of its descriptor.
+//! The record of a descriptor: eighteen words at its index. Nearly always of a connection; an open file that a worker keeps has
+//! one too, which names its owner and nothing else, so that whoever buries the worker can close it.
 //!
 //! Positions in the two byte streams of a connection are counted from its first byte, as the kernel counts them. `consumed`
 //! and `sent` are what the worker has recorded; the kernel's own counters say what really happened, and the difference is
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::ipc::Incarnation;
 
 /// Words of a record.
-pub const WORDS: usize = 16;
+pub const WORDS: usize = 18;
 /// Bytes of a record.
 pub const BYTES: usize = WORDS * 8;
 
@@ -29,6 +30,8 @@ const DOOM_AT: usize = 12;
 const DOOM_STATUS: usize = 13;
 const ATTEMPTS: usize = 14;
 const ATTEMPT_AT: usize = 15;
+const ADMITTED: usize = 16;
+const COUNTED: usize = 17;
 
 /// Who may touch a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +40,13 @@ pub enum Owner {
     Worker(Incarnation),
     /// Nobody: given over by a predecessor that lives, to be taken by its successor.
     Given,
+    /// No connection but a file that the worker of this incarnation holds open.
+    File(Incarnation),
 }
 
 const GIVEN: u64 = u64::MAX;
+/// Set in the owner's word when the descriptor is a file.
+const FILE: u64 = 1 << 32;
 
 /// What a connection is in the middle of; one word, so that a change of it is one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -139,12 +146,18 @@ impl Record {
     /// Fills the record of a connection just accepted. It counts once [`Record::set_owner`] has named an owner: until then the
     /// record is free, and a successor treats the socket as accepted but unrecorded.
     pub fn fill(&self, cookie: u64, peer: Peer, listener: u8) {
-        for index in [STATE, CONSUMED, SENT, BUFFER, BASE, START, CONDEMNED, DOOM_AT, DOOM_STATUS, ATTEMPTS, ATTEMPT_AT]
-        {
+        let words = [STATE, CONSUMED, SENT, BUFFER, BASE, START, CONDEMNED, DOOM_AT, DOOM_STATUS];
+        for index in words.into_iter().chain([ATTEMPTS, ATTEMPT_AT, ADMITTED, COUNTED]) {
             self.set(index, 0);
         }
         self.set(COOKIE, cookie);
         self.set_peer(peer, listener);
+    }
+
+    /// Notes an open file of a worker, so that it is closed when that worker is dead.
+    pub fn fill_file(&self, owner: Incarnation) {
+        self.set(BUFFER, 0);
+        self.set_owner(Owner::File(owner));
     }
 
     /// Frees the record; before its descriptor is closed, since the number is used again by whoever shares the table.
@@ -157,6 +170,7 @@ impl Record {
         match self.get(OWNER) {
             0 => None,
             GIVEN => Some(Owner::Given),
+            word if word & FILE != 0 => Some(Owner::File(Incarnation(word as u32))),
             word => Some(Owner::Worker(Incarnation(word as u32))),
         }
     }
@@ -168,6 +182,7 @@ impl Record {
             match owner {
                 Owner::Given => GIVEN,
                 Owner::Worker(incarnation) => u64::from(incarnation.0),
+                Owner::File(incarnation) => u64::from(incarnation.0) | FILE,
             },
         );
     }
@@ -200,6 +215,9 @@ impl Record {
         start, set_start, START;
         /// The stream position of the request that [`Record::attempts`] counts for.
         attempt_at, set_attempt_at, ATTEMPT_AT;
+        /// The stream position up to which requests have passed the rate limit of their route: a replay passes without
+        /// being counted again.
+        admitted, set_admitted, ADMITTED;
     }
 
     /// How often the request at [`Record::attempt_at`] has been in a handler when its worker died.
@@ -209,17 +227,17 @@ impl Record {
 
     /// Sets [`Record::attempts`].
     pub fn set_attempts(&self, attempts: u8) {
-        self.set(ATTEMPTS, self.get(ATTEMPTS) & !0xff | u64::from(attempts));
+        self.set(ATTEMPTS, u64::from(attempts));
     }
 
-    /// The open file that a response on its way is read from; in the same word as the attempts.
-    pub fn file(&self) -> Option<std::os::fd::RawFd> {
-        std::os::fd::RawFd::try_from((self.get(ATTEMPTS) >> 32).checked_sub(1)?).ok()
+    /// Whether the connection is counted among those of its client's address.
+    pub fn is_counted(&self) -> bool {
+        self.get(COUNTED) != 0
     }
 
-    /// Sets [`Record::file`]; taken back before the file is closed.
-    pub fn set_file(&self, file: Option<std::os::fd::RawFd>) {
-        self.set(ATTEMPTS, self.get(ATTEMPTS) & 0xffff_ffff | file.map_or(0, |fd| fd as u64 + 1) << 32);
+    /// Sets [`Record::is_counted`].
+    pub fn set_counted(&self, counted: bool) {
+        self.set(COUNTED, counted.into());
     }
 
     /// The socket's cookie when the record was opened.
@@ -289,7 +307,8 @@ impl Record {
         (self.get(PEER_REST) >> 24) as u8
     }
 
-    fn set_peer(&self, peer: Peer, listener: u8) {
+    /// Says who the peer is: at accept, and again when a proxy tells whom it speaks for.
+    pub fn set_peer(&self, peer: Peer, listener: u8) {
         use std::net::IpAddr;
         let (high, low, port, family) = match peer {
             Peer::Unix => (0, 0, 0, 1),
@@ -327,6 +346,15 @@ mod tests {
             assert_eq!((record.owner(), record.cookie()), (Some(Owner::Worker(Incarnation(7))), 42));
             assert_eq!((record.peer(), record.listener()), (peer, 3));
         }
+    }
+
+    #[test]
+    fn a_file_names_its_owner_and_no_buffer() {
+        let record = record();
+        record.set_buffer(Some(3));
+        record.fill_file(Incarnation(9));
+        assert_eq!((record.owner(), record.buffer()), (Some(Owner::File(Incarnation(9))), None));
+        assert!(!record.claim_given(Incarnation(1)));
     }
 
     #[test]

@@ -58,6 +58,11 @@ impl Region {
     }
 }
 
+// SAFETY: the mapping belongs to no thread; what it is seen through is atomics, or buffers that `Arena` hands out once.
+unsafe impl Send for Region {}
+// SAFETY: as above: a shared Region gives out atomics only.
+unsafe impl Sync for Region {}
+
 /// The part of a region that is cut into byte buffers of one size. Hands each buffer out at most once per process.
 #[derive(Clone)]
 pub struct Arena(Rc<Cut>);

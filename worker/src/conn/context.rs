@@ -1,18 +1,24 @@
 //! What all connections of a worker share.
 
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
-use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{Limits, Rescue};
+use phalanx_shared::clients::{Client, Clients, Verdict};
+use phalanx_shared::clock::{Clock, since_boot};
+use phalanx_shared::config::{Limits, Listen, Rescue};
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Stats;
-use phalanx_shared::ledger::{Lane, Ledger};
+use phalanx_shared::ledger::record::Peer;
+use phalanx_shared::ledger::{Lane, Ledger, Record};
 
 use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
 use crate::http::DateCache;
-use crate::service::router::Router;
+use crate::http::{Head, forwarded};
+use crate::pool::Pool;
+use crate::service::Setting;
+use crate::service::router::{Limit, Router};
 
 /// The worker as its connections see it.
 pub struct Context {
@@ -30,8 +36,16 @@ pub struct Context {
     pub stats: Stats,
     /// Free request buffers.
     pub buffers: Buffers,
+    /// What the slot's listeners make of what peers say about themselves, by the number of the listener.
+    pub listens: Vec<Listen>,
+    /// What the service knows of its clients.
+    pub clients: Clients,
+    /// What services have from the worker.
+    pub setting: Setting,
     /// What answers.
     pub router: Router,
+    /// Does what may block.
+    pub pool: Pool,
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
@@ -48,4 +62,33 @@ pub struct Context {
     pub out: Vec<u8>,
     /// Every response from now on is its connection's last.
     pub draining: bool,
+}
+
+impl Context {
+    /// The address of the client that a request comes from: that of the peer or, if that is a proxy whose word is taken, the
+    /// one that it names.
+    pub fn client_of(&self, record: &Record, head: &Head<'_>) -> Option<IpAddr> {
+        let peer = match record.peer() {
+            Peer::Ip(address) => Some(address.ip().to_canonical()),
+            Peer::Unix => None,
+        };
+        let Some(listen) = self.listens.get(usize::from(record.listener())) else { return peer };
+        if peer.is_none() && !listen.trusted.unix {
+            return None;
+        }
+        forwarded::client_of(head, peer, |address| listen.trusted.contains(address))
+    }
+
+    /// Whether connections of a listener begin with the word of a proxy.
+    pub fn speaks_for_proxy(&self, listener: u8) -> bool {
+        self.listens.get(usize::from(listener)).is_some_and(|listen| listen.proxy_protocol)
+    }
+
+    /// Whether a client may make one more request of a route. Those without an address may.
+    pub fn admits(&self, record: &Record, head: &Head<'_>, limit: &Limit) -> bool {
+        let Some(address) = self.client_of(record, head) else { return true };
+        let (rate, now) = (&limit.rate, since_boot());
+        let verdict = self.clients.admit(limit.id, Client::from(address), rate.interval, rate.burst, now);
+        verdict == Verdict::Admitted
+    }
 }

@@ -7,17 +7,23 @@ pub mod buffers;
 pub mod context;
 mod input;
 mod output;
+mod proxied;
 mod resume;
 mod serve;
+mod stream;
+mod tail;
 mod upload;
 
 use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use nix::sys::socket::Shutdown;
+use nix::sys::socket::{MsgFlags, Shutdown, send};
+use phalanx_shared::clients::Client;
 use phalanx_shared::config::Timeouts;
+use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
+use phalanx_shared::ledger::response::Entry;
 use phalanx_shared::ledger::{MAX_PENDING, Pending};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::table::{self, borrow};
@@ -25,6 +31,7 @@ use phalanx_shared::sys::table::{self, borrow};
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
 use crate::event::timers::{Span, Tick};
+use crate::pool::{Done, Job, Ticket};
 pub use context::Context;
 use output::Output;
 use upload::Upload;
@@ -53,24 +60,62 @@ pub enum Waits {
     Write,
     /// The peer to close, after the last response.
     Linger,
+    /// A thread of the pool: not the peer's fault, however long it takes.
+    Pool,
 }
 
 /// How long a peer may take to close after the last response, and no longer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 
+/// What a connection gets that there is no room for: a 503 that says when to come again (RFC 9110, 10.2.3 and 15.6.4).
+pub const TURNED_AWAY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: phalanx\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
 /// How long each wait may last.
-pub struct Patience([Span; 5]);
+pub struct Patience {
+    limits: [Span; 6],
+    /// Bytes a second that must come of a body, and leave of a response, over its whole time; 0: no bound.
+    body_rate: u64,
+    write_rate: u64,
+}
 
 impl Patience {
     /// As configured.
     pub fn new(timeouts: &Timeouts) -> Patience {
-        let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT];
-        Patience(limits.map(Span::of))
+        let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT, Duration::MAX];
+        let Timeouts { body_rate, write_rate, .. } = *timeouts;
+        Patience { limits: limits.map(Span::of), body_rate, write_rate }
     }
 
     fn with(&self, waits: Waits) -> Span {
-        self.0[waits as usize]
+        self.limits[waits as usize]
     }
+
+    /// How long `bytes` may take in all, the pause that is allowed between two of them included; none: no bound.
+    fn with_rate(&self, waits: Waits, bytes: u64) -> Option<Span> {
+        let rate = match waits {
+            Waits::Body => self.body_rate,
+            Waits::Write => self.write_rate,
+            _ => 0,
+        };
+        (rate > 0).then(|| self.with(waits).plus(Duration::from_millis(bytes.saturating_mul(1000) / rate)))
+    }
+}
+
+/// A thread of the pool works for the connection.
+struct Waiting {
+    ticket: Ticket,
+    why: Why,
+}
+
+/// What becomes of a result of the pool.
+enum Why {
+    /// The handler goes on with it.
+    Answer,
+    /// It is, or makes ready, what is to be sent next.
+    Output,
+    /// The response on record as this entry, broken off by a death, can be made again.
+    Resume(Entry),
 }
 
 /// One connection of this worker.
@@ -87,6 +132,11 @@ pub struct Connection {
     /// The request in the buffer has its head, not its body.
     wants_body: bool,
     interest: Interest,
+    /// Requests answered on it.
+    served: u64,
+    /// When it began to wait for what it waits for, and how far that had come.
+    paced_from: Tick,
+    paced_at: u64,
     /// The last event.
     touched: Tick,
     deadline: Tick,
@@ -94,6 +144,7 @@ pub struct Connection {
     buffer: Option<Buffer>,
     output: Option<Box<Output>>,
     upload: Option<Box<Upload>>,
+    waiting: Option<Box<Waiting>>,
 }
 
 impl Connection {
@@ -108,12 +159,16 @@ impl Connection {
             waits: Waits::Idle,
             wants_body: false,
             interest: Interest::Read,
+            served: 0,
+            paced_from: Tick::default(),
+            paced_at: 0,
             touched: Tick::default(),
             deadline: Tick::default(),
             scheduled: Tick(u32::MAX),
             buffer,
             output: None,
             upload: None,
+            waiting: None,
         }
     }
 
@@ -129,13 +184,17 @@ impl Connection {
 
     /// What the poller is to watch for now, if that has changed.
     pub fn new_interest(&mut self) -> Option<Interest> {
-        let interest = if self.output.is_some() { Interest::Write } else { Interest::Read };
+        let interest = match (&self.waiting, &self.output) {
+            (Some(_), _) => Interest::Nothing,
+            (None, Some(_)) => Interest::Write,
+            (None, None) => Interest::Read,
+        };
         (interest != std::mem::replace(&mut self.interest, interest)).then_some(interest)
     }
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
-        if self.output.is_some() || self.goes_on {
+        if self.output.is_some() || self.goes_on || self.waiting.is_some() {
             return Fate::Stay;
         }
         match self.record.state().phase {
@@ -152,11 +211,11 @@ impl Connection {
 
     /// The peer has room for us.
     pub fn writable(&mut self, cx: &mut Context) -> Fate {
-        if self.output.is_none() {
+        if self.output.is_none() || self.waiting.is_some() {
             return Fate::Stay;
         }
         match self.resume_output(cx) {
-            Fate::Stay if self.output.is_none() => self.after_response(cx),
+            Fate::Stay if self.is_done() => self.after_response(cx),
             fate => fate,
         }
     }
@@ -164,6 +223,9 @@ impl Connection {
     /// Does what [`Fate::GoOn`] left for later.
     pub fn go_on(&mut self, cx: &mut Context) -> Fate {
         self.goes_on = false;
+        if self.waiting.is_some() {
+            return Fate::Stay;
+        }
         if self.output.is_some() {
             return self.writable(cx);
         }
@@ -176,6 +238,30 @@ impl Connection {
         self.serve(cx)
     }
 
+    /// A thread has done what the job of this ticket was; of another, a job that an earlier connection of this number left.
+    pub fn arrived(&mut self, cx: &mut Context, ticket: Ticket, done: Done) -> Fate {
+        match self.waiting.take() {
+            Some(waiting) if waiting.ticket == ticket => {
+                crash_point::pass(Point::AfterPool);
+                match waiting.why {
+                    Why::Answer => self.answer_arrived(cx, done),
+                    Why::Output => self.output_arrived(cx, done),
+                    Why::Resume(entry) => self.resume_arrived(cx, &entry, done),
+                }
+            }
+            other => {
+                self.waiting = other;
+                Fate::Stay
+            }
+        }
+    }
+
+    /// A thread of the pool works for it.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Asks for its turn to go on; false when it has asked already.
     pub fn ask_to_go_on(&mut self) -> bool {
         !std::mem::replace(&mut self.goes_on, true)
@@ -186,17 +272,49 @@ impl Connection {
         match self.waits {
             Waits::Idle | Waits::Write | Waits::Linger => Fate::Close,
             Waits::Head | Waits::Body => self.refuse(cx, 408),
+            Waits::Pool => Fate::Stay,
         }
+    }
+
+    /// Since when nothing has happened on it; none: something is under way.
+    pub fn idle_since(&self) -> Option<Tick> {
+        (self.waits == Waits::Idle && self.is_quiet()).then_some(self.touched)
     }
 
     /// Whether nothing has happened on it since `tick`, and nothing is under way.
     pub fn is_idle_since(&self, tick: Tick) -> bool {
-        self.waits == Waits::Idle && self.is_quiet() && self.touched <= tick
+        self.idle_since().is_some_and(|since| since <= tick)
+    }
+
+    /// Counts it among the connections of its client; false when that client has as many as it may.
+    pub fn count_client(&mut self, cx: &Context) -> bool {
+        let most = cx.limits.connections_per_client;
+        let (true, Peer::Ip(address)) = (most > 0, self.record.peer()) else { return true };
+        // Marked first: a death in between makes the count too low for a while, never too high for ever.
+        self.record.set_counted(true);
+        let welcome = cx.clients.connect(Client::from(address.ip()), most);
+        self.record.set_counted(welcome);
+        welcome
+    }
+
+    /// There is no room for it: says so without having been asked, and ends it.
+    pub fn turn_away(&mut self, cx: &mut Context) -> Fate {
+        let state = self.record.state();
+        self.record.set_state(State { phase: Phase::Lingering, ..state });
+        match send(self.fd, TURNED_AWAY, MsgFlags::MSG_NOSIGNAL) {
+            Ok(count) if count == TURNED_AWAY.len() => {}
+            _ => return Fate::Close,
+        }
+        self.record.set_sent(self.record.sent() + TURNED_AWAY.len() as u64);
+        cx.stats.add(Counter::BytesOut, TURNED_AWAY.len() as u64);
+        cx.stats.count_status(503);
+        cx.access_log.add_refused(&self.record, 503, 0, cx.clock.epoch_seconds());
+        self.linger()
     }
 
     /// All that there is to know of it stands in its record: it can be given to another worker.
     pub fn is_quiet(&self) -> bool {
-        self.output.is_none() && self.upload.is_none() && self.record.state().phase == Phase::Open
+        self.is_done() && self.upload.is_none() && self.record.state().phase == Phase::Open
     }
 
     /// Gives the connection to whoever takes it. The poller has forgotten it already.
@@ -209,11 +327,11 @@ impl Connection {
     pub fn close(mut self, cx: &mut Context) {
         // Its peer may have read answers that the end of the batch never came to count.
         self.retire_sent(cx);
-        self.record.set_file(None);
         drop(self.output.take());
         if let Some(buffer) = self.buffer.take() {
             cx.buffers.put(buffer);
         }
+        uncount(cx, &self.record);
         cx.lane.set_closing(Some(self.fd));
         self.record.free();
         crash_point::pass(Point::Closing);
@@ -226,12 +344,25 @@ impl Connection {
         let waits = self.waits_for();
         // A head and a goodbye have a limit from first to last, the rest from event to event.
         let since_before = waits == self.waits && matches!(waits, Waits::Head | Waits::Linger);
+        if waits != self.waits {
+            (self.paced_from, self.paced_at) = (now, self.position(waits));
+        }
         self.waits = waits;
         self.touched = now;
         if !since_before {
-            self.deadline = now.after(patience.with(waits));
+            let slowest = patience.with_rate(waits, self.position(waits).saturating_sub(self.paced_at));
+            let at_all = slowest.map_or(Tick(u32::MAX), |span| self.paced_from.after(span));
+            self.deadline = now.after(patience.with(waits)).min(at_all);
         }
         (self.scheduled > self.deadline).then_some(self.deadline)
+    }
+
+    /// How far that has come which `waits` is about.
+    fn position(&self, waits: Waits) -> u64 {
+        match waits {
+            Waits::Write => self.record.sent(),
+            _ => self.record.consumed(),
+        }
     }
 
     /// The timers will look at it at `tick`.
@@ -254,6 +385,9 @@ impl Connection {
     }
 
     fn waits_for(&self) -> Waits {
+        if self.waiting.is_some() {
+            return Waits::Pool;
+        }
         if self.output.is_some() {
             return Waits::Write;
         }
@@ -263,6 +397,27 @@ impl Connection {
             Phase::Open if self.buffer.is_none() => Waits::Idle,
             Phase::Open if self.wants_body => Waits::Body,
             Phase::Open => Waits::Head,
+        }
+    }
+
+    /// Nothing is on its way: neither output nor a result of the pool.
+    fn is_done(&self) -> bool {
+        self.output.is_none() && self.waiting.is_none()
+    }
+
+    /// Has a job done; what follows is [`Connection::arrived`].
+    fn wait_for(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
+        match cx.pool.submit(self.fd, job) {
+            Ok(ticket) => {
+                self.waiting = Some(Box::new(Waiting { ticket, why }));
+                Fate::Stay
+            }
+            // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.
+            Err(job) => match (why, job.run()) {
+                (Why::Answer, done) => self.answer_arrived(cx, done),
+                (Why::Output, done) => self.output_arrived(cx, done),
+                (Why::Resume(entry), done) => self.resume_arrived(cx, &entry, done),
+            },
         }
     }
 
@@ -300,7 +455,7 @@ impl Connection {
     fn end_of_input(&mut self, cx: &mut Context) -> Fate {
         self.finished = true;
         match self.serve(cx) {
-            Fate::Stay if self.output.is_none() => Fate::Close,
+            Fate::Stay if self.is_done() => Fate::Close,
             fate => fate,
         }
     }
@@ -308,6 +463,16 @@ impl Connection {
     /// The list of responses begun; only a connection with a buffer has one.
     pub(crate) fn pending(&self, cx: &Context) -> Option<Pending> {
         self.buffer.as_ref().map(|buffer| cx.ledger.pending(buffer))
+    }
+}
+
+/// Takes a connection off those of its client.
+pub(crate) fn uncount(cx: &Context, record: &Record) {
+    if record.is_counted() {
+        if let Peer::Ip(address) = record.peer() {
+            cx.clients.disconnect(Client::from(address.ip()));
+        }
+        record.set_counted(false);
     }
 }
 

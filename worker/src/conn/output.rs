@@ -1,96 +1,197 @@
 //! The writing half: responses on record leave in order; what the peer does not take yet waits here. When the last byte of a
 //! batch has left, its requests are taken off the record and counted.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::io::IoSlice;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, send, sendmsg};
 use phalanx_shared::ledger::BUFFER_BYTES;
 use phalanx_shared::ledger::journal::Retire;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Phase, State};
 use phalanx_shared::sys::table::borrow;
 
-use super::{Connection, Context, Fate, Waits};
+use super::stream::Stream;
+use super::tail::{FilePart, Part, Temperature};
+use super::{Connection, Context, Fate, Waits, Why};
 use crate::crash_point::{self, Point};
+use crate::http::Prepared;
+use crate::http::reply::Tail;
+use crate::pool::Job;
 
 /// Bytes of a file sent in one turn before other connections get theirs.
 const FILE_TURN: u64 = 1024 * 1024;
+/// Pieces in memory that leave in one call.
+const GATHERED: usize = 8;
 
 /// What is still to be written of a batch of responses.
+#[derive(Default)]
 pub(super) struct Output {
-    /// Bytes, of which those before `at` have left.
-    pub(super) bytes: Vec<u8>,
-    pub(super) at: usize,
-    /// The body of the last response, if it is a file.
-    pub(super) file: Option<Span>,
-}
-
-/// A part of a file.
-pub(super) struct Span {
-    pub(super) file: File,
-    pub(super) offset: u64,
-    pub(super) left: u64,
+    pub(super) parts: std::collections::VecDeque<Part>,
+    /// Makes more parts once those are gone.
+    pub(super) stream: Option<Stream>,
 }
 
 enum Wrote {
     All,
+    /// The peer takes no more for now, or its turn is over.
     Part,
+    /// What comes next has to be fetched first.
+    Later(Job),
     Broken,
 }
 
+impl Output {
+    /// What is to follow bytes that left already, or stand before it.
+    pub(super) fn new(tail: Tail, chunked: bool) -> Output {
+        let mut output = Output::default();
+        match tail {
+            Tail::None => {}
+            Tail::Cached(prepared) => output.parts.push_back(Part::Cached { prepared, at: 0 }),
+            Tail::Pieces(pieces) => output.parts.extend(pieces.into_iter().map(Part::from)),
+            Tail::Stream(producer) => output.stream = Some(Stream::new(producer, chunked)),
+        }
+        output
+    }
+
+    /// Bytes that are still to be sent, as far as that is known.
+    pub(super) fn len(&self) -> u64 {
+        self.parts.iter().map(Part::len).sum()
+    }
+
+    /// Drops the first `count` bytes, which have left.
+    pub(super) fn skip(&mut self, mut count: u64) {
+        while count > 0
+            && let Some(part) = self.parts.front_mut()
+        {
+            count -= part.advance(count);
+            if part.len() == 0 {
+                self.parts.pop_front();
+            }
+        }
+        if let Some(stream) = self.stream.as_mut() {
+            stream.skip(count);
+        }
+    }
+}
+
 impl Connection {
-    /// Writes a batch: `out`, then `file`. What the peer does not take stays in `self.output`.
-    pub(super) fn write_batch(&mut self, cx: &mut Context, out: &[u8], file: Option<Span>) -> Fate {
+    /// Writes a batch: `out`, then `tail`. What the peer does not take stays in `self.output`.
+    pub(super) fn write_batch(&mut self, cx: &mut Context, out: &[u8], tail: Option<Output>) -> Fate {
         crash_point::pass(Point::BeforeWrite);
-        let mut at = 0;
-        if let Some(span) = &file {
-            self.record.set_file(Some(span.file.as_raw_fd()));
-        }
-        match self.write_bytes(cx, out, &mut at, file.is_some()) {
-            Wrote::All if file.is_none() => self.batch_done(cx),
-            Wrote::Broken => {
-                self.record.set_file(None);
-                Fate::Close
+        let Some(mut output) = tail else {
+            let mut at = 0;
+            return match self.write_bytes(cx, out, &mut at, false) {
+                Wrote::All => self.batch_done(cx),
+                Wrote::Part | Wrote::Later(_) => {
+                    let part = Part::Bytes { bytes: out[at..].to_vec(), at: 0 };
+                    self.output = Some(Box::new(Output { parts: [part].into(), stream: None }));
+                    Fate::Stay
+                }
+                Wrote::Broken => Fate::Close,
+            };
+        };
+        if output.parts.front().is_some_and(|part| part.in_memory().is_none()) {
+            // A file cannot leave in the same call as bytes; no need to copy them.
+            let mut at = 0;
+            match self.write_bytes(cx, out, &mut at, true) {
+                Wrote::All => {}
+                Wrote::Part | Wrote::Later(_) => {
+                    output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec(), at: 0 });
+                }
+                Wrote::Broken => return Fate::Close,
             }
-            Wrote::All | Wrote::Part => {
-                self.output = Some(Box::new(Output { bytes: out[at..].to_vec(), at: 0, file }));
-                self.resume_output(cx)
-            }
+        } else {
+            output.parts.push_front(Part::Bytes { bytes: out.to_vec(), at: 0 });
         }
+        self.output = Some(Box::new(output));
+        self.resume_output(cx)
     }
 
     /// Writes on. `Stay` with no output left means that the batch is done.
     pub(super) fn resume_output(&mut self, cx: &mut Context) -> Fate {
         let Some(mut output) = self.output.take() else { return Fate::Stay };
-        let more = output.file.is_some();
-        let mut wrote = self.write_bytes(cx, &output.bytes, &mut output.at, more);
-        if let (Wrote::All, Some(span)) = (&wrote, output.file.as_mut()) {
-            wrote = self.write_file(cx, span);
-        }
-        if matches!(wrote, Wrote::Part) {
-            self.output = Some(output);
-            return Fate::Stay;
-        }
-        if output.file.is_some() {
-            self.record.set_file(None);
-        }
-        match wrote {
+        match self.write_parts(cx, &mut output) {
             Wrote::All => self.batch_done(cx),
-            _ => Fate::Close,
+            Wrote::Part => {
+                self.output = Some(output);
+                Fate::Stay
+            }
+            Wrote::Later(job) => {
+                self.output = Some(output);
+                self.wait_for(cx, job, Why::Output)
+            }
+            Wrote::Broken => Fate::Close,
+        }
+    }
+
+    fn write_parts(&mut self, cx: &mut Context, output: &mut Output) -> Wrote {
+        let mut turn = FILE_TURN;
+        loop {
+            let more = output.stream.is_some();
+            let wrote = match output.parts.front_mut() {
+                None => match output.stream.as_mut() {
+                    None => return Wrote::All,
+                    Some(stream) => return stream.next_job().map_or(Wrote::Broken, Wrote::Later),
+                },
+                Some(Part::File(_)) if turn == 0 => return Wrote::Part,
+                Some(Part::File(part)) => match part.look(turn) {
+                    Temperature::Cold(job) => return Wrote::Later(job),
+                    Temperature::Warm => self.write_file(cx, part, &mut turn),
+                },
+                Some(_) => self.write_memory(cx, output, more),
+            };
+            if !matches!(wrote, Wrote::All) {
+                return wrote;
+            }
+            while output.parts.front().is_some_and(|part| part.len() == 0) {
+                output.parts.pop_front();
+            }
+            if output.parts.is_empty() && output.stream.as_ref().is_some_and(Stream::is_done) {
+                output.stream = None;
+            }
+        }
+    }
+
+    /// Writes the parts in front that are in memory, in one call.
+    fn write_memory(&mut self, cx: &Context, output: &mut Output, stream: bool) -> Wrote {
+        let memory = output.parts.iter().take_while(|part| part.in_memory().is_some()).count();
+        let more = stream || memory < output.parts.len();
+        let mut slices: Vec<&[u8]> =
+            output.parts.iter().take(memory.min(GATHERED)).filter_map(Part::in_memory).collect();
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut allowed = crash_point::cut(total);
+        for slice in &mut slices {
+            *slice = &slice[..slice.len().min(allowed)];
+            allowed -= slice.len();
+        }
+        let gathered: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
+        self.enter_call();
+        let result = sendmsg::<()>(self.fd, &gathered, &[], flags(more), None);
+        crash_point::after_cut();
+        crash_point::pass(Point::AfterWrite);
+        match result {
+            Ok(count) => {
+                self.wrote(cx, count);
+                let mut left = count as u64;
+                for part in &mut output.parts {
+                    left -= part.advance(left);
+                }
+                // The queue is full: the next attempt would only say so.
+                if count < total { Wrote::Part } else { Wrote::All }
+            }
+            Err(error) => self.not_written(error),
         }
     }
 
     fn write_bytes(&mut self, cx: &Context, bytes: &[u8], at: &mut usize, more: bool) -> Wrote {
-        let flags =
-            MsgFlags::MSG_NOSIGNAL | if more { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
         while *at < bytes.len() {
             let rest = &bytes[*at..];
             let rest = &rest[..crash_point::cut(rest.len())];
             self.enter_call();
-            let result = send(self.fd, rest, flags);
+            let result = send(self.fd, rest, flags(more));
             crash_point::after_cut();
             crash_point::pass(Point::AfterWrite);
             match result {
@@ -98,40 +199,40 @@ impl Connection {
                     *at += count;
                     self.wrote(cx, count);
                 }
-                Err(Errno::EINTR) => {}
+                Err(Errno::EINTR) => continue,
                 Err(error) => return self.not_written(error),
             }
             if *at < bytes.len() {
-                // The queue is full: the next attempt would only say so.
                 return Wrote::Part;
             }
         }
         Wrote::All
     }
 
-    fn write_file(&mut self, cx: &Context, span: &mut Span) -> Wrote {
-        let mut turn = FILE_TURN;
-        while span.left > 0 && turn > 0 {
-            let count = crash_point::cut(span.left.min(turn) as usize);
-            let mut offset = span.offset as i64;
+    fn write_file(&mut self, cx: &Context, part: &mut FilePart, turn: &mut u64) -> Wrote {
+        while part.left > 0 && part.warm > 0 && *turn > 0 {
+            let count = crash_point::cut(part.left.min(*turn).min(part.warm) as usize);
+            let mut offset = part.offset as i64;
             self.enter_call();
-            let result = sendfile64(borrow(self.fd), &span.file, Some(&mut offset), count);
+            let result = sendfile64(borrow(self.fd), &*part.file, Some(&mut offset), count);
             crash_point::after_cut();
             crash_point::pass(Point::AfterWrite);
             match result {
                 // The file is shorter than it was: the promised length cannot be kept.
                 Ok(0) => return Wrote::Broken,
-                Ok(count) => {
-                    span.offset += count as u64;
-                    span.left -= count as u64;
-                    turn -= (count as u64).min(turn);
-                    self.wrote(cx, count);
+                Ok(sent) => {
+                    part.advance(sent as u64);
+                    *turn -= (sent as u64).min(*turn);
+                    self.wrote(cx, sent);
+                    if sent < count {
+                        return Wrote::Part;
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(error) => return self.not_written(error),
             }
         }
-        if span.left == 0 { Wrote::All } else { Wrote::Part }
+        Wrote::All
     }
 
     fn wrote(&self, cx: &Context, count: usize) {
@@ -142,7 +243,7 @@ impl Connection {
 
     fn not_written(&self, error: Errno) -> Wrote {
         self.leave_call();
-        if error == Errno::EAGAIN { Wrote::Part } else { Wrote::Broken }
+        if matches!(error, Errno::EAGAIN | Errno::EINTR) { Wrote::Part } else { Wrote::Broken }
     }
 
     fn enter_call(&self) {
@@ -208,4 +309,13 @@ impl Connection {
         }
         true
     }
+}
+
+fn flags(more: bool) -> MsgFlags {
+    MsgFlags::MSG_NOSIGNAL | if more { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() }
+}
+
+/// The bytes of a kept reply's body from `at` on.
+pub(super) fn rest_of(prepared: &Rc<Prepared>, at: usize) -> &[u8] {
+    prepared.body().get(at..).unwrap_or(&[])
 }

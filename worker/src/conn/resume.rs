@@ -1,67 +1,99 @@
 //! A response that its worker died in the middle of: made again with the recorded date and, if it is the same to the byte,
 //! continued where the kernel says it broke off.
 
-use std::os::fd::AsRawFd;
-
 use phalanx_shared::ledger::response::Entry;
 
-use super::output::{Output, Span};
-use super::serve::{read_small_file, run_handler};
-use super::{Connection, Context};
+use super::output::Output;
+use super::serve::{STREAMED, Turnout, run_handler};
+use super::tail::Part;
+use super::{Connection, Context, Fate, Why};
 use crate::http::encode::{self, CONTINUE, Envelope};
+use crate::http::reply::Tail;
 use crate::http::{HeaderScratch, Progress, Reply, head};
+use crate::pool::{Done, Job};
 
-/// A response made again.
-struct Remade {
-    bytes: Vec<u8>,
-    file: Option<Span>,
+/// What asking the service again came to.
+enum Again {
+    /// All the bytes, from the first one on.
+    Made(Output),
+    /// This has to be done first.
+    Later(Job),
+    /// Something else now.
+    Other,
 }
 
 impl Connection {
     /// Prepares the rest of the response on record as `entry`, of which bytes up to stream position `sent` have left. False
     /// when it cannot be made again to the byte; then the peer must see a truncation.
-    pub(crate) fn resume(&mut self, cx: &mut Context, entry: &Entry, sent: u64) -> bool {
-        let length = entry.response_end - entry.response_start;
-        let remade = match entry.kind.interim {
-            true => Some(Remade { bytes: CONTINUE.to_vec(), file: None }),
-            false => self.run_again(cx, entry).or_else(|| error_again(cx, entry)),
+    pub(crate) fn resume(&mut self, cx: &mut Context, entry: &Entry) -> bool {
+        let again = match entry.kind.interim {
+            true => Again::Made(whole(CONTINUE.to_vec(), Tail::None, false)),
+            false => self.run_again(cx, entry, None),
         };
-        let Some(mut remade) = remade.filter(|remade| remade.length() == length) else { return false };
-        remade.skip(sent - entry.response_start);
-        if let Some(span) = &remade.file {
-            self.record.set_file(Some(span.file.as_raw_fd()));
+        self.go_on_with(cx, entry, again)
+    }
+
+    /// A thread has done what making the response again waited for.
+    pub(super) fn resume_arrived(&mut self, cx: &mut Context, entry: &Entry, done: Done) -> Fate {
+        let again = self.run_again(cx, entry, Some(done));
+        if !self.go_on_with(cx, entry, again) {
+            // An orderly end would look like a whole response.
+            crate::rescue::reset_on_close(self.fd);
+            return Fate::Close;
         }
-        self.output = Some(Box::new(Output { bytes: remade.bytes, at: 0, file: remade.file }));
+        self.writable(cx)
+    }
+
+    fn go_on_with(&mut self, cx: &mut Context, entry: &Entry, again: Again) -> bool {
+        let mut output = match again {
+            Again::Made(output) => output,
+            Again::Later(job) => return self.wait_for(cx, job, Why::Resume(*entry)) != Fate::Close,
+            Again::Other => match error_again(cx, entry) {
+                Some(output) => output,
+                None => return false,
+            },
+        };
+        let streamed = output.stream.is_some() || entry.response_end == STREAMED;
+        // The end of a stream shows when it comes.
+        if !streamed && output.len() != entry.response_end - entry.response_start {
+            return false;
+        }
+        output.skip(self.record.sent() - entry.response_start);
+        self.output = Some(Box::new(output));
         true
     }
 
-    /// Asks the service again; none when it answers something else now.
-    fn run_again(&self, cx: &mut Context, entry: &Entry) -> Option<Remade> {
+    /// Asks the service again.
+    fn run_again(&self, cx: &mut Context, entry: &Entry, done: Option<Done>) -> Again {
         if self.record.doom().is_some_and(|(at, _)| at == self.record.start()) {
-            return None;
+            return Again::Other;
         }
         let mut scratch = HeaderScratch::new();
         let parsed = head::parse(self.unanswered(self.record.start()), cx.limits.head, &mut scratch);
-        let Ok(Progress::Done(head)) = parsed else { return None };
+        let Ok(Progress::Done(head)) = parsed else { return Again::Other };
         if !head.idempotent() {
-            return None;
+            return Again::Other;
         }
-        let mut reply = run_handler(&cx.router, &head);
-        if !head.is_head() {
-            read_small_file(&mut reply);
-        }
+        let refused = (entry.kind.status == 429).then(|| cx.router.limit_of(&head)).flatten();
+        let reply = match refused {
+            Some(limit) => limit.refusal(),
+            None => match run_handler(&cx.router, &head, entry.date, done) {
+                Turnout::Reply(reply) => reply,
+                Turnout::Later(job) => return Again::Later(job),
+            },
+        };
         let envelope = Envelope {
             date: cx.date.text(entry.date),
             minor_version: head.minor_version,
             keep_alive: !entry.kind.last,
             head_only: head.is_head(),
         };
-        remake(reply, &envelope, entry)
+        remake(reply, &envelope, entry).map_or(Again::Other, Again::Made)
     }
 }
 
 /// The error page that a refusal sent.
-fn error_again(cx: &mut Context, entry: &Entry) -> Option<Remade> {
+fn error_again(cx: &mut Context, entry: &Entry) -> Option<Output> {
     if !(400..=599).contains(&entry.kind.status) {
         return None;
     }
@@ -70,29 +102,19 @@ fn error_again(cx: &mut Context, entry: &Entry) -> Option<Remade> {
     remake(Reply::error(entry.kind.status), &envelope, entry)
 }
 
-fn remake(mut reply: Reply<'_>, envelope: &Envelope<'_>, entry: &Entry) -> Option<Remade> {
+fn remake(reply: Reply<'_>, envelope: &Envelope<'_>, entry: &Entry) -> Option<Output> {
     if reply.validator() == 0 || reply.validator() != entry.validator {
         return None;
     }
     let mut bytes = Vec::new();
     encode::append(&mut bytes, &reply, envelope);
-    let file = if envelope.head_only { None } else { reply.take_file() };
-    Some(Remade { bytes, file: file.map(|(file, offset, left)| Span { file, offset, left }) })
+    let tail = if envelope.head_only { Tail::None } else { reply.into_tail() };
+    Some(whole(bytes, tail, envelope.chunks()))
 }
 
-impl Remade {
-    fn length(&self) -> u64 {
-        self.bytes.len() as u64 + self.file.as_ref().map_or(0, |span| span.left)
-    }
-
-    /// Drops the first `count` bytes, at most all of them.
-    fn skip(&mut self, count: u64) {
-        let of_bytes = count.min(self.bytes.len() as u64);
-        self.bytes.drain(..of_bytes as usize);
-        if let Some(span) = self.file.as_mut() {
-            let of_file = (count - of_bytes).min(span.left);
-            span.offset += of_file;
-            span.left -= of_file;
-        }
-    }
+/// A response from its first byte on.
+fn whole(bytes: Vec<u8>, tail: Tail, chunked: bool) -> Output {
+    let mut output = Output::new(tail, chunked);
+    output.parts.push_front(Part::Bytes { bytes, at: 0 });
+    output
 }

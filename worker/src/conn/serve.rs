@@ -1,32 +1,36 @@
 //! From bytes to responses: takes complete requests off the front of the buffer, has each answered, puts the responses of a
 //! turn on record and writes them together.
 
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use phalanx_shared::ledger::record::{Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
 
-use super::output::Span;
-use super::{Connection, Context, Fate};
+use super::output::Output;
+use super::{Connection, Context, Fate, Why};
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
-use crate::http::{Body, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
+use crate::http::reply::Tail;
+use crate::http::{Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
+use crate::pool::{Done, Job};
 use crate::service::{Answer, Router, fault};
 
-/// Files up to this size are read into the response and leave in one write with its head.
-const SMALL_FILE: u64 = 16 * 1024;
+/// The end on record of a response whose length nobody knows yet.
+pub(super) const STREAMED: u64 = u64::MAX;
 
 /// The responses of one connection in one turn.
 pub(super) struct Batch {
     pub(super) out: Vec<u8>,
-    pub(super) file: Option<Span>,
+    /// What follows `out`; nothing can be added behind it.
+    pub(super) tail: Option<Output>,
     /// Stream position of the request that comes next.
     pub(super) position: u64,
     /// Stream position of the response that comes next.
     response_at: u64,
+    /// Requests answered on the connection before this one.
+    served: u64,
     count: u8,
     list: Pending,
     record: Record,
@@ -38,6 +42,8 @@ pub(super) enum Step {
     Answered,
     /// A response was added that is the connection's last.
     Last,
+    /// The handler is on record as started and waits for this; none: it has to start again once what stands before it has left.
+    Later(Option<Job>),
     /// There is no complete request: more of a head is needed.
     NeedsHead,
     /// … more of a body.
@@ -49,11 +55,16 @@ pub(super) enum Step {
 impl Connection {
     /// Answers what is complete in the buffer, at most [`MAX_PENDING`] requests, and writes the answers.
     pub(super) fn serve(&mut self, cx: &mut Context) -> Fate {
+        if cx.speaks_for_proxy(self.record.listener())
+            && let Some(fate) = self.hear_proxy(cx)
+        {
+            return fate;
+        }
         let Some(mut batch) = self.begin_batch(cx) else {
             return if self.finished { Fate::Close } else { Fate::Stay };
         };
         let step = loop {
-            if usize::from(batch.count) == MAX_PENDING || batch.file.is_some() {
+            if usize::from(batch.count) == MAX_PENDING || batch.tail.is_some() {
                 break Step::Answered;
             }
             match self.step(cx, &mut batch) {
@@ -64,11 +75,13 @@ impl Connection {
         self.wants_body = matches!(step, Step::NeedsBody);
         let wrote_something = batch.count > 0;
         match self.end_batch(cx, batch) {
-            Fate::Stay if self.output.is_none() => {}
+            Fate::Stay if self.is_done() => {}
             fate => return fate,
         }
         match step {
             Step::Last => self.linger(),
+            Step::Later(Some(job)) => self.wait_for(cx, job, Why::Answer),
+            Step::Later(None) => Fate::GoOn,
             Step::Upload if wrote_something => Fate::GoOn,
             Step::Upload => self.begin_upload(cx),
             Step::Answered if self.buffer.is_some() => Fate::GoOn,
@@ -84,8 +97,41 @@ impl Connection {
         batch.refuse(cx, status, None);
         self.upload = None;
         match self.end_batch(cx, batch) {
-            Fate::Stay if self.output.is_none() => self.linger(),
+            Fate::Stay if self.is_done() => self.linger(),
             fate => fate,
+        }
+    }
+
+    /// A thread has done what the handler of the request in front waited for.
+    pub(super) fn answer_arrived(&mut self, cx: &mut Context, done: Done) -> Fate {
+        let waiting = self.pending(cx).and_then(|list| list.get(0));
+        let (Some(entry), Some(mut batch)) = (waiting, self.begin_batch(cx)) else { return Fate::Close };
+        let mut scratch = HeaderScratch::new();
+        let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
+            Ok(Progress::Done(head)) => batch.answer(cx, &head, entry.request_end, Some(done)),
+            _ => return Fate::Close,
+        };
+        self.conclude(cx, batch, step)
+    }
+
+    /// Ends a batch of one response, and goes on with what comes after it.
+    pub(super) fn conclude(&mut self, cx: &mut Context, batch: Batch, step: Step) -> Fate {
+        if let Step::Later(Some(job)) = step {
+            cx.out = batch.out;
+            return self.wait_for(cx, job, Why::Answer);
+        }
+        self.upload = None;
+        match self.end_batch(cx, batch) {
+            Fate::Stay if self.is_done() => self.after_response(cx),
+            fate => fate,
+        }
+    }
+
+    /// The bytes that begin with the head of the request in front.
+    pub(super) fn head_bytes(&self) -> &[u8] {
+        match (&self.upload, &self.buffer) {
+            (Some(upload), Some(buffer)) => buffer.bytes().get(..upload.head_len).unwrap_or(&[]),
+            _ => self.unanswered(self.record.start()),
         }
     }
 
@@ -95,9 +141,10 @@ impl Connection {
         out.clear();
         Some(Batch {
             out,
-            file: None,
+            tail: None,
             position: self.record.start(),
             response_at: self.record.sent(),
+            served: self.served,
             count: 0,
             list,
             record: self.record,
@@ -106,7 +153,8 @@ impl Connection {
 
     /// Writes what the batch holds. `Stay` without output left: all of it has left, the requests are off the record.
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
-        let fate = if batch.count == 0 { Fate::Stay } else { self.write_batch(cx, &batch.out, batch.file) };
+        self.served = batch.served;
+        let fate = if batch.count == 0 { Fate::Stay } else { self.write_batch(cx, &batch.out, batch.tail) };
         cx.out = batch.out;
         fate
     }
@@ -131,7 +179,7 @@ impl Connection {
             Err(refusal) => return batch.refuse(cx, refusal.status, None),
         };
         match extent(&head, data, cx.limits.body) {
-            Ok(Extent::Complete(len)) => batch.answer(cx, &head, batch.position + len as u64),
+            Ok(Extent::Complete(len)) => batch.answer(cx, &head, batch.position + len as u64, None),
             Ok(Extent::Partial { fits }) => {
                 // What was sent the peer belongs to the request at the front.
                 let continued = self.record.state().continued && batch.position == self.record.start();
@@ -170,21 +218,40 @@ fn extent(head: &Head<'_>, data: &[u8], limit: u64) -> Result<Extent, Refusal> {
 }
 
 impl Batch {
-    /// Has a complete request answered and adds the answer.
-    pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64) -> Step {
+    /// Has a complete request answered and adds the answer. `done` is what its handler has waited for.
+    pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Option<Done>) -> Step {
         crash_point::pass(Point::BeforeHandler);
-        let last = !head.keep_alive || cx.draining;
+        let most = cx.limits.requests_per_connection;
+        let last = !head.keep_alive || cx.draining || (most > 0 && self.served + 1 >= most);
         let kind = Kind { idempotent: head.idempotent(), last, ..Kind::default() };
         let date = cx.clock.epoch_seconds();
         let mut entry =
             Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
         self.put_on_record(&entry);
         crash_point::pass(Point::InHandler);
-        let mut reply = run_handler(&cx.router, head);
-        if !head.is_head() {
-            read_small_file(&mut reply);
+        let counted = !cx.router.has_limits() || self.record.admitted() >= request_end;
+        let limit = if counted { None } else { cx.router.limit_of(head) };
+        let refused = limit.filter(|limit| !cx.admits(&self.record, head, limit));
+        if limit.is_some() && refused.is_none() {
+            // Counted once, however often it is run again.
+            self.record.set_admitted(request_end);
         }
+        let turnout = match refused {
+            Some(limit) => Turnout::Reply(limit.refusal()),
+            None => run_handler(&cx.router, head, date, done),
+        };
+        let reply = match turnout {
+            Turnout::Reply(reply) => reply,
+            Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
+            Turnout::Later(job) if self.count == 0 => return Step::Later(Some(job)),
+            Turnout::Later(_) => {
+                self.record.set_state(State { pending: self.count, ..self.record.state() });
+                return Step::Later(None);
+            }
+        };
         crash_point::pass(Point::AfterHandler);
+        // What has no length ends, for an HTTP/1.0 peer, with the connection.
+        let last = last || (reply.is_stream() && head.minor_version == 0);
         let envelope = Envelope {
             date: cx.date.text(date),
             minor_version: head.minor_version,
@@ -193,22 +260,32 @@ impl Batch {
         };
         entry.validator = reply.validator();
         entry.kind.status = reply.status();
-        cx.access_log.add(&self.record, head, reply.status(), reply.body_len(), date);
-        let length = self.encode(&mut reply, &envelope);
+        entry.kind.last = last;
+        // A stream is written down when its length is known.
+        if !reply.is_stream() || head.is_head() {
+            cx.access_log.add(&self.record, head, reply.status(), reply.body_len(), date);
+        }
+        let length = self.encode(reply, &envelope);
         self.finish(entry, length);
+        self.served += 1;
         if last { Step::Last } else { Step::Answered }
     }
 
-    /// Appends the reply's bytes and returns how many the response has in all.
-    fn encode(&mut self, reply: &mut Reply<'_>, envelope: &Envelope<'_>) -> u64 {
+    /// Appends the reply's bytes and returns how many the response has in all; none: nobody knows yet.
+    fn encode(&mut self, reply: Reply<'_>, envelope: &Envelope<'_>) -> Option<u64> {
         let before = self.out.len();
-        encode::append(&mut self.out, reply, envelope);
-        let mut length = (self.out.len() - before) as u64;
-        if let (false, Some((file, offset, left))) = (envelope.head_only, reply.take_file()) {
-            length += left;
-            self.file = Some(Span { file, offset, left });
+        encode::append(&mut self.out, &reply, envelope);
+        let length = (self.out.len() - before) as u64;
+        if envelope.head_only {
+            return Some(length);
         }
-        length
+        match reply.into_tail() {
+            Tail::None => Some(length),
+            tail => {
+                let output = self.tail.insert(Output::new(tail, envelope.chunks()));
+                output.stream.is_none().then_some(length + output.len())
+            }
+        }
     }
 
     /// Adds an error response that ends the connection; whatever else was read is forgotten with it. `head` is the request's,
@@ -216,20 +293,21 @@ impl Batch {
     fn refuse(&mut self, cx: &mut Context, status: u16, head: Option<&Head<'_>>) -> Step {
         let kind = Kind { idempotent: true, interim: false, last: true, status };
         let date = cx.clock.epoch_seconds();
-        let mut reply = Reply::error(status);
+        let reply = Reply::error(status);
         let envelope = Envelope { date: cx.date.text(date), minor_version: 1, keep_alive: false, head_only: false };
-        let length = self.encode(&mut reply, &envelope);
+        let (validator, body_len) = (reply.validator(), reply.body_len());
+        let length = self.encode(reply, &envelope);
         let entry = Entry {
             request_end: self.record.consumed(),
             response_start: self.response_at,
             response_end: 0,
-            validator: reply.validator(),
+            validator,
             date,
             kind,
         };
         match head {
-            Some(head) => cx.access_log.add(&self.record, head, status, reply.body_len(), date),
-            None => cx.access_log.add_refused(&self.record, status, reply.body_len(), date),
+            Some(head) => cx.access_log.add(&self.record, head, status, body_len, date),
+            None => cx.access_log.add_refused(&self.record, status, body_len, date),
         }
         self.finish(entry, length);
         Step::Last
@@ -252,8 +330,8 @@ impl Batch {
         self.count += 1;
     }
 
-    fn finish(&mut self, mut entry: Entry, length: u64) {
-        entry.response_end = entry.response_start + length;
+    fn finish(&mut self, mut entry: Entry, length: Option<u64>) {
+        entry.response_end = length.map_or(STREAMED, |length| entry.response_start + length);
         self.put_on_record(&entry);
         self.position = entry.request_end;
         self.response_at = entry.response_end;
@@ -268,28 +346,26 @@ impl Batch {
     }
 }
 
-/// Reads a small file into the reply, so that it leaves in one write with its head. One that has become shorter since it was
-/// opened is answered with an error: its length is not known any more.
-pub(super) fn read_small_file(reply: &mut Reply<'_>) {
-    let Reply::Built(response) = reply else { return };
-    let Body::File { file, offset, len } = &response.body else { return };
-    if *len > SMALL_FILE {
-        return;
-    }
-    let mut bytes = vec![0; *len as usize];
-    match file.read_exact_at(&mut bytes, *offset) {
-        Ok(()) => response.body = Body::Bytes(bytes),
-        Err(_) => *reply = Reply::error(500),
-    }
+/// What a handler came to.
+pub(super) enum Turnout<'r> {
+    Reply(Reply<'r>),
+    /// It goes on when this is done.
+    Later(Job),
 }
 
-/// Runs the handler; a panic in it is a 500 on a connection that lives on.
-pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>) -> Reply<'r> {
+/// Runs the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
+pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<Done>) -> Turnout<'r> {
+    let done = match done {
+        Some(None) => return Turnout::Reply(Reply::error(500)),
+        Some(done) => done,
+        None => None,
+    };
     in_handler::enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head) {
-        Answer::Reply(reply) => reply,
-        Answer::Fault(fault) => fault::carry_out(fault),
+    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
+        Answer::Reply(reply) => Turnout::Reply(reply),
+        Answer::Later(job) => Turnout::Later(job),
+        Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault)),
     }));
     in_handler::leave();
-    answer.unwrap_or_else(|_| Reply::error(500))
+    answer.unwrap_or_else(|_| Turnout::Reply(Reply::error(500)))
 }

@@ -10,7 +10,7 @@ use crate::http::{Decoder, HeaderScratch, Progress, head};
 
 /// Where a body that is being handed on stands.
 pub(super) struct Upload {
-    head_len: usize,
+    pub(super) head_len: usize,
     decoder: Decoder,
     /// Bytes of the buffer in use, the head included.
     filled: usize,
@@ -71,19 +71,15 @@ impl Connection {
 
     /// The body is complete; `rest` bytes behind it belong to the next request.
     fn answer_upload(&mut self, cx: &mut Context, rest: usize) -> Fate {
-        let Some(upload) = self.upload.take() else { return Fate::Close };
-        self.record.set_base(self.record.consumed() - upload.filled as u64);
+        let Some(filled) = self.upload.as_ref().map(|upload| upload.filled) else { return Fate::Close };
+        self.record.set_base(self.record.consumed() - filled as u64);
         let request_end = self.record.consumed() - rest as u64;
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
-        let Some(buffer) = self.buffer.as_ref() else { return Fate::Close };
         let mut scratch = HeaderScratch::new();
-        match head::parse(&buffer.bytes()[..upload.head_len], cx.limits.head, &mut scratch) {
-            Ok(Progress::Done(head)) => drop(batch.answer(cx, &head, request_end)),
+        let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
+            Ok(Progress::Done(head)) => batch.answer(cx, &head, request_end, None),
             _ => return Fate::Close,
-        }
-        match self.end_batch(cx, batch) {
-            Fate::Stay if self.output.is_none() => self.after_response(cx),
-            fate => fate,
-        }
+        };
+        self.conclude(cx, batch, step)
     }
 }

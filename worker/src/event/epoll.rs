@@ -61,6 +61,7 @@ fn flags(interest: Interest) -> EpollFlags {
     match interest {
         Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
         Interest::Write => EpollFlags::EPOLLOUT,
+        Interest::Nothing => EpollFlags::empty(),
     }
 }
 

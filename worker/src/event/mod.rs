@@ -14,6 +14,8 @@ pub enum Interest {
     Read,
     /// Room to write.
     Write,
+    /// Errors and hang-ups alone.
+    Nothing,
 }
 
 /// What happened to a descriptor.

@@ -20,6 +20,14 @@ impl Span {
     }
 }
 
+impl Span {
+    /// This and `time`.
+    #[must_use]
+    pub fn plus(self, time: Duration) -> Span {
+        Span(self.0.saturating_add(Span::of(time).0))
+    }
+}
+
 /// A point in time in ticks since the wheel was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Tick(pub u32);

@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::{FcntlArg, fcntl};
+use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
 use phalanx_shared::config::{self, Action, Config, Format, Level, Route, RoutePath};
 use phalanx_shared::ipc::channel::Doorbell;
@@ -29,8 +30,10 @@ use crate::conn::buffers::Buffers;
 use crate::conn::{Connection, Context, Fate, Patience};
 use crate::enter::{Address, Inheritance, Listener};
 use crate::http::{DateCache, Framing, HeaderScratch, Progress, head};
+use crate::open_file::OpenFiles;
+use crate::pool::Pool;
 use crate::rescue::{self, sweep};
-use crate::service::Router;
+use crate::service::{Router, Setting};
 
 use client::Client;
 use plan::{Heir, Plan, Transport};
@@ -89,7 +92,7 @@ impl Succession {
     /// What one worker alone answers.
     fn uninterrupted(&mut self, plan: &Plan<'_>) -> Vec<u8> {
         let mut cx = self.context(DEAD, 0);
-        cx.router = self.router();
+        cx.router = self.router(&cx.setting);
         if let Some(connection) = self.connect(&cx, plan) {
             self.serve_to_the_end(&mut cx, connection);
         }
@@ -119,7 +122,7 @@ impl Succession {
     /// The descriptor of the connection that the dead worker leaves; none when it came to its end before.
     fn live_and_die(&mut self, plan: &Plan<'_>) -> Option<RawFd> {
         let mut cx = self.context(DEAD, 0);
-        cx.router = self.router();
+        cx.router = self.router(&cx.setting);
         if plan.transport == Transport::File {
             return self.record_a_file(&cx);
         }
@@ -141,20 +144,20 @@ impl Succession {
             Heir::Alone => {
                 rescue::settle(&self.ledger, 0..LANES);
                 let mut taken = sweep::sweep(cx, self.inheritance);
-                cx.router = self.router();
-                taken.append(&mut rescue::take_over(cx, &[], true));
+                cx.router = self.router(&cx.setting);
+                taken.append(&mut rescue::take_over(cx, &[]));
                 taken
             }
             Heir::Beside => {
                 rescue::settle(&self.ledger, 1..2);
                 sweep::close_noted(cx, 1);
                 let mut taken = sweep::unrecorded(cx, 1, self.inheritance);
-                cx.router = self.router();
-                taken.append(&mut rescue::take_over(cx, &[LIVING], false));
+                cx.router = self.router(&cx.setting);
+                taken.append(&mut rescue::take_over(cx, &[LIVING]));
                 taken
             }
             Heir::Buries | Heir::Takes => {
-                cx.router = self.router();
+                cx.router = self.router(&cx.setting);
                 cx.lane.note(&cx.router.descriptors());
                 let mut taken = rescue::take_given(cx);
                 taken.append(&mut rescue::bury(cx, DEAD, 0, self.inheritance));
@@ -183,6 +186,7 @@ impl Succession {
                 },
                 fate => fate,
             };
+            let fate = self.await_pool(cx, connection, fate);
             match fate {
                 Fate::Close => return End::Over,
                 Fate::Stay if reads && !self.goes_on(connection) => return End::Settled,
@@ -190,6 +194,17 @@ impl Succession {
             }
         }
         End::OutOfTurns
+    }
+
+    /// Gives the connection what threads do for it.
+    fn await_pool(&self, cx: &mut Context, connection: &mut Connection, mut fate: Fate) -> Fate {
+        while fate != Fate::Close && connection.is_waiting() {
+            for (_, ticket, done) in cx.pool.results() {
+                fate = connection.arrived(cx, ticket, done);
+            }
+            std::thread::yield_now();
+        }
+        fate
     }
 
     /// Whether more will happen on a connection that waits, since there is something to read or room to write.
@@ -251,14 +266,15 @@ impl Succession {
         self.ledger.wipe();
     }
 
-    fn router(&self) -> Router {
-        Router::new(&self.config).expect("the root is there")
+    fn router(&self, setting: &Setting) -> Router {
+        Router::new(&self.config, setting).expect("the root is there")
     }
 
     /// A worker's context, without its routes.
     fn context(&self, incarnation: Incarnation, lane_number: usize) -> Context {
         let nothing = Config { sites: Vec::new(), ..self.config.clone() };
         let lane = self.ledger.lane(lane_number);
+        let setting = Setting::new(OpenFiles::new(self.ledger.table(), lane_number, incarnation), &self.config.cache);
         Context {
             incarnation,
             infrastructure: &self.inheritance.infrastructure,
@@ -267,7 +283,11 @@ impl Succession {
             stats: lane.stats(),
             buffers: Buffers::new(&self.ledger, lane_number),
             ledger: self.ledger.clone(),
-            router: Router::new(&nothing).expect("no routes, nothing to open"),
+            router: Router::new(&nothing, &setting).expect("no routes, nothing to open"),
+            pool: Pool::new(1),
+            listens: Vec::new(),
+            clients: self.inheritance.clients,
+            setting,
             limits: self.config.limits.clone(),
             patience: Patience::new(&self.config.timeouts),
             rescue: self.config.rescue.clone(),
@@ -313,6 +333,7 @@ fn inheritance(ledger: &Ledger, listener: &TcpListener) -> io::Result<Inheritanc
         handover: Doorbell::new()?,
         blueprints: [-1, -1],
         access_log: None,
+        clients: Clients::create(64)?.0,
         lifeline: -1,
         infrastructure: Vec::new(),
     })
@@ -326,6 +347,6 @@ fn configuration() -> io::Result<Config> {
     std::fs::write(root.join("f"), content)?;
     let mut config = config::serve_defaults(root, vec![]);
     let action = Action::Respond { status: 200, body: "Hello".to_owned(), content_type: "text/plain".to_owned() };
-    config.sites[0].routes.push(Route { path: RoutePath::Exact("/".to_owned()), action });
+    config.sites[0].routes.push(Route::new(RoutePath::Exact("/".to_owned()), action));
     Ok(config)
 }

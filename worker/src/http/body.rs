@@ -1,10 +1,12 @@
 //! Request bodies: where their bytes are and where they end (RFC 9112, 6 and 7.1).
 //!
 //! It owns the chunked coding, read strictly, and the count of bytes against the limit. Where the bytes go is left to
-//! the sink, and trailer fields are checked and dropped (RFC 9110, 6.5.1 allows it).
+//! the sink. Trailer fields are checked, and kept as a [`Trailer`] if somebody asked for them.
 
+use super::chunk_extension::{Next, Part, is_text_byte};
 use super::fields::is_token_byte;
 use super::head::{Framing, Refusal};
+use super::trailer::Trailer;
 
 /// Hex digits of a chunk size: as many as a u64 holds.
 const MAX_SIZE_DIGITS: u8 = 16;
@@ -12,8 +14,18 @@ const MAX_SIZE_DIGITS: u8 = 16;
 /// Bytes of one chunk's extensions, which nobody uses but to waste time.
 const MAX_EXTENSION: usize = 256;
 
+/// Bytes of the coding beyond [`CHUNK_ALLOWANCE`] and twice the data, over a whole body. Without it a peer could send any
+/// amount for a body of a few bytes, and stay below every limit.
+const MAX_OVERHEAD: u64 = 16 * 1024;
+
+/// Bytes of the coding that each chunk may cost for nothing: more than size and line ends of one that is written sensibly.
+const CHUNK_ALLOWANCE: u64 = 16;
+
 /// Bytes of all the fields of a trailer, their line ends included.
 const MAX_TRAILER: usize = 8 * 1024;
+
+/// Fields of a trailer: those that exist for the purpose are a handful.
+const MAX_TRAILER_FIELDS: u8 = 32;
 
 /// Finds the body in what follows a head, whatever pieces it comes in.
 #[derive(Debug, Clone)]
@@ -21,6 +33,10 @@ pub struct Decoder {
     state: State,
     received: u64,
     limit: u64,
+    /// Bytes of the coding that the chunks so far do not account for.
+    overhead: u64,
+    /// Where trailer fields are kept; none: nobody asked for them.
+    trailer: Option<Trailer>,
 }
 
 /// What the next byte belongs to.
@@ -30,10 +46,8 @@ enum State {
     Length(u64),
     /// A chunk's size, so far.
     Size { digits: u8, size: u64 },
-    /// Blanks between size and `;`, or between `;` and a name; `taken` bytes of extensions so far.
-    Blank { size: u64, taken: usize, named: bool },
-    /// A chunk extension.
-    Extension { size: u64, taken: usize },
+    /// A chunk's extensions, of which there were `taken` bytes so far.
+    Extension { size: u64, taken: usize, part: Part },
     /// The LF that ends a chunk's line.
     SizeEnd { size: u64 },
     /// A chunk's bytes.
@@ -42,18 +56,39 @@ enum State {
     DataCr,
     /// The LF behind a chunk's bytes.
     DataLf,
-    /// The first byte of a trailer line, or of the last CRLF; `taken` bytes of trailer so far.
-    Line { taken: usize },
+    /// The first byte of a trailer line, or of the last CRLF.
+    Line(Taken),
     /// A trailer field's name.
-    Name { taken: usize },
+    Name(Taken),
     /// A trailer field's value.
-    Value { taken: usize },
+    Value(Taken),
     /// The LF of a trailer line.
-    LineEnd { taken: usize },
+    LineEnd(Taken),
     /// The last LF.
     End,
     /// Behind the body.
     Done,
+}
+
+/// How much of a trailer there was so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Taken {
+    bytes: usize,
+    fields: u8,
+}
+
+impl Taken {
+    fn bytes(self, count: usize) -> Taken {
+        Taken { bytes: self.bytes + count, ..self }
+    }
+
+    fn field(self) -> Taken {
+        Taken { fields: self.fields.saturating_add(1), ..self }
+    }
+
+    fn is_too_much(self) -> bool {
+        self.bytes > MAX_TRAILER || self.fields > MAX_TRAILER_FIELDS
+    }
 }
 
 impl Decoder {
@@ -65,7 +100,22 @@ impl Decoder {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Size { digits: 0, size: 0 },
         };
-        Ok(Decoder { state, received: 0, limit })
+        Ok(Decoder { state, received: 0, limit, overhead: 0, trailer: None })
+    }
+
+    /// Has the trailer fields kept, for [`take_trailer`](Decoder::take_trailer). The same bodies are refused with and
+    /// without.
+    #[must_use]
+    pub fn with_trailer(self) -> Decoder {
+        Decoder { trailer: Some(Trailer::default()), ..self }
+    }
+
+    /// The trailer, once the body is complete: empty before, and if it was not asked for.
+    pub fn take_trailer(&mut self) -> Trailer {
+        match self.is_done() {
+            true => self.trailer.take().unwrap_or_default(),
+            false => Trailer::default(),
+        }
     }
 
     /// Consumes from `bytes` and hands each run of body bytes to `sink`, in place. Returns how many bytes it took, and
@@ -81,6 +131,7 @@ impl Decoder {
                     self.pass_on(left, &bytes[taken..], |left| State::Data { left }, State::DataCr, sink)
                 }
                 _ => {
+                    self.overhead += 1;
                     self.state = self.step(bytes[taken])?;
                     1
                 }
@@ -119,23 +170,34 @@ impl Decoder {
     }
 
     /// The state behind one byte of the coding itself.
-    fn step(&self, byte: u8) -> Result<State, Refusal> {
+    fn step(&mut self, byte: u8) -> Result<State, Refusal> {
         match self.state {
             State::Size { digits, size } => size_step(digits, size, byte),
-            State::Blank { size, taken, named } => blank_step(size, taken, named, byte),
-            State::Extension { size, taken } => extension_step(size, taken, byte),
+            State::Extension { size, taken, part } => extension_step(size, taken, part, byte),
             State::SizeEnd { size } if byte == b'\n' => self.open_chunk(size),
             State::DataCr if byte == b'\r' => Ok(State::DataLf),
             State::DataLf if byte == b'\n' => Ok(State::Size { digits: 0, size: 0 }),
             State::SizeEnd { .. } | State::DataCr | State::DataLf => Err(MALFORMED),
-            trailer => trailer_step(trailer, byte),
+            trailer => self.step_in_trailer(trailer, byte),
         }
     }
 
-    /// The limit is kept before a byte of the chunk is taken.
-    fn open_chunk(&self, size: u64) -> Result<State, Refusal> {
+    /// Keeps the byte if it belongs to a field.
+    fn step_in_trailer(&mut self, state: State, byte: u8) -> Result<State, Refusal> {
+        let next = trailer_step(state, byte)?;
+        match &mut self.trailer {
+            Some(trailer) if !matches!(next, State::End | State::Done) => trailer.push(byte),
+            _ => {}
+        }
+        Ok(next)
+    }
+
+    /// The limits are kept before a byte of the chunk is taken.
+    fn open_chunk(&mut self, size: u64) -> Result<State, Refusal> {
+        self.overhead = self.overhead.saturating_sub(size.saturating_mul(2).saturating_add(CHUNK_ALLOWANCE));
         match size {
-            0 => Ok(State::Line { taken: 0 }),
+            _ if self.overhead > MAX_OVERHEAD => Err(Refusal::bad("chunks with more extensions than data")),
+            0 => Ok(State::Line(Taken::default())),
             _ if size > self.limit.saturating_sub(self.received) => Err(TOO_LARGE),
             _ => Ok(State::Data { left: size }),
         }
@@ -146,210 +208,43 @@ const TOO_LARGE: Refusal = Refusal::new(413, "a body larger than the limit");
 const MALFORMED: Refusal = Refusal::bad("a malformed chunk");
 
 fn size_step(digits: u8, size: u64, byte: u8) -> Result<State, Refusal> {
-    match (char::from(byte).to_digit(16), byte) {
-        (Some(digit), _) if digits < MAX_SIZE_DIGITS => {
+    match char::from(byte).to_digit(16) {
+        Some(digit) if digits < MAX_SIZE_DIGITS => {
             Ok(State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) })
         }
-        _ if digits == 0 => Err(MALFORMED),
-        (None, b'\r') => Ok(State::SizeEnd { size }),
-        (None, b';') => Ok(State::Blank { size, taken: 1, named: true }),
-        (None, b' ' | b'\t') => Ok(State::Blank { size, taken: 1, named: false }),
+        None if digits > 0 && byte == b'\r' => Ok(State::SizeEnd { size }),
+        None if digits > 0 => extension_step(size, 0, Part::BehindSize, byte),
         _ => Err(MALFORMED),
     }
 }
 
-/// `named`: the `;` was there, a name has to follow.
-fn blank_step(size: u64, taken: usize, named: bool, byte: u8) -> Result<State, Refusal> {
-    match byte {
-        _ if taken >= MAX_EXTENSION => Err(MALFORMED),
-        b' ' | b'\t' => Ok(State::Blank { size, taken: taken + 1, named }),
-        b';' if !named => Ok(State::Blank { size, taken: taken + 1, named: true }),
-        _ if named && is_token_byte(byte) => Ok(State::Extension { size, taken: taken + 1 }),
-        _ => Err(MALFORMED),
-    }
-}
-
-fn extension_step(size: u64, taken: usize, byte: u8) -> Result<State, Refusal> {
-    match byte {
-        b'\r' => Ok(State::SizeEnd { size }),
-        _ if is_text_byte(byte) && taken < MAX_EXTENSION => Ok(State::Extension { size, taken: taken + 1 }),
-        _ => Err(MALFORMED),
+fn extension_step(size: u64, taken: usize, part: Part, byte: u8) -> Result<State, Refusal> {
+    match part.step(byte).ok_or(MALFORMED)? {
+        Next::LineEnd => Ok(State::SizeEnd { size }),
+        Next::Part(_) if taken == MAX_EXTENSION => Err(MALFORMED),
+        Next::Part(part) => Ok(State::Extension { size, taken: taken + 1, part }),
     }
 }
 
 fn trailer_step(state: State, byte: u8) -> Result<State, Refusal> {
     let next = match state {
-        State::Line { .. } if byte == b'\r' => State::End,
-        State::Line { taken } | State::Name { taken } if is_token_byte(byte) => State::Name { taken: taken + 1 },
-        State::Name { taken } if byte == b':' => State::Value { taken: taken + 1 },
-        State::Value { taken } if byte == b'\r' => State::LineEnd { taken: taken + 2 },
-        State::Value { taken } if is_text_byte(byte) => State::Value { taken: taken + 1 },
-        State::LineEnd { taken } if byte == b'\n' => State::Line { taken },
+        State::Line(_) if byte == b'\r' => State::End,
+        State::Line(taken) if is_token_byte(byte) => State::Name(taken.field().bytes(1)),
+        State::Name(taken) if is_token_byte(byte) => State::Name(taken.bytes(1)),
+        State::Name(taken) if byte == b':' => State::Value(taken.bytes(1)),
+        State::Value(taken) if byte == b'\r' => State::LineEnd(taken.bytes(2)),
+        State::Value(taken) if is_text_byte(byte) => State::Value(taken.bytes(1)),
+        State::LineEnd(taken) if byte == b'\n' => State::Line(taken),
         State::End if byte == b'\n' => State::Done,
         _ => return Err(Refusal::bad("a malformed trailer")),
     };
     match next {
-        State::Name { taken } | State::Value { taken } | State::LineEnd { taken } if taken > MAX_TRAILER => {
+        State::Name(taken) | State::Value(taken) | State::LineEnd(taken) if taken.is_too_much() => {
             Err(Refusal::new(431, "a trailer larger than the limit"))
         }
         _ => Ok(next),
     }
 }
 
-/// A byte that may stand in a field's value (RFC 9110, 5.5).
-fn is_text_byte(byte: u8) -> bool {
-    byte == b'\t' || !byte.is_ascii_control()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Outcome = Result<(Vec<u8>, usize, bool), u16>;
-
-    fn whole(bytes: &[u8], framing: Framing, limit: u64) -> Outcome {
-        in_pieces(bytes, bytes.len().max(1), framing, limit)
-    }
-
-    fn in_pieces(bytes: &[u8], piece: usize, framing: Framing, limit: u64) -> Outcome {
-        let mut decoder = Decoder::new(&framing, limit).map_err(|refusal| refusal.status)?;
-        let (mut body, mut taken) = (Vec::new(), 0);
-        for piece in bytes.chunks(piece) {
-            let (count, done) =
-                decoder.advance(piece, &mut |run| body.extend_from_slice(run)).map_err(|refusal| refusal.status)?;
-            taken += count;
-            assert_eq!(done, decoder.is_done());
-            if done {
-                break;
-            }
-            assert_eq!(count, piece.len());
-        }
-        assert_eq!(decoder.received(), body.len() as u64);
-        Ok((body, taken, decoder.is_done()))
-    }
-
-    const VALID: &[(&str, &str)] = &[
-        ("0\r\n\r\n", ""),
-        ("5\r\nhello\r\n0\r\n\r\n", "hello"),
-        ("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", "hello world"),
-        ("a\r\n0123456789\r\n0\r\n\r\n", "0123456789"),
-        ("A\r\n0123456789\r\n000\r\n\r\n", "0123456789"),
-        ("0000000000000001\r\nx\r\n0\r\n\r\n", "x"),
-        ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n"),
-        ("1;a\r\nx\r\n0\r\n\r\n", "x"),
-        ("1;a=b;c=\"d e\"\r\nx\r\n0;last\r\n\r\n", "x"),
-        ("1 ; a\r\nx\r\n0\r\n\r\n", "x"),
-        ("1\r\nx\r\n0\r\nTrailer: value\r\nOther:\r\n\r\n", "x"),
-        ("1\r\nx\r\n0\r\nContent-Length: 5\r\n\r\n", "x"),
-    ];
-
-    const INVALID: &[&str] = &[
-        "\r\n",
-        "x\r\n",
-        "-1\r\n",
-        "+1\r\n",
-        " 1\r\n",
-        "0x1\r\n",
-        "1\n",
-        "1\rx",
-        "1 \r\n",
-        "1 x\r\n",
-        "1;\r\n",
-        "1; \r\n",
-        "1;=\r\n",
-        "1;a\nx",
-        "1;a\x00\r\n",
-        "1;a\rb",
-        "00000000000000001\r\n",
-        "11111111111111111\r\n",
-        "1\r\nxy\r\n",
-        "1\r\nx\n",
-        "1\r\nx\rx",
-        "1\r\nx0\r\n",
-        ";a\r\n",
-        "0\n\n",
-        "0\r\n\n",
-        "0\r\n\rx",
-        "0\r\n a: b\r\n",
-        "0\r\na b: c\r\n",
-        "0\r\n: b\r\n",
-        "0\r\na: b\n",
-        "0\r\na: b\rc",
-        "0\r\na: \x00\r\n",
-        "0\r\na\r\n",
-        "0\r\na :b\r\n",
-        "0\r\nx: y\r\n z\r\n",
-    ];
-
-    #[test]
-    fn chunks_are_joined_and_the_end_is_exact() {
-        for &(text, body) in VALID {
-            let pipelined = format!("{text}GET / HTTP/1.1\r\n");
-            let expected = Ok((body.as_bytes().to_vec(), text.len(), true));
-            assert_eq!(whole(pipelined.as_bytes(), Framing::Chunked, 100), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn pieces_of_any_size_give_the_same() {
-        let valid = VALID.iter().map(|&(text, _)| text);
-        for text in valid.chain(INVALID.iter().copied()) {
-            let expected = whole(text.as_bytes(), Framing::Chunked, 100);
-            for piece in 1..text.len() {
-                assert_eq!(in_pieces(text.as_bytes(), piece, Framing::Chunked, 100), expected, "{text:?} by {piece}");
-            }
-        }
-    }
-
-    #[test]
-    fn malformed_chunks_are_refused() {
-        for text in INVALID {
-            assert_eq!(whole(text.as_bytes(), Framing::Chunked, 100), Err(400), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_body_of_known_length_ends_there() {
-        assert_eq!(whole(b"hello world", Framing::Length(5), 5), Ok((b"hello".to_vec(), 5, true)));
-        assert_eq!(whole(b"hel", Framing::Length(5), 5), Ok((b"hel".to_vec(), 3, false)));
-        assert_eq!(in_pieces(b"hello world", 2, Framing::Length(5), 5), Ok((b"hello".to_vec(), 5, true)));
-        assert_eq!(whole(b"x", Framing::Length(0), 0), Ok((vec![], 0, true)));
-        assert_eq!(whole(b"x", Framing::None, 0), Ok((vec![], 0, true)));
-    }
-
-    #[test]
-    fn the_limit_is_reached_exactly() {
-        assert_eq!(whole(b"hello", Framing::Length(5), 4), Err(413));
-        assert_eq!(whole(b"", Framing::Length(u64::MAX), u64::MAX), Ok((vec![], 0, false)));
-        let chunked = b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n";
-        assert_eq!(whole(chunked, Framing::Chunked, 5), Ok((b"hello".to_vec(), chunked.len(), true)));
-        assert_eq!(whole(chunked, Framing::Chunked, 4), Err(413));
-        assert_eq!(whole(b"ffffffffffffffff\r\n", Framing::Chunked, 100), Err(413));
-        assert_eq!(whole(b"1\r\nx\r\nffffffffffffffff\r\n", Framing::Chunked, u64::MAX), Err(413));
-    }
-
-    #[test]
-    fn extensions_and_trailers_are_bounded() {
-        let extension = |len: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(len - 1));
-        assert!(whole(extension(MAX_EXTENSION).as_bytes(), Framing::Chunked, 100).is_ok());
-        assert_eq!(whole(extension(MAX_EXTENSION + 1).as_bytes(), Framing::Chunked, 100), Err(400));
-        let trailer = |len: usize| format!("0\r\na:{}\r\n\r\n", "v".repeat(len - "a:\r\n".len()));
-        assert!(whole(trailer(MAX_TRAILER).as_bytes(), Framing::Chunked, 100).is_ok());
-        assert_eq!(whole(trailer(MAX_TRAILER + 1).as_bytes(), Framing::Chunked, 100), Err(431));
-        assert_eq!(whole(b"0\r\n", Framing::Chunked, 100), Ok((vec![], 3, false)));
-        assert_eq!(whole(format!("0\r\n{}", "a:\r\n".repeat(4096)).as_bytes(), Framing::Chunked, 100), Err(431));
-    }
-
-    #[test]
-    fn no_byte_in_any_state_panics() {
-        for &(text, _) in VALID {
-            for at in 0..text.len() {
-                for byte in 0..=255 {
-                    let mut mangled = text.as_bytes().to_vec();
-                    mangled[at] = byte;
-                    let _ = whole(&mangled, Framing::Chunked, 100);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,10 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const CLOSE: &[u8] = b"Connection: close\r\n\r\n";
 const KEEP_ALIVE: &[u8] = b"Connection: keep-alive\r\n\r\n";
 const END: &[u8] = b"\r\n";
+const CHUNKED: &[u8] = b"Transfer-Encoding: chunked\r\n";
+
+/// Bodies at hand up to this size are copied behind their head, so that both are one run of bytes; larger ones are not worth it.
+pub(super) const COPIED: usize = 16 * 1024;
 
 /// Room that is enough for a head but for its own fields, so that it is reserved once.
 const HEAD_ROOM: usize = 256;
@@ -32,6 +36,12 @@ pub struct Envelope<'a> {
 }
 
 impl Envelope<'_> {
+    /// A body of unknown length is sent in chunks; to an HTTP/1.0 peer its end is the end of the connection.
+    #[inline]
+    pub fn chunks(&self) -> bool {
+        self.minor_version > 0
+    }
+
     /// The last field and the empty line.
     #[inline]
     fn closing(&self) -> &'static [u8] {
@@ -43,22 +53,26 @@ impl Envelope<'_> {
     }
 }
 
-/// Appends the head of `reply`, and its body if that is at hand and is to be sent. Returns the bytes of the head.
+/// Appends the head of `reply`, and its body if that is small, at hand, and to be sent. Returns the bytes of the head.
 ///
-/// The body of a file is left to the caller, who asks [`Reply::take_file`] afterwards and sends it unless `head_only`.
+/// Any other body is left to the caller, who asks [`Reply::into_tail`] afterwards and sends it unless `head_only`.
 #[inline]
 pub fn append(out: &mut Vec<u8>, reply: &Reply<'_>, envelope: &Envelope<'_>) -> usize {
     match reply {
-        Reply::Prepared(prepared) => append_prepared(out, prepared, envelope),
+        Reply::Prepared(prepared) => append_prepared(out, prepared, prepared.body(), envelope),
+        Reply::Cached(prepared) => {
+            let copied = if prepared.body().len() > COPIED { &[] } else { prepared.body() };
+            append_prepared(out, prepared, copied, envelope)
+        }
         Reply::Built(response) => append_built(out, response, envelope),
     }
 }
 
 #[inline]
-fn append_prepared(out: &mut Vec<u8>, prepared: &Prepared, envelope: &Envelope<'_>) -> usize {
+fn append_prepared(out: &mut Vec<u8>, prepared: &Prepared, body: &[u8], envelope: &Envelope<'_>) -> usize {
     let start = out.len();
     let (before, after, closing) = (prepared.before_date(), prepared.after_date(), envelope.closing());
-    let body = if envelope.head_only { &[] } else { prepared.body() };
+    let body = if envelope.head_only { &[] } else { body };
     out.reserve(before.len() + envelope.date.len() + after.len() + closing.len() + body.len());
     out.extend_from_slice(before);
     out.extend_from_slice(envelope.date);
@@ -80,8 +94,16 @@ fn append_built(out: &mut Vec<u8>, response: &Response, envelope: &Envelope<'_>)
     open_head(out, response.status);
     out.extend_from_slice(envelope.date);
     let content_type = response.content_type.as_deref().filter(|_| allowed);
-    let length = if allowed { response.body.len() } else { 0 };
-    describe(out, content_type, states_length(response.status).then_some(length), &response.headers);
+    if let (Body::Stream(_), true) = (&response.body, allowed) {
+        describe(out, content_type, None, &response.headers);
+        // A HEAD has no body that a coding could apply to.
+        if envelope.chunks() && !envelope.head_only {
+            out.extend_from_slice(CHUNKED);
+        }
+    } else {
+        let length = if allowed { response.body.len() } else { 0 };
+        describe(out, content_type, states_length(response.status).then_some(length), &response.headers);
+    }
     out.extend_from_slice(envelope.closing());
     let head = out.len() - start;
     out.extend_from_slice(body);
@@ -190,14 +212,5 @@ mod tests {
             assert_eq!(encoded(&built(status), &ENVELOPE).0, expected);
             assert_eq!(encoded(&Reply::Prepared(&hello(status)), &ENVELOPE).0, expected);
         }
-    }
-
-    #[test]
-    fn a_file_is_described_and_left_to_the_caller() {
-        let file = std::fs::File::open("/dev/null").unwrap();
-        let mut reply = Reply::Built(Response { body: Body::File { file, offset: 2, len: 7 }, ..Response::new(206) });
-        let (text, head) = encoded(&reply, &ENVELOPE);
-        assert!(text.contains("Content-Length: 7\r\n") && text.ends_with("\r\n\r\n") && text.len() == head, "{text}");
-        assert!(reply.take_file().is_some());
     }
 }

@@ -8,12 +8,17 @@ use httparse::Header;
 use super::head::{Framing, Refusal};
 use super::target;
 
+/// Options that all `Connection` lines together may hold; peers send two or three. Those behind could only be ignored,
+/// and `close` could be among them.
+const MAX_CONNECTION_OPTIONS: usize = 32;
+
 /// The fields that decide about the message itself, gathered in one pass.
 #[derive(Default)]
 pub(super) struct Fields<'b> {
     pub(super) host: Option<&'b str>,
     length: Option<u64>,
     codings: Codings,
+    options: usize,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) expect_continue: bool,
@@ -42,7 +47,7 @@ impl<'b> Fields<'b> {
             match header.name.len() {
                 4 if header.name.eq_ignore_ascii_case("host") => fields.host(header.value)?,
                 6 if header.name.eq_ignore_ascii_case("expect") => fields.expect(header.value, minor_version)?,
-                10 if header.name.eq_ignore_ascii_case("connection") => fields.connection(header.value),
+                10 if header.name.eq_ignore_ascii_case("connection") => fields.connection(header.value)?,
                 14 if header.name.eq_ignore_ascii_case("content-length") => fields.content_length(header.value)?,
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => fields.codings(header.value)?,
                 _ => {}
@@ -71,11 +76,16 @@ impl<'b> Fields<'b> {
         if self.expect_continue { Ok(()) } else { Err(Refusal::new(417, "an expectation that is not 100-continue")) }
     }
 
-    fn connection(&mut self, value: &[u8]) {
-        for token in list(value) {
-            self.close |= token.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+    fn connection(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        for option in list(value) {
+            self.options += 1;
+            if self.options > MAX_CONNECTION_OPTIONS {
+                return Err(Refusal::bad("more Connection options than the limit"));
+            }
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
+        Ok(())
     }
 
     /// Digits only; a second field is refused even if it says the same (stricter than RFC 9112, 6.3, allows).
@@ -177,6 +187,20 @@ mod tests {
             lines.extend(values.iter().map(|&value| ("Transfer-Encoding", value)));
             assert_eq!(read(&lines, 1), framing, "{values:?}");
         }
+    }
+
+    #[test]
+    fn connection_options_are_counted_over_all_lines() {
+        fn closes(values: &[String]) -> Result<bool, u16> {
+            let lines = values.iter().map(|value| Header { name: "Connection", value: value.as_bytes() });
+            let headers: Vec<_> = lines.collect();
+            Fields::read(&headers, 0).map(|fields| fields.close).map_err(|refusal| refusal.status)
+        }
+        let with = |before: usize| format!("{}close", "x,".repeat(before));
+        assert_eq!(closes(&[with(MAX_CONNECTION_OPTIONS - 1)]), Ok(true));
+        assert_eq!(closes(&[with(MAX_CONNECTION_OPTIONS)]), Err(400));
+        assert_eq!(closes(&[",".repeat(MAX_CONNECTION_OPTIONS - 2), "close".to_owned()]), Ok(true));
+        assert_eq!(closes(&[",".repeat(MAX_CONNECTION_OPTIONS - 1), "close".to_owned()]), Err(400));
     }
 
     #[test]

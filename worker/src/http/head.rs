@@ -110,7 +110,7 @@ impl<'b> Head<'b> {
 
     /// The value of every field of that name, in the order sent.
     #[inline]
-    pub fn header_lines<'n>(&self, name: &'n str) -> impl Iterator<Item = &'b [u8]> + use<'b, 'n> {
+    pub fn header_lines<'n>(&self, name: &'n str) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'b, 'n> {
         self.headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     }
 

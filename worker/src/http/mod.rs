@@ -4,19 +4,27 @@
 //! answer to `service`: nothing here makes a system call, and nothing here panics, whatever the peer sends.
 
 pub mod body;
+mod chunk_extension;
+pub mod chunked;
+pub mod coding;
 pub mod conditional;
 pub mod date;
 pub mod encode;
 mod fields;
+pub mod forwarded;
 pub mod head;
+pub mod multipart;
 pub mod path;
 pub mod range;
 pub mod reply;
 pub mod status;
 mod target;
+pub mod trailer;
 
 pub use body::Decoder;
+pub use coding::{Accepted, Choice, Coding};
 pub use date::DateCache;
 pub use encode::Envelope;
 pub use head::{Framing, Head, HeaderScratch, Progress, Refusal, parse};
 pub use reply::{Body, Prepared, Reply, Response};
+pub use trailer::Trailer;

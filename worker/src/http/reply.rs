@@ -4,12 +4,15 @@
 //! bytes is the connection: here a file is a value that is carried along.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use super::encode;
 use super::head::Refusal;
 use super::status::error_page;
+use crate::open_file::OpenFile;
 
 /// What a [`Prepared`] reply is made from.
 #[derive(Debug, Clone)]
@@ -24,7 +27,7 @@ pub struct Text<'a, B> {
     pub body: B,
 }
 
-/// A reply that is known when the configuration is loaded: everything but date and connection, encoded once.
+/// A reply that is known before it is asked for: everything but date and connection, encoded once.
 #[derive(Debug, Clone)]
 pub struct Prepared {
     status: u16,
@@ -35,6 +38,8 @@ pub struct Prepared {
     body_at: usize,
     /// The head without those, and the body: one run, so that encoding copies from one place.
     text: Box<[u8]>,
+    /// The body, if it is all of a file and not in `text`.
+    file: Option<(Arc<OpenFile>, u64)>,
 }
 
 impl Prepared {
@@ -51,7 +56,51 @@ impl Prepared {
         let body_at = bytes.len();
         bytes.extend_from_slice(body);
         let validator = fingerprint(&(text.status, &bytes));
-        Prepared { status: text.status, validator, date_at, body_at, text: bytes.into_boxed_slice() }
+        Prepared { status: text.status, validator, date_at, body_at, text: bytes.into_boxed_slice(), file: None }
+    }
+
+    /// Encodes the head of `response` and takes its body with it: bytes, or one whole file. A body of another kind is none.
+    pub fn of(response: Response) -> Prepared {
+        let mut bytes = Vec::with_capacity(256 + response.headers.len());
+        encode::open_head(&mut bytes, response.status);
+        let date_at = bytes.len();
+        let length = encode::states_length(response.status).then_some(response.body.len());
+        encode::describe(&mut bytes, response.content_type.as_deref(), length, &response.headers);
+        let body_at = bytes.len();
+        let file = match response.body {
+            Body::Bytes(body) => {
+                bytes.extend_from_slice(&body);
+                None
+            }
+            Body::File { file, len, .. } => Some((file, len)),
+            Body::Empty | Body::Pieces(_) | Body::Stream(_) => None,
+        };
+        let text = bytes.into_boxed_slice();
+        Prepared { status: response.status, validator: response.validator, date_at, body_at, text, file }
+    }
+
+    /// Its body is a file's.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The file that is its body.
+    pub fn file(&self) -> Option<&Arc<OpenFile>> {
+        self.file.as_ref().map(|(file, _)| file)
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn weight(&self) -> u64 {
+        self.text.len() as u64
+    }
+
+    /// Bytes of the body, wherever they are.
+    #[inline]
+    pub fn body_len(&self) -> u64 {
+        match &self.file {
+            Some((_, len)) => *len,
+            None => self.body().len() as u64,
+        }
     }
 
     /// The status.
@@ -60,7 +109,7 @@ impl Prepared {
         self.status
     }
 
-    /// The body; empty if the status allows none.
+    /// The body, but for a file's; empty if the status allows none.
     #[inline]
     pub fn body(&self) -> &[u8] {
         &self.text[self.body_at..]
@@ -92,10 +141,14 @@ pub enum Body {
     Empty,
     /// Bytes at hand.
     Bytes(Vec<u8>),
+    /// Bytes and parts of files, one after the other.
+    Pieces(Vec<Piece>),
+    /// Bytes that are made on the way; nobody knows how many.
+    Stream(Box<dyn Producer>),
     /// `len` bytes of `file` from `offset`, for the connection to read or to send.
     File {
         /// A regular file.
-        file: File,
+        file: Arc<OpenFile>,
         /// Where to begin.
         offset: u64,
         /// How many bytes; they were there when the file was opened.
@@ -103,14 +156,54 @@ pub enum Body {
     },
 }
 
+/// A part of a body.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes at hand.
+    Bytes(Vec<u8>),
+    /// `len` bytes of `file` from `offset`.
+    File {
+        /// A regular file.
+        file: Arc<OpenFile>,
+        /// Where to begin.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+/// Makes the bytes of a body one portion after the other. What it does may block: the connection runs it on a thread.
+pub trait Producer: Send {
+    /// Appends the next portion to `out`, at least one byte unless it was the last; tells whether there is more. An equal
+    /// producer makes equal portions, or else the reply must not be called reproducible.
+    fn next(&mut self, out: &mut Vec<u8>) -> io::Result<bool>;
+}
+
+impl std::fmt::Debug for dyn Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Producer")
+    }
+}
+
+impl Piece {
+    fn len(&self) -> u64 {
+        match self {
+            Piece::Bytes(bytes) => bytes.len() as u64,
+            Piece::File { len, .. } => *len,
+        }
+    }
+}
+
 impl Body {
-    /// How many bytes it has.
+    /// How many bytes it has; of a stream, none as far as is known.
     #[inline]
     pub fn len(&self) -> u64 {
         match self {
             Body::Empty => 0,
             Body::Bytes(bytes) => bytes.len() as u64,
             Body::File { len, .. } => *len,
+            Body::Pieces(pieces) => pieces.iter().map(Piece::len).sum(),
+            Body::Stream(_) => 0,
         }
     }
 
@@ -150,6 +243,8 @@ impl Response {
             Body::Empty => (0, 0, &[][..]),
             Body::Bytes(bytes) => (0, bytes.len() as u64, bytes.as_slice()),
             Body::File { offset, len, .. } => (*offset, *len, &[][..]),
+            // Where the pieces begin and end stands in the headers, as a stream's coding does.
+            Body::Pieces(_) | Body::Stream(_) => (0, self.body.len(), &[][..]),
         };
         self.validator = fingerprint(&(self.status, &self.content_type, &self.headers, place, identity));
         self
@@ -163,6 +258,21 @@ pub enum Reply<'r> {
     Prepared(&'r Prepared),
     /// Made for this request.
     Built(Response),
+    /// Made for an earlier request, and kept.
+    Cached(Rc<Prepared>),
+}
+
+/// The part of a reply that does not stand behind its encoded head.
+#[derive(Debug)]
+pub enum Tail {
+    /// There is none.
+    None,
+    /// The body of this reply, in memory.
+    Cached(Rc<Prepared>),
+    /// These, one after the other.
+    Pieces(Vec<Piece>),
+    /// What this makes.
+    Stream(Box<dyn Producer>),
 }
 
 impl Reply<'_> {
@@ -177,6 +287,7 @@ impl Reply<'_> {
     pub fn status(&self) -> u16 {
         match self {
             Reply::Prepared(prepared) => prepared.status,
+            Reply::Cached(prepared) => prepared.status,
             Reply::Built(response) => response.status,
         }
     }
@@ -185,7 +296,8 @@ impl Reply<'_> {
     #[inline]
     pub fn body_len(&self) -> u64 {
         match self {
-            Reply::Prepared(prepared) => prepared.body().len() as u64,
+            Reply::Prepared(prepared) => prepared.body_len(),
+            Reply::Cached(prepared) => prepared.body_len(),
             Reply::Built(response) if encode::may_have_body(response.status) => response.body.len(),
             Reply::Built(_) => 0,
         }
@@ -196,20 +308,33 @@ impl Reply<'_> {
     pub fn validator(&self) -> u64 {
         match self {
             Reply::Prepared(prepared) => prepared.validator,
+            Reply::Cached(prepared) => prepared.validator,
             Reply::Built(response) => response.validator,
         }
     }
 
-    /// Takes the file out, with offset and length, and leaves no body. Encode the head first: it tells the length.
+    /// Its length is not known before its end.
     #[inline]
-    pub fn take_file(&mut self) -> Option<(File, u64, u64)> {
-        let Reply::Built(response) = self else { return None };
-        match std::mem::replace(&mut response.body, Body::Empty) {
-            Body::File { file, offset, len } => Some((file, offset, len)),
-            other => {
-                response.body = other;
-                None
-            }
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Reply::Built(Response { body: Body::Stream(_), .. }))
+    }
+
+    /// The part of the body that [`encode::append`] left out.
+    #[inline]
+    pub fn into_tail(self) -> Tail {
+        match self {
+            Reply::Prepared(_) => Tail::None,
+            Reply::Cached(prepared) => match &prepared.file {
+                Some((file, len)) => Tail::Pieces(vec![Piece::File { file: file.clone(), offset: 0, len: *len }]),
+                None if prepared.body().len() > encode::COPIED => Tail::Cached(prepared),
+                None => Tail::None,
+            },
+            Reply::Built(response) => match response.body {
+                Body::Empty | Body::Bytes(_) => Tail::None,
+                Body::File { file, offset, len } => Tail::Pieces(vec![Piece::File { file, offset, len }]),
+                Body::Pieces(pieces) => Tail::Pieces(pieces),
+                Body::Stream(producer) => Tail::Stream(producer),
+            },
         }
     }
 }
@@ -221,7 +346,7 @@ impl From<Refusal> for Reply<'static> {
 }
 
 /// Deterministic over processes of one build: the hasher's keys are fixed. Never 0.
-fn fingerprint(what: &impl Hash) -> u64 {
+pub fn fingerprint(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish().max(1)
@@ -261,17 +386,5 @@ mod tests {
         assert_eq!(Reply::Prepared(&prepared).body_len(), 0);
         let built = Reply::Built(Response { body: Body::Bytes(vec![1]), ..Response::new(304) });
         assert_eq!(built.body_len(), 0);
-    }
-
-    #[test]
-    fn only_a_file_can_be_taken_and_only_once() {
-        let file = File::open("/dev/null").unwrap();
-        let mut reply = Reply::Built(Response { body: Body::File { file, offset: 3, len: 4 }, ..Response::new(200) });
-        assert_eq!(reply.body_len(), 4);
-        assert!(matches!(reply.take_file(), Some((_, 3, 4))));
-        assert!(reply.take_file().is_none());
-        let mut bytes = Reply::Built(Response { body: Body::Bytes(vec![1]), ..Response::new(200) });
-        assert!(bytes.take_file().is_none());
-        assert_eq!(bytes.body_len(), 1);
     }
 }

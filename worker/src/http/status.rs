@@ -26,9 +26,24 @@ pub fn error_page(status: u16) -> &'static Prepared {
     }
 }
 
+/// The statuses that have a page.
+pub fn errors() -> impl Iterator<Item = u16> {
+    PHRASES.iter().map(|&(code, _)| code).filter(|&code| code >= 400)
+}
+
+/// The lines that the page of an error has beside the usual ones.
+pub fn fields_of(status: u16) -> &'static str {
+    match status {
+        // It has to name what is allowed (RFC 9110, 15.5.6); only files say 405, and they allow this.
+        405 => "Allow: GET, HEAD\r\n",
+        // What is short now is hardly short for long.
+        503 => "Retry-After: 1\r\n",
+        _ => "",
+    }
+}
+
 fn page(status: u16, phrase: &str) -> Prepared {
-    // A 405 has to name what is allowed (RFC 9110, 15.5.6); only files say 405, and they allow this.
-    let headers = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
+    let headers = fields_of(status);
     Prepared::new(&Text { status, content_type: "text/plain", headers, body: format!("{status} {phrase}\n") })
 }
 

@@ -59,7 +59,9 @@ fn parse_absolute<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Refus
 /// The host of `host [":" port]`, checked.
 ///
 /// Names may hold letters, digits, `-`, `.`, `_` and `~`. Percent-encoding and sub-delimiters, which RFC 3986 allows
-/// too, stand in no name that resolves and are refused, as are userinfo and the empty host.
+/// too, stand in no name that resolves and are refused, as are userinfo and empty labels, but for that of the root at the
+/// end. So is the empty host: RFC 9112, 3.2, has it sent when the target has no authority, which no http target lacks
+/// (RFC 9110, 4.2.1), and some servers read it as any host, others as none.
 #[inline]
 pub(super) fn host_of(authority: &[u8]) -> Result<&str, Refusal> {
     let text = std::str::from_utf8(authority).map_err(|_| Refusal::bad("a malformed host"))?;
@@ -75,8 +77,19 @@ pub(super) fn host_of(authority: &[u8]) -> Result<&str, Refusal> {
     }
 }
 
+#[inline]
 fn is_name(host: &str) -> bool {
-    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    // A dot must follow something.
+    let mut last = b'.';
+    for byte in host.bytes() {
+        match byte {
+            b'.' if last == b'.' => return false,
+            b'.' | b'-' | b'_' | b'~' => last = byte,
+            _ if byte.is_ascii_alphanumeric() => last = byte,
+            _ => return false,
+        }
+    }
+    !host.is_empty()
 }
 
 /// Where `[IPv6]` ends.
@@ -137,6 +150,23 @@ mod tests {
             ("GET", "http://example.org:80:80/", 400),
             ("GET", "/a#b", 400),
             ("GET", "http:/a", 400),
+            ("GET", "http://", 400),
+            ("GET", "http://?a", 400),
+            ("GET", "http://:80/", 400),
+            ("GET", "http://a:65536/", 400),
+            ("GET", "http://a:x/", 400),
+            ("GET", "http://a..b/", 400),
+            ("GET", "http://@a/", 400),
+            ("GET", "http://a\\b/", 400),
+            ("GET", "http://a%2fb/", 400),
+            ("GET", "http://[::1/", 400),
+            ("GET", "http://a#/", 400),
+            ("GET", "://a/", 400),
+            ("GET", "", 400),
+            ("GET", "?a", 400),
+            ("GET", "*?a", 400),
+            ("OPTIONS", "*?a", 400),
+            ("OPTIONS", "", 400),
             ("CONNECT", "example.org:443", 405),
             ("CONNECT", "/", 405),
             ("OPTIONS", "*a", 400),
@@ -153,7 +183,13 @@ mod tests {
             ("example.org:0", "example.org"),
             ("example.org:65535", "example.org"),
             ("my_host-1.local.", "my_host-1.local."),
+            ("a.", "a."),
+            ("~", "~"),
             ("127.0.0.1:8080", "127.0.0.1"),
+            ("a:00080", "a"),
+            ("[::]", "[::]"),
+            ("[::1]:", "[::1]"),
+            ("[::1]:65535", "[::1]"),
             ("[2001:db8::1]", "[2001:db8::1]"),
             ("[::ffff:127.0.0.1]:80", "[::ffff:127.0.0.1]"),
         ] {
@@ -163,7 +199,22 @@ mod tests {
             "",
             ":80",
             "a b",
+            ".",
+            ".a",
+            "a..b",
+            "a..",
+            "..",
             "a:65536",
+            "a:000080",
+            "a: 80",
+            "a:80 ",
+            " a",
+            "[::1]:65536",
+            "[::1]:x",
+            "[::1",
+            "[v1.a]",
+            "[::1]]",
+            "[127.0.0.1]",
             "a:123456",
             "a:x",
             "a:+1",

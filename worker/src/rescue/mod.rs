@@ -20,7 +20,7 @@ use phalanx_shared::sys::socket::{cookie, counters};
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{debug, warn};
 
-use crate::conn::{Connection, Context, plausible};
+use crate::conn::{Connection, Context, plausible, uncount};
 use crate::enter::Inheritance;
 
 /// Why a connection is closed instead of kept.
@@ -29,11 +29,10 @@ type Refusal = &'static str;
 /// Bytes that no stream comes to carry: positions beyond are damaged, and counting on from them could wrap.
 const MAX_POSITION: u64 = 1 << 62;
 
-/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`. `swept` says that the open files
-/// of the dead are closed already.
-pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation], swept: bool) -> Vec<Connection> {
+/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`; closes the files of the dead.
+pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
     let own = cx.incarnation;
-    take_over_from(cx, |owner| owner != own && !alive.contains(&owner), swept)
+    take_over_from(cx, |owner| owner != own && !alive.contains(&owner))
 }
 
 /// Takes over what `dead` owned, finishes what it had begun on its lane, and closes what was its own. For a worker that
@@ -42,22 +41,23 @@ pub(crate) fn bury(cx: &mut Context, dead: Incarnation, lane: usize, inheritance
     settle(&cx.ledger, lane..lane + 1);
     sweep::close_noted(cx, lane);
     let mut taken = sweep::unrecorded(cx, lane, inheritance);
-    taken.append(&mut take_over_from(cx, |owner| owner == dead, false));
+    taken.append(&mut take_over_from(cx, |owner| owner == dead));
     taken
 }
 
-fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool, swept: bool) -> Vec<Connection> {
+fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Vec<Connection> {
     let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
     let (mut kept, mut lost) = (Vec::new(), Lost::default());
     for (fd, record) in recorded {
-        let Some(Owner::Worker(owner)) = record.owner() else { continue };
-        if !is_dead(owner) {
-            continue;
+        match record.owner() {
+            Some(Owner::Worker(owner)) if is_dead(owner) => {}
+            Some(Owner::File(owner)) if is_dead(owner) => {
+                record.free();
+                sweep::close_file(cx, fd);
+                continue;
+            }
+            _ => continue,
         }
-        if let (false, Some(file)) = (swept, record.file()) {
-            sweep::close_stray(cx, file);
-        }
-        record.set_file(None);
         // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
         cx.lane.set_current(Some(fd));
         match rescue(cx, fd, record) {
@@ -123,6 +123,7 @@ fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
     cx.stats.add(Counter::Closed, 1);
     let ours = cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie());
     count_what_was_sent(cx, fd, record);
+    uncount(cx, record);
     cx.lane.set_closing(ours.then_some(fd));
     record.free();
     if ours {
@@ -140,9 +141,14 @@ fn count_what_was_sent(cx: &mut Context, fd: RawFd, record: &Record) {
 
 /// Closes so that the peer sees a reset, not an orderly end: it must not take what it has for a whole response.
 fn reset(fd: RawFd) {
+    reset_on_close(fd);
+    table::close(fd);
+}
+
+/// Makes the close of a connection a reset.
+pub(crate) fn reset_on_close(fd: RawFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let _best_effort = nix::sys::socket::setsockopt(&borrow(fd), nix::sys::socket::sockopt::Linger, &linger);
-    table::close(fd);
 }
 
 fn adopt(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {

@@ -89,7 +89,7 @@ impl Connection {
         // Responses begun after this one are dropped: their requests run again, where they may.
         self.replay(cx, list, State { first: state.first + 1, ..state }, entry.request_end, None);
         record.set_state(State { pending: state.first + 1, in_call: false, ..state });
-        if !self.resume(cx, entry, record.sent()) {
+        if !self.resume(cx, entry) {
             return Err("its response was partly sent and would now be another");
         }
         cx.stats.add(Counter::Continued, 1);

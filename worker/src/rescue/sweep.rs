@@ -56,6 +56,14 @@ pub(crate) fn close_stray(cx: &Context, fd: RawFd) {
     }
 }
 
+/// Closes a file that a dead worker had noted as open, if it is one: the dead may have written anything.
+pub(crate) fn close_file(cx: &Context, fd: RawFd) {
+    let is_file = nix::sys::stat::fstat(borrow(fd)).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+    if is_file {
+        close_stray(cx, fd);
+    }
+}
+
 /// Records what the dead worker of `lane` had accepted and not recorded. For a worker that is not alone: nothing else in the
 /// table is touched, since it may be a living worker's.
 pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {

@@ -16,7 +16,9 @@ use crate::access_log::AccessLog;
 use crate::conn::buffers::Buffers;
 use crate::conn::{Fate, Patience};
 use crate::http::DateCache;
-use crate::service::Router;
+use crate::open_file::OpenFiles;
+use crate::pool::Pool;
+use crate::service::{Router, Setting};
 
 const DEAD: Incarnation = Incarnation(1);
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
@@ -24,9 +26,10 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 fn context() -> Context {
     let mut config = config::serve_defaults(PathBuf::from("/"), vec![]);
     let action = Action::Respond { status: 200, body: "Hello".to_owned(), content_type: "text/plain".to_owned() };
-    config.sites[0].routes = vec![Route { path: RoutePath::Prefix("/".to_owned()), action }];
+    config.sites[0].routes = vec![Route::new(RoutePath::Prefix("/".to_owned()), action)];
     let (ledger, _fd) = Ledger::create("test", 4096, 64).unwrap();
     let lane = ledger.lane(1);
+    let setting = Setting::new(OpenFiles::new(ledger.table(), 1, Incarnation(2)), &config.cache);
     Context {
         incarnation: Incarnation(2),
         infrastructure: &[],
@@ -35,7 +38,11 @@ fn context() -> Context {
         stats: lane.stats(),
         buffers: Buffers::new(&ledger, 1),
         ledger,
-        router: Router::new(&config).unwrap(),
+        router: Router::new(&config, &setting).unwrap(),
+        pool: Pool::new(1),
+        listens: Vec::new(),
+        clients: phalanx_shared::clients::Clients::create(64).unwrap().0,
+        setting,
         limits: config.limits,
         patience: Patience::new(&config.timeouts),
         rescue: config.rescue,
@@ -87,7 +94,7 @@ fn a_read_that_was_not_recorded_is_found_by_the_kernels_count() {
     let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     drop(read_request(&cx, fd, &record, &mut client, false));
-    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[], true)).ok().unwrap();
+    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[])).ok().unwrap();
     assert_eq!(record.consumed(), REQUEST.len() as u64);
     assert_eq!(rescued.go_on(&mut cx), Fate::Stay);
     assert!(answer_of(&mut client).starts_with("HTTP/1.1 200 OK\r\n"));
@@ -99,7 +106,7 @@ fn a_socket_that_is_not_the_recorded_one_is_left_alone_and_its_record_freed() {
     let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     record.fill(1, Peer::Unix, 0);
-    assert!(take_over(&mut cx, &[], true).is_empty());
+    assert!(take_over(&mut cx, &[]).is_empty());
     assert_eq!(record.owner(), None);
     let mut server = std::fs::File::from(table::adopt(fd));
     server.write_all(b"still open").unwrap();
@@ -110,7 +117,7 @@ fn a_socket_that_is_not_the_recorded_one_is_left_alone_and_its_record_freed() {
 fn a_connection_of_a_living_worker_is_not_touched() {
     let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
     let (_client, fd, record) = connection(&cx, &listener);
-    assert!(take_over(&mut cx, &[DEAD], true).is_empty());
+    assert!(take_over(&mut cx, &[DEAD]).is_empty());
     assert_eq!(record.owner(), Some(Owner::Worker(DEAD)));
     table::close(fd);
 }
@@ -127,7 +134,7 @@ fn the_guilty_request_gets_its_error_and_the_connection_ends() {
     drop(buffer);
     record.set_state(State { pending: 1, ..State::default() });
     record.condemn(Guilt::Hang);
-    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[], true)).ok().unwrap();
+    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[])).ok().unwrap();
     assert_eq!(rescued.go_on(&mut cx), Fate::Stay);
     let answer = answer_of(&mut client);
     assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("Connection: close\r\n"), "{answer}");
@@ -145,7 +152,7 @@ fn a_position_that_no_stream_reaches_closes_the_connection() {
         record.set_owner(Owner::Worker(DEAD));
         cx.lane.raise_high_water(fd);
         damage(&record, u64::MAX - 10);
-        assert!(take_over(&mut cx, &[], true).is_empty());
+        assert!(take_over(&mut cx, &[]).is_empty());
         assert_eq!(record.owner(), None);
     }
 }
@@ -211,7 +218,7 @@ fn a_scribbled_ledger_makes_no_successor_panic_or_run_for_ever() {
         maybe(&|noise| record.set_buffer(Some(noise as usize & 0xff)));
         maybe(&|noise| record.set_doom(noise, (noise >> 8) as u16));
         maybe(&|noise| record.condemn(if noise & 1 == 0 { Guilt::Fault } else { Guilt::Hang }));
-        for mut rescued in take_over(&mut cx, &[], true) {
+        for mut rescued in take_over(&mut cx, &[]) {
             kept += 1;
             // Bounded: a connection asks for at most as many turns as requests fit into its buffer.
             let mut fate = rescued.go_on(&mut cx);

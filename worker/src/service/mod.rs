@@ -3,20 +3,52 @@
 //! A service is handed a checked head and a decoded path and gives a reply; it knows no connection and no protocol
 //! detail. Which one is asked is the router's decision. One kind of service, one file; `Service` is the registry.
 
+mod dress;
 pub(crate) mod fault;
 pub mod files;
-pub mod redirect;
-pub mod respond;
+mod redirect;
+mod respond;
 pub mod router;
 
-use phalanx_shared::config::{Action, Fault};
+use std::any::Any;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use phalanx_shared::config::{Action, Cache, Fault, Route};
 
 use crate::http::{Head, Reply};
+use crate::open_file::OpenFiles;
+use crate::pool::Job;
+use dress::Dress;
+use files::Shelf;
 
 pub use files::{Files, OpenRootError};
-pub use redirect::Redirect;
-pub use respond::Respond;
+pub(crate) use redirect::Redirect;
+pub(crate) use respond::Respond;
 pub use router::Router;
+
+/// What services have from their worker.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Where they note what they open.
+    pub(crate) open_files: OpenFiles,
+    /// What is at hand of files.
+    pub(crate) shelf: Rc<RefCell<Shelf>>,
+    /// How much of it.
+    pub(crate) cache: Cache,
+}
+
+impl Setting {
+    /// That of a worker with an empty shelf.
+    pub fn new(open_files: OpenFiles, cache: &Cache) -> Setting {
+        Setting { open_files, shelf: Rc::new(RefCell::new(Shelf::new(cache))), cache: cache.clone() }
+    }
+
+    /// A turn of the loop begins.
+    pub fn next_turn(&self) {
+        self.shelf.borrow_mut().next_turn();
+    }
+}
 
 /// A request as services see it.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +57,8 @@ pub struct Request<'b, 'h> {
     pub head: &'h Head<'b>,
     /// The path, decoded and normalised by [`path::decode`](crate::http::path::decode).
     pub path: &'h str,
+    /// The second that the response's Date names, since the epoch: the same when a successor asks again.
+    pub date: u64,
 }
 
 /// What the router decided.
@@ -32,6 +66,8 @@ pub struct Request<'b, 'h> {
 pub enum Answer<'r> {
     /// To be encoded and sent.
     Reply(Reply<'r>),
+    /// Ask again, with what this comes to.
+    Later(Job),
     /// To be carried out by the caller: the route breaks the worker on purpose.
     Fault(Fault),
 }
@@ -39,22 +75,23 @@ pub enum Answer<'r> {
 /// What a route does, ready to do it.
 #[derive(Debug)]
 pub(crate) enum Service {
-    Files(Files),
-    Respond(Respond),
-    Redirect(Redirect),
-    Fault(Fault),
+    Files(Box<Files>),
+    Respond(Respond, Dress),
+    Redirect(Redirect, Dress),
+    Fault(Fault, Dress),
 }
 
 impl Service {
-    /// Makes ready what a route's action needs: opens its root, encodes its reply.
-    fn new(action: &Action) -> Result<Service, OpenRootError> {
-        Ok(match action {
-            Action::Files { root, index } => Service::Files(Files::new(root, index)?),
+    /// Makes ready what a route's action needs: opens its root, encodes its reply. `number` tells it from all others.
+    fn new(number: usize, route: &Route, setting: &Setting) -> Result<Service, OpenRootError> {
+        let dress = Dress::new(route, std::collections::HashMap::new());
+        Ok(match &route.action {
+            Action::Files(action) => Service::Files(Box::new(Files::new(number, route, action, setting)?)),
             Action::Respond { status, body, content_type } => {
-                Service::Respond(Respond::new(*status, content_type, body))
+                Service::Respond(Respond::new(*status, content_type, body, &dress.lines()), dress)
             }
-            Action::Redirect { to, status } => Service::Redirect(Redirect::new(to, *status)),
-            Action::Fault(fault) => Service::Fault(*fault),
+            Action::Redirect { to, status } => Service::Redirect(Redirect::new(to, *status, &dress.lines()), dress),
+            Action::Fault(fault) => Service::Fault(*fault, dress),
         })
     }
 
@@ -65,13 +102,22 @@ impl Service {
         }
     }
 
-    #[inline]
-    fn answer(&self, request: &Request<'_, '_>) -> Answer<'_> {
+    /// What the route adds to its answers.
+    fn dress(&self) -> &Dress {
         match self {
-            Service::Respond(respond) => Answer::Reply(respond.answer()),
-            Service::Files(files) => Answer::Reply(files.answer(request)),
-            Service::Redirect(redirect) => Answer::Reply(redirect.answer()),
-            Service::Fault(fault) => Answer::Fault(*fault),
+            Service::Files(files) => files.dress(),
+            Service::Respond(_, dress) | Service::Redirect(_, dress) | Service::Fault(_, dress) => dress,
+        }
+    }
+
+    /// Answers; `done` is what it had to wait for.
+    #[inline]
+    fn answer(&self, request: &Request<'_, '_>, done: Option<Box<dyn Any + Send>>) -> Answer<'_> {
+        match self {
+            Service::Respond(respond, _) => Answer::Reply(respond.answer()),
+            Service::Files(files) => files.answer(request, done),
+            Service::Redirect(redirect, _) => Answer::Reply(redirect.answer()),
+            Service::Fault(fault, _) => Answer::Fault(*fault),
         }
     }
 }
@@ -80,7 +126,11 @@ impl Service {
 pub(crate) mod testing {
     //! Requests for the tests of services.
 
-    use super::Request;
+    use phalanx_shared::config;
+    use phalanx_shared::ipc::Incarnation;
+    use phalanx_shared::ledger::Ledger;
+
+    use super::{OpenFiles, Request, Setting};
     use crate::http::{Head, HeaderScratch, Progress, parse, path};
 
     /// Parses `line`, a request line without version, with `fields`, complete lines; hands the head to `look`.
@@ -98,7 +148,14 @@ pub(crate) mod testing {
     pub(crate) fn with_request<T>(line: &str, fields: &str, look: impl FnOnce(&Request<'_, '_>) -> T) -> T {
         with_head(line, fields, |head| {
             let path = path::decode(head.path).unwrap();
-            look(&Request { head, path: &path })
+            look(&Request { head, path: &path, date: 2_000_000_000 })
         })
+    }
+
+    /// The setting of a worker with a ledger of its own.
+    pub(crate) fn setting() -> Setting {
+        let (ledger, _fd) = Ledger::create("test", 64, 1).unwrap();
+        let cache = config::serve_defaults("/".into(), vec![]).cache;
+        Setting::new(OpenFiles::new(ledger.table(), 0, Incarnation(1)), &cache)
     }
 }

@@ -13,9 +13,9 @@ const NOT_IN_A_URI: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>'
 pub struct Redirect(Prepared);
 
 impl Redirect {
-    /// To the path or URL `to`, with a status of 301, 302, 303, 307 or 308.
-    pub fn new(to: &str, status: u16) -> Redirect {
-        let headers = format!("Location: {}\r\n", utf8_percent_encode(to, NOT_IN_A_URI));
+    /// To the path or URL `to`, with a status of 301, 302, 303, 307 or 308, and `fields`, complete lines.
+    pub fn new(to: &str, status: u16, fields: &str) -> Redirect {
+        let headers = format!("Location: {}\r\n{fields}", utf8_percent_encode(to, NOT_IN_A_URI));
         let body = format!("{status} {}\n", reason(status));
         Redirect(Prepared::new(&Text { status, content_type: "text/plain", headers: &headers, body }))
     }
@@ -35,7 +35,7 @@ mod tests {
     fn encoded(to: &str, status: u16) -> String {
         let envelope = Envelope { date: &[b'd'; 29], minor_version: 1, keep_alive: true, head_only: false };
         let mut out = Vec::new();
-        append(&mut out, &Redirect::new(to, status).answer(), &envelope);
+        append(&mut out, &Redirect::new(to, status, "").answer(), &envelope);
         String::from_utf8(out).unwrap()
     }
 

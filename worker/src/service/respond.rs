@@ -7,9 +7,9 @@ use crate::http::reply::{Prepared, Reply, Text};
 pub struct Respond(Prepared);
 
 impl Respond {
-    /// `content_type` is a sound header value; the body is dropped if the status allows none.
-    pub fn new(status: u16, content_type: &str, body: &str) -> Respond {
-        Respond(Prepared::new(&Text { status, content_type, headers: "", body }))
+    /// `content_type` is a sound header value, `headers` are complete lines; the body is dropped if the status allows none.
+    pub fn new(status: u16, content_type: &str, body: &str, headers: &str) -> Respond {
+        Respond(Prepared::new(&Text { status, content_type, headers, body }))
     }
 
     /// Always the same.
@@ -25,9 +25,9 @@ mod tests {
 
     #[test]
     fn the_answer_is_what_the_route_says() {
-        let respond = Respond::new(200, "text/plain", "Hello, World!");
+        let respond = Respond::new(200, "text/plain", "Hello, World!", "");
         let reply = respond.answer();
         assert_eq!((reply.status(), reply.body_len()), (200, 13));
-        assert_eq!(reply.validator(), Respond::new(200, "text/plain", "Hello, World!").answer().validator());
+        assert_eq!(reply.validator(), Respond::new(200, "text/plain", "Hello, World!", "").answer().validator());
     }
 }

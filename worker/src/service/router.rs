@@ -2,14 +2,15 @@
 //!
 //! It owns the choice by host and by path, and the answers that belong to no route. What a route does is its service's.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use phalanx_shared::config::{Config, Route, RoutePath};
+use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
 
 use super::files::OpenRootError;
-use super::{Answer, Request, Service};
-use crate::http::reply::{Prepared, Reply, Text};
+use super::{Answer, Request, Service, Setting};
+use crate::http::reply::{Prepared, Reply, Text, fingerprint};
 use crate::http::{Head, path};
 
 /// No longer name resolves (RFC 1035, 2.3.4), so none is looked up.
@@ -20,24 +21,52 @@ const MAX_HOST: usize = 255;
 pub struct Router {
     sites: Vec<Site>,
     hosts: Hosts,
+    limits: bool,
+}
+
+/// How many requests a client may make of a route.
+#[derive(Debug)]
+pub struct Limit {
+    /// Tells the route from all others, over reloads too.
+    pub id: u64,
+    /// How many.
+    pub rate: Rate,
+    /// What one too many gets.
+    refusal: Prepared,
 }
 
 impl Router {
     /// Makes every route ready. Fails if a root cannot be opened.
-    pub fn new(config: &Config) -> Result<Router, OpenRootError> {
-        let sites = config.sites.iter().map(|site| Site::new(&site.routes)).collect::<Result<_, _>>()?;
-        Ok(Router { sites, hosts: Hosts::new(config) })
+    pub fn new(config: &Config, setting: &Setting) -> Result<Router, OpenRootError> {
+        let mut numbers = 0..;
+        let mut site = |site: &config::Site| Site::new(site, &mut numbers, setting);
+        let sites = config.sites.iter().map(&mut site).collect::<Result<_, _>>()?;
+        let limits = config.sites.iter().flat_map(|site| &site.routes).any(|route| route.limit.is_some());
+        Ok(Router { sites, hosts: Hosts::new(config), limits })
+    }
+
+    /// Whether any route has a limit.
+    #[inline]
+    pub fn has_limits(&self) -> bool {
+        self.limits
+    }
+
+    /// The limit of the route that a request means.
+    pub fn limit_of(&self, head: &Head<'_>) -> Option<&Limit> {
+        let path = path::decode(head.path).ok()?;
+        self.find(head.host, &path)?.limit.as_ref()
     }
 
     /// The descriptors that the routes hold open.
     pub(crate) fn descriptors(&self) -> Vec<std::os::fd::RawFd> {
-        let services = self.sites.iter().flat_map(|site| &site.0);
-        services.filter_map(|(_, service)| service.descriptor()).collect()
+        let routes = self.sites.iter().flat_map(|site| &site.0);
+        routes.filter_map(|route| route.service.descriptor()).collect()
     }
 
-    /// Answers a request. Its body, if any, is not looked at.
+    /// Answers a request. Its body, if any, is not looked at. `date` is the second that the response's Date names, `done` what
+    /// an answer to it earlier asked for.
     #[inline]
-    pub fn answer<'r>(&'r self, head: &Head<'_>) -> Answer<'r> {
+    pub fn answer<'r>(&'r self, head: &Head<'_>, date: u64, done: Option<Box<dyn Any + Send>>) -> Answer<'r> {
         match (head.path, head.method) {
             ("*", _) => return Answer::Reply(Reply::Prepared(&OPTIONS_OF_THE_SERVER)),
             // It would echo what the peer's proxies added; nobody needs it here (RFC 9110, 9.3.8).
@@ -49,13 +78,13 @@ impl Router {
             Err(refusal) => return Answer::Reply(refusal.into()),
         };
         match self.find(head.host, &path) {
-            Some(service) => service.answer(&Request { head, path: &path }),
+            Some(route) => route.service.answer(&Request { head, path: &path, date }, done),
             None => Answer::Reply(Reply::error(404)),
         }
     }
 
     #[inline]
-    fn find(&self, host: Option<&str>, path: &str) -> Option<&Service> {
+    fn find(&self, host: Option<&str>, path: &str) -> Option<&Ready> {
         self.sites.get(self.hosts.site_of(host))?.find(path)
     }
 }
@@ -68,13 +97,43 @@ static OPTIONS_OF_THE_SERVER: LazyLock<Prepared> = LazyLock::new(|| {
 
 /// The routes of one site: the exact ones, then the prefixes, the longest first.
 #[derive(Debug)]
-struct Site(Vec<(RoutePath, Service)>);
+struct Site(Vec<Ready>);
+
+/// A route, ready to answer.
+#[derive(Debug)]
+struct Ready {
+    path: RoutePath,
+    service: Service,
+    limit: Option<Limit>,
+}
+
+impl Limit {
+    fn new(hosts: &[String], route: &Route, rate: Rate, service: &Service) -> Limit {
+        // The same however much is too much, so that a successor makes the same bytes.
+        let seconds = rate.interval.as_secs_f64().ceil().max(1.0);
+        let refusal = service.dress().refusal(429, &format!("Retry-After: {seconds}\r\n"));
+        Limit { id: fingerprint(&(hosts, &route.path)), rate, refusal }
+    }
+
+    /// What a request too many gets.
+    pub fn refusal(&self) -> Reply<'_> {
+        Reply::Prepared(&self.refusal)
+    }
+}
 
 impl Site {
-    fn new(routes: &[Route]) -> Result<Site, OpenRootError> {
-        let ready = |route: &Route| Ok((route.path.clone(), Service::new(&route.action)?));
-        let mut routes = routes.iter().map(ready).collect::<Result<Vec<_>, OpenRootError>>()?;
-        routes.sort_by_key(|(path, _)| match path {
+    fn new(
+        site: &config::Site,
+        numbers: &mut impl Iterator<Item = usize>,
+        setting: &Setting,
+    ) -> Result<Site, OpenRootError> {
+        let ready = |(route, number): (&Route, usize)| {
+            let service = Service::new(number, route, setting)?;
+            let limit = route.limit.map(|rate| Limit::new(&site.hosts, route, rate, &service));
+            Ok(Ready { path: route.path.clone(), service, limit })
+        };
+        let mut routes = site.routes.iter().zip(numbers).map(ready).collect::<Result<Vec<_>, OpenRootError>>()?;
+        routes.sort_by_key(|ready| match &ready.path {
             RoutePath::Exact(_) => (0, 0),
             RoutePath::Prefix(prefix) => (1, usize::MAX - prefix.len()),
         });
@@ -82,12 +141,11 @@ impl Site {
     }
 
     #[inline]
-    fn find(&self, path: &str) -> Option<&Service> {
-        let found = self.0.iter().find(|(route, _)| match route {
+    fn find(&self, path: &str) -> Option<&Ready> {
+        self.0.iter().find(|route| match &route.path {
             RoutePath::Exact(exact) => path == exact,
             RoutePath::Prefix(prefix) => path.starts_with(prefix.as_str()),
-        });
-        found.map(|(_, service)| service)
+        })
     }
 }
 
@@ -144,56 +202,25 @@ impl Hosts {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::path::PathBuf;
 
     use phalanx_shared::config::{self, Action, Fault};
 
-    use super::super::testing::with_head;
+    use super::super::testing::{setting, with_head};
     use super::*;
 
     /// Paths, as written in the file, and what a route says there.
     type Routes<'a> = &'a [(&'a str, &'a str)];
 
     fn config(sites: &[(&[&str], Routes<'_>)]) -> Config {
-        let second = Duration::from_secs(1);
-        Config {
-            master: config::Master {
-                pid_file: None,
-                control_socket: None,
-                user: None,
-                group: None,
-                crash_dir: None,
-                crash_reports: 0,
-            },
-            workers: config::Workers {
-                count: config::Count::Auto,
-                model: config::Model::Reactor,
-                poller: config::Poller::Epoll,
-                boot_timeout: second,
-                hang_timeout: second,
-                drain_timeout: second,
-                max_requests: 0,
-                max_memory: 0,
-                on_master_death: config::OnMasterDeath::Drain,
-                allow_faults: true,
-            },
-            rescue: config::Rescue { enabled: true, max_attempts: 2 },
-            limits: config::Limits { head: 8192, body: 1024, connections: 1 },
-            timeouts: config::Timeouts { head: second, body: second, idle: second, write: second },
-            listen: vec![],
-            sites: sites.iter().map(|&(hosts, routes)| site(hosts, routes)).collect(),
-            log: config::Log {
-                access: config::Sink::Off,
-                format: config::Format::Json,
-                error: config::Sink::Stderr,
-                level: config::Level::Info,
-            },
-        }
+        let mut config = config::serve_defaults(PathBuf::from("/"), vec![]);
+        config.sites = sites.iter().map(|&(hosts, routes)| site(hosts, routes)).collect();
+        config
     }
 
     fn site(hosts: &[&str], routes: Routes<'_>) -> config::Site {
         let hosts = hosts.iter().map(|&host| host.to_owned()).collect();
-        let routes = routes.iter().map(|&(path, body)| Route { path: route_path(path), action: says(body) }).collect();
+        let routes = routes.iter().map(|&(path, body)| Route::new(route_path(path), says(body))).collect();
         config::Site { hosts, routes }
     }
 
@@ -210,7 +237,7 @@ mod tests {
 
     /// The body of the answer, as text.
     fn asked(router: &Router, line: &str, fields: &str) -> String {
-        with_head(line, fields, |head| match router.answer(head) {
+        with_head(line, fields, |head| match router.answer(head, 0, None) {
             Answer::Reply(Reply::Prepared(prepared)) => String::from_utf8_lossy(prepared.body()).into_owned(),
             other => panic!("{other:?}"),
         })
@@ -219,7 +246,7 @@ mod tests {
     #[test]
     fn exact_paths_win_and_then_the_longest_prefix() {
         let routes = &[("/", "root"), ("/a", "a"), ("/a/b/", "ab"), ("= /a/b/", "exact"), ("= /c", "c")];
-        let router = Router::new(&config(&[(&[], routes)])).unwrap();
+        let router = Router::new(&config(&[(&[], routes)]), &setting()).unwrap();
         for (path, body) in [
             ("/", "root"),
             ("/x", "root"),
@@ -241,13 +268,16 @@ mod tests {
 
     #[test]
     fn exact_hosts_win_and_then_the_longest_wildcard() {
-        let router = Router::new(&config(&[
-            (&["*.example.org"], &[("/", "wild")]),
-            (&["*.deep.example.org"], &[("/", "deep")]),
-            (&["example.org", "www.example.org"], &[("/", "exact")]),
-            (&["example.org"], &[("/", "late")]),
-            (&[], &[("/", "any")]),
-        ]))
+        let router = Router::new(
+            &config(&[
+                (&["*.example.org"], &[("/", "wild")]),
+                (&["*.deep.example.org"], &[("/", "deep")]),
+                (&["example.org", "www.example.org"], &[("/", "exact")]),
+                (&["example.org"], &[("/", "late")]),
+                (&[], &[("/", "any")]),
+            ]),
+            &setting(),
+        )
         .unwrap();
         for (host, body) in [
             ("example.org", "exact"),
@@ -271,35 +301,35 @@ mod tests {
 
     #[test]
     fn without_a_site_for_every_host_the_first_is_the_default() {
-        let router = Router::new(&config(&[(&["a"], &[("/", "a")]), (&["b"], &[("/", "b")])])).unwrap();
+        let router = Router::new(&config(&[(&["a"], &[("/", "a")]), (&["b"], &[("/", "b")])]), &setting()).unwrap();
         assert_eq!(asked(&router, "GET /", "Host: b\r\n"), "b");
         assert_eq!(asked(&router, "GET /", "Host: c\r\n"), "a");
     }
 
     #[test]
     fn what_has_no_route_gets_its_page() {
-        let router = Router::new(&config(&[(&[], &[("/a", "a")])])).unwrap();
+        let router = Router::new(&config(&[(&[], &[("/a", "a")])]), &setting()).unwrap();
         assert_eq!(asked(&router, "GET /b", ""), "404 Not Found\n");
         assert_eq!(asked(&router, "GET /a/../..", ""), "400 Bad Request\n");
         assert_eq!(asked(&router, "GET /a%2Fb", ""), "400 Bad Request\n");
         assert_eq!(asked(&router, "TRACE /a", ""), "405 Method Not Allowed\n");
         assert_eq!(asked(&router, "BREW /a", ""), "a");
         assert_eq!(asked(&router, "OPTIONS *", ""), "");
-        assert_eq!(asked(&Router::new(&config(&[])).unwrap(), "GET /", ""), "404 Not Found\n");
+        assert_eq!(asked(&Router::new(&config(&[]), &setting()).unwrap(), "GET /", ""), "404 Not Found\n");
     }
 
     #[test]
     fn a_fault_is_handed_to_the_caller() {
         let mut config = config(&[(&[], &[("/", "a")])]);
         config.sites[0].routes[0].action = Action::Fault(Fault::Hang);
-        let router = Router::new(&config).unwrap();
-        with_head("GET /", "", |head| assert!(matches!(router.answer(head), Answer::Fault(Fault::Hang))));
+        let router = Router::new(&config, &setting()).unwrap();
+        with_head("GET /", "", |head| assert!(matches!(router.answer(head, 0, None), Answer::Fault(Fault::Hang))));
     }
 
     #[test]
     fn a_root_that_cannot_be_opened_is_named() {
         let mut config = config(&[(&[], &[("/", "a")])]);
-        config.sites[0].routes[0].action = Action::Files { root: "/does/not/exist".into(), index: vec![] };
-        assert_eq!(Router::new(&config).unwrap_err().to_string(), "open the root /does/not/exist");
+        config.sites[0].routes[0].action = Action::Files(config::FilesAction::new("/does/not/exist".into()));
+        assert_eq!(Router::new(&config, &setting()).unwrap_err().to_string(), "open the root /does/not/exist");
     }
 }

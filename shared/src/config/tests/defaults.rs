@@ -11,6 +11,10 @@ fn etc(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../etc").join(name)
 }
 
+fn addresses_of(config: &Config) -> Vec<ListenAddress> {
+    config.listen.iter().map(|listen| listen.address.clone()).collect()
+}
+
 #[test]
 fn an_almost_empty_file_has_the_documented_defaults() {
     let config = config_of(REST);
@@ -20,14 +24,27 @@ fn an_almost_empty_file_has_the_documented_defaults() {
     assert_eq!(config.workers.on_master_death, OnMasterDeath::Drain);
     assert!(!config.workers.allow_faults);
     assert_eq!(config.rescue, Rescue { enabled: true, max_attempts: 2 });
-    assert_eq!(config.limits, Limits { head: 8192, body: 1 << 20, connections: 16_384 });
+    assert_eq!(
+        config.limits,
+        Limits {
+            head: 8192,
+            body: 1 << 20,
+            connections: 16_384,
+            connections_per_client: 0,
+            requests_per_connection: 0,
+        }
+    );
     assert_eq!(config.timeouts.idle, Duration::from_secs(75));
+    assert_eq!((config.timeouts.body_rate, config.timeouts.write_rate), (240, 240));
+    assert_eq!(config.cache, Cache { memory: 32 << 20, file: 256 << 10, open_files: 256 });
+    assert_eq!(config.workers.io_threads, 4);
+    assert_eq!(config.listen, [Listen::from(parse_listen("127.0.0.1:8080").unwrap())]);
     assert_eq!((config.master.crash_dir, config.master.crash_reports), (None, 100));
     assert!(config.master.pid_file.unwrap().ends_with("phalanx.pid"));
     assert!(config.master.control_socket.unwrap().ends_with("control.sock"));
     assert_eq!((config.log.access, config.log.error, config.log.level), (Sink::Off, Sink::Stderr, Level::Info));
     let respond = Action::Respond { status: 200, body: String::new(), content_type: "text/plain".into() };
-    assert_eq!(config.sites[0].routes[0], Route { path: RoutePath::Prefix("/".into()), action: respond });
+    assert_eq!(config.sites[0].routes[0], Route::new(RoutePath::Prefix("/".into()), respond));
 }
 
 #[test]
@@ -62,21 +79,27 @@ fault = "hang"
     assert_eq!(config.master.pid_file, Some("/etc/run/p.pid".into()));
     assert_eq!((config.workers.count, config.workers.max_memory), (Count::Fixed(4), 512 << 20));
     assert_eq!((config.limits.head, config.limits.body), (14 << 10, 0));
-    let any_port = || Listen::Tcp(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0)));
-    assert_eq!(config.listen, [Listen::Unix("/etc/p.sock".into()), any_port(), any_port()]);
+    let any_port = || ListenAddress::Tcp(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0)));
+    assert_eq!(addresses_of(&config), [ListenAddress::Unix("/etc/p.sock".into()), any_port(), any_port()]);
     assert_eq!(config.log.access, Sink::File("/dev/null".into()));
     assert_eq!(config.sites[0].hosts, ["example.org", "*.example.org"]);
     let actions: Vec<&Action> = config.sites[0].routes.iter().map(|route| &route.action).collect();
     assert_eq!(actions[0], &Action::Redirect { to: "/y".into(), status: 308 });
-    assert_eq!(actions[1], &Action::Files { root: "/".into(), index: Vec::new() });
+    assert_eq!(actions[1], &Action::Files(FilesAction { index: Vec::new(), ..FilesAction::new("/".into()) }));
     assert_eq!(actions[2], &Action::Fault(Fault::Hang));
 }
 
 #[test]
 fn a_configuration_survives_the_way_to_a_worker() {
-    let config = load(&etc("phalanx.toml")).unwrap();
-    let blueprint = serde_json::to_string(&config).unwrap();
-    assert_eq!(serde_json::from_str::<Config>(&blueprint).unwrap(), config);
+    let mut config = load(&etc("phalanx.toml")).unwrap();
+    config.listen[0].trusted.networks = vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+    let route = &mut config.sites[0].routes[0];
+    route.headers = vec![("X-A".into(), "a".into())];
+    route.limit = Some(Rate { interval: Duration::from_nanos(333_333_333), burst: 5 });
+    let Action::Files(files) = &mut route.action else { panic!("not files") };
+    files.error_pages = [(404, "/404.html".into()), (500, "/500.html".into())].into();
+    let blueprint = config.to_blueprint().unwrap();
+    assert_eq!(Config::from_blueprint(&blueprint).unwrap(), config);
 }
 
 #[test]
@@ -88,7 +111,11 @@ fn the_sample_shows_every_key_at_its_default() {
     assert_eq!(sample.rescue, expected.rescue);
     assert_eq!(sample.limits, expected.limits);
     assert_eq!(sample.timeouts, expected.timeouts);
+    assert_eq!(sample.cache, expected.cache);
     assert_eq!(sample.log, expected.log);
+    assert_eq!(sample.listen, expected.listen);
+    let files = Action::Files(FilesAction::new(etc("site")));
+    assert_eq!(sample.sites[0].routes, [Route::new(RoutePath::Prefix("/".into()), files)]);
 }
 
 #[test]
@@ -123,18 +150,18 @@ fn part_of(sample: &str, shape: Shape, name: &str, heading: &str) -> String {
 #[test]
 fn the_minimal_sample_is_a_configuration() {
     let config = load(&etc("minimal.toml")).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.listen, [parse_listen("127.0.0.1:8080").unwrap()]);
+    assert_eq!(addresses_of(&config), [parse_listen("127.0.0.1:8080").unwrap()]);
 }
 
 #[test]
 fn serving_a_directory_leaves_nothing_on_disk() {
     let listen = vec![parse_listen("8080").unwrap()];
     let config = serve_defaults(PathBuf::from("site"), listen.clone());
-    assert_eq!(config.listen, listen);
+    assert_eq!(addresses_of(&config), listen);
     assert_eq!((config.master.pid_file, config.master.control_socket, config.master.crash_dir), (None, None, None));
     assert_eq!((config.log.access, config.log.error), (Sink::Off, Sink::Stderr));
     assert_eq!(config.workers, config_of(REST).workers);
-    let Action::Files { root, index } = &config.sites[0].routes[0].action else { panic!("not files") };
-    assert!(root.is_absolute() && root.ends_with("site"), "{root:?}");
-    assert_eq!(index, &["index.html"]);
+    let Action::Files(files) = &config.sites[0].routes[0].action else { panic!("not files") };
+    assert!(files.root.is_absolute() && files.root.ends_with("site"), "{:?}", files.root);
+    assert_eq!(files, &FilesAction { listing: true, ..FilesAction::new(files.root.clone()) });
 }

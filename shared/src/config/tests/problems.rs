@@ -3,10 +3,10 @@
 use super::*;
 
 /// Text, line, column, a fragment of what is said and one of the hint.
-type Case<'a> = (&'a str, usize, usize, &'a str, &'a str);
+pub(super) type Case<'a> = (&'a str, usize, usize, &'a str, &'a str);
 
 /// Each case's text, a `tail` added, has exactly one problem: the expected one.
-fn check(cases: &[Case<'_>], tail: &str) {
+pub(super) fn check(cases: &[Case<'_>], tail: &str) {
     for (text, line, column, what, hint) in cases {
         let problems = problems_of(&format!("{text}\n{tail}"));
         let shown = Problems(problems.clone()).to_string();
@@ -261,7 +261,7 @@ fn hosts_belong_to_one_site() {
 }
 
 /// Cases of route keys below a path; the first of them stands on line 6.
-fn check_routes(cases: &[Case<'_>]) {
+pub(super) fn check_routes(cases: &[Case<'_>]) {
     let head = "[[listen]]\naddress = \"8080\"\n[[site]]\n[[site.route]]\npath = \"/\"\n";
     let texts: Vec<String> = cases.iter().map(|case| format!("{head}{}", case.0)).collect();
     let cases: Vec<Case<'_>> =

@@ -174,12 +174,31 @@ fn smuggled_framing_is_refused() {
         ("Content-Length: \"1\"\r\n", 400),
         ("Content-Length:\r\n", 400),
         ("Content-Length: 18446744073709551616\r\n", 400),
+        ("Content-Length: 5,\r\n", 400),
+        ("Content-Length: ,5\r\n", 400),
+        ("Content-Length: 5;\r\n", 400),
+        ("Content-Length: 5.0\r\n", 400),
+        ("Content-Length: 1e3\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length:\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length: x\r\n", 400),
+        ("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", 400),
         ("Content-Length : 5\r\n", 400),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400),
         ("Transfer-Encoding: chunked, chunked\r\n", 400),
         ("Transfer-Encoding: chunked, gzip\r\n", 400),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", 400),
         ("Transfer-Encoding: \x0bchunked\r\n", 400),
+        ("Transfer-Encoding: chunked\x0b\r\n", 400),
+        ("Transfer-Encoding: chunked\x00\r\n", 400),
+        ("Transfer-Encoding: chunked;\r\n", 400),
+        ("Transfer-Encoding: chunked;a=b\r\n", 400),
+        ("Transfer-Encoding: \"chunked\"\r\n", 400),
+        ("Transfer-Encoding: 'chunked'x y\r\n", 400),
+        ("Transfer-Encoding: chunked,\r\n", 400),
+        ("Transfer-Encoding: ,chunked\r\n", 400),
+        ("Transfer-Encoding:\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding:\r\n", 400),
+        ("Transfer-Encoding: chunked, identity\r\n", 400),
         ("Transfer-Encoding:\r\n chunked\r\n", 400),
         ("Transfer-Encoding\t: chunked\r\n", 400),
         ("Transfer-Encoding: gzip, chunked\r\n", 501),
@@ -205,6 +224,18 @@ fn a_request_names_one_host() {
         "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: \t \r\n\r\n",
+        "GET / HTTP/1.0\r\nHost:\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: :80\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a..b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\\b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a#b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a?b\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: \u{e4}\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: http://a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a:x\r\n\r\n",
@@ -233,6 +264,34 @@ fn the_limit_counts_the_whole_head_and_is_reached_exactly() {
     assert_eq!(read(&long_line.as_bytes()[..LIMIT - 1]), Ok(Progress::NeedMore));
     assert_eq!(read(&long_line.as_bytes()[..LIMIT]), Err(414));
     assert_eq!(read(long_line.as_bytes()), Err(414));
+}
+
+#[test]
+fn a_request_line_that_fits_the_limit_is_not_what_is_too_long() {
+    /// A request line of `len` bytes, CRLF included, and what follows it.
+    fn with_line(len: usize) -> String {
+        let padding = len - "GET / HTTP/1.1\r\n".len();
+        format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "p".repeat(padding))
+    }
+    assert_eq!(read(with_line(LIMIT - "Host: a\r\n\r\n".len()).as_bytes()), Ok(Progress::Done(LIMIT)));
+    assert_eq!(read(with_line(LIMIT - "Host: a\r\n\r\n".len() + 1).as_bytes()), Err(431));
+    assert_eq!(read(with_line(LIMIT).as_bytes()), Err(431));
+    assert_eq!(read(with_line(LIMIT + 1).as_bytes()), Err(414));
+    // Empty lines before it count too.
+    assert_eq!(read(format!("\r\n{}", with_line(LIMIT - 2)).as_bytes()), Err(431));
+    assert_eq!(read(format!("\r\n{}", with_line(LIMIT - 1)).as_bytes()), Err(414));
+}
+
+#[test]
+fn no_cut_of_an_oversized_head_changes_its_status() {
+    let fields = get(&"X: y\r\n".repeat(LIMIT / 6));
+    let line = format!("GET /{} HTTP/1.1\r\n", "p".repeat(LIMIT));
+    for (text, status) in [(fields, 431), (line, 414)] {
+        for cut in 0..text.len() {
+            let expected = if cut < LIMIT { Ok(Progress::NeedMore) } else { Err(status) };
+            assert_eq!(read(&text.as_bytes()[..cut]), expected, "{cut}");
+        }
+    }
 }
 
 #[test]

@@ -1,29 +1,42 @@
 //! The `files` service: what lies below a directory (RFC 9110, 8.8, 13 and 14 for its validators and ranges).
 //!
-//! It owns how a path becomes a file and a file a reply. That no path leaves the root is `open`'s, what a file looks
-//! like from outside is `representation`'s; the bytes are left to the connection.
+//! It owns how a path becomes a file and a file a reply. That no path leaves the root is `open`'s; `load` reads and
+//! compresses, on a thread where that takes time; `shelf` keeps what was loaded; what a file looks like from outside is
+//! `representation`'s. Larger bodies are left to the connection.
 
+mod compress;
+mod deny;
+mod listing;
+mod load;
 mod open;
+mod pages;
+mod reply;
 mod representation;
+mod shelf;
 
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use phalanx_shared::config::{FilesAction, Route};
 
-use super::Request;
-use crate::http::conditional::{self, Outcome};
-use crate::http::range::{self, Selection};
-use crate::http::status::reason;
-use crate::http::{Body, Head, Reply, Response};
+use super::dress::Dress;
+use super::{Answer, Request, Setting};
+use crate::http::conditional;
+use crate::http::{Accepted, Choice, Coding, Head, Prepared, Reply};
+use crate::pool::Job;
 
-use open::{Found, Root, Trouble};
-use representation::Representation;
+use deny::Deny;
+use load::{Coded, Content, LEAST_COMPRESSED, Listing, Loaded, LoadedFile, Source, Want};
+use open::{Disk, Root, Trouble};
+use representation::{Facts, media_type};
+use shelf::{Kept, Key, KeyRef, Sidecar};
 
 pub use open::OpenRootError;
+pub(crate) use shelf::Shelf;
 
-/// What a path holds after encoding: unreserved bytes and slashes (RFC 3986, 2.3). So a backslash never stands raw in a
-/// `Location`, where browsers would take it for a slash.
-const NOT_IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Files up to this size are read into the response when none is kept in memory.
+const SMALL: u64 = 16 * 1024;
 
 /// Methods that are known and not allowed here; any other is not implemented (RFC 9110, 9.1).
 const OTHER_METHODS: [&str; 7] = ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"];
@@ -31,122 +44,213 @@ const OTHER_METHODS: [&str; 7] = ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "
 /// The files below one directory.
 #[derive(Debug)]
 pub struct Files {
-    root: Root,
-    index: Vec<String>,
+    /// Tells this route's files on the shelf.
+    route: usize,
+    source: Arc<Source>,
+    deny: Arc<Deny>,
+    charset: Option<String>,
+    dress: Dress,
+    shelf: Rc<RefCell<Shelf>>,
 }
 
 impl Files {
-    /// Opens `root`, an absolute path, and keeps it open. `index` names the files tried when a directory is asked for.
-    pub fn new(root: &Path, index: &[String]) -> Result<Files, OpenRootError> {
-        Ok(Files { root: Root::open(root)?, index: index.to_vec() })
+    /// Opens the root of `action`, and keeps it open. `route` is the number of the route in this worker.
+    pub(crate) fn new(
+        route: usize,
+        written: &Route,
+        action: &FilesAction,
+        setting: &Setting,
+    ) -> Result<Files, OpenRootError> {
+        let root = Root::open(&action.root)?;
+        let pages = pages::load(&root, action)?;
+        let deny = Arc::new(Deny::new(&action.deny));
+        let memory = if setting.cache.memory > 0 { setting.cache.file } else { SMALL };
+        let source = Source {
+            root,
+            open_files: setting.open_files,
+            index: action.index.clone().into(),
+            fallback: action.fallback.as_deref().map(Into::into),
+            listing: action.listing,
+            compress: action.compress,
+            precompressed: action.precompressed,
+            deny: deny.clone(),
+            memory,
+        };
+        Ok(Files {
+            route,
+            source: Arc::new(source),
+            deny,
+            charset: action.charset.clone(),
+            dress: Dress::new(written, pages),
+            shelf: setting.shelf.clone(),
+        })
     }
 
     /// The root's descriptor.
     pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
-        self.root.descriptor()
+        self.source.root.descriptor()
+    }
+
+    pub(super) fn dress(&self) -> &Dress {
+        &self.dress
     }
 
     /// The file that the whole path names below the root, or why not.
     ///
-    /// Hidden files, all but `.well-known`, do not exist. A directory gives its first index file, or 403; without its
-    /// slash, a 301 that adds it.
-    pub fn answer(&self, request: &Request<'_, '_>) -> Reply<'static> {
+    /// What is denied does not exist. A directory gives its first index file, or a listing, or 403; without its slash, a
+    /// 301 that adds it. What has to be waited for is asked for as a job, whose result is to come back as `done`.
+    pub(super) fn answer(&self, request: &Request<'_, '_>, done: Option<Box<dyn std::any::Any + Send>>) -> Answer<'_> {
         match request.head.method {
             "GET" | "HEAD" => {}
-            method if OTHER_METHODS.contains(&method) => return Reply::error(405),
-            _ => return Reply::error(501),
+            method if OTHER_METHODS.contains(&method) => return Answer::Reply(self.dress.error(405)),
+            _ => return Answer::Reply(self.dress.error(501)),
         }
-        let found = if is_hidden(request.path) { Err(Trouble::Absent) } else { self.find(request.path) };
-        match found {
-            Ok(Found::File(file)) => represent(request.head, file),
-            Ok(Found::Directory) if request.path.ends_with('/') => Reply::error(403),
-            Ok(Found::Directory) => Reply::Built(to_directory(request)),
-            Err(trouble) => Reply::error(trouble.status()),
+        let codings = wishes(request.head);
+        if let Some(done) = done {
+            return Answer::Reply(match done.downcast::<Arc<Loaded>>() {
+                Ok(loaded) => self.conclude(request, &codings, &loaded),
+                Err(_) => self.dress.error(500),
+            });
+        }
+        if let Some(kept) = self.kept(request.path, &codings) {
+            return Answer::Reply(self.represent(request, &kept));
+        }
+        if self.deny.covers(request.path) {
+            return Answer::Reply(self.dress.error(404));
+        }
+        let listing = if listing::wants_json(request.head) { Listing::Json } else { Listing::Html };
+        let want = Want { path: request.path.to_owned(), codings, listing };
+        match self.source.load(&want, Disk::Cached) {
+            Loaded::Trouble(Trouble::Cold) => Answer::Later(self.fetch(want)),
+            loaded => Answer::Reply(self.conclude(request, &want.codings, &loaded)),
         }
     }
 
-    /// For a directory's path, the directory itself is only looked at when it has no index file.
-    fn find(&self, path: &str) -> Result<Found, Trouble> {
-        if path.ends_with('/') {
-            for name in &self.index {
-                match self.root.find(&format!("{path}{name}")) {
-                    Err(Trouble::Absent) | Ok(Found::Directory) => {}
-                    found => return found,
+    /// Has a thread load it. Shared by the requests of one turn only: a later one may know of a change.
+    fn fetch(&self, want: Want) -> Job {
+        let turn = self.shelf.borrow().turn();
+        let key = format!("{} {turn} {:?} {:?} {}", self.route, want.codings, want.listing, want.path);
+        let source = self.source.clone();
+        Job::shared(key, move || Arc::new(source.load(&want, Disk::Any)))
+    }
+
+    /// What is at hand for a path, in the best coding that the file is worth.
+    fn kept(&self, path: &str, codings: &[Coding]) -> Option<Rc<Kept>> {
+        if !path.ends_with('/') {
+            return self.kept_file(path, codings);
+        }
+        // Were the first of them missing here, only the disk could tell whether it is missing there.
+        let first = self.source.index.first()?;
+        self.kept_file(&format!("{path}{first}"), codings)
+    }
+
+    fn kept_file(&self, path: &str, codings: &[Coding]) -> Option<Rc<Kept>> {
+        let mut shelf = self.shelf.borrow_mut();
+        let mut get = |coding| shelf.get(KeyRef { route: self.route, coding, path }, &self.source.root);
+        if codings.is_empty() {
+            return get(None);
+        }
+        let plain = get(None)?;
+        if !self.negotiates(&plain.facts, &plain.media_type) {
+            return Some(plain);
+        }
+        for &coding in codings {
+            let coded = get(Some(coding))?;
+            if coded.reply.is_some() {
+                return Some(coded);
+            }
+        }
+        Some(plain)
+    }
+
+    /// Whether there may be other codings of a file.
+    fn negotiates(&self, plain: &Facts, media_type: &str) -> bool {
+        (self.source.compress || self.source.precompressed)
+            && plain.identity.size >= LEAST_COMPRESSED
+            && compress::is_compressible(media_type)
+    }
+
+    fn conclude(&self, request: &Request<'_, '_>, codings: &[Coding], loaded: &Loaded) -> Reply<'_> {
+        match loaded {
+            Loaded::File(file) => self.take_in(request, codings, file),
+            Loaded::WithoutSlash => Reply::Built(self.to_directory(request)),
+            Loaded::Listing(page) => Reply::Built(self.listed(request.head, page)),
+            Loaded::Trouble(trouble) => self.dress.error(trouble.status()),
+        }
+    }
+
+    /// Keeps what was loaded and answers from it.
+    fn take_in(&self, request: &Request<'_, '_>, codings: &[Coding], file: &LoadedFile) -> Reply<'_> {
+        let media_type = media_type(&file.path, self.charset.as_deref());
+        let plain = self.keep(file, None, &media_type, file.plain.clone(), Some(&file.content));
+        let mut best = plain;
+        for coding in codings {
+            let Some((_, coded)) = file.coded.iter().find(|(made, _)| made == coding) else { break };
+            let identity = file.plain.identity;
+            match coded {
+                Coded::None => drop(self.keep(file, Some(*coding), &media_type, file.plain.clone(), None)),
+                Coded::Kept(facts, content) => {
+                    best = self.keep(file, Some(*coding), &media_type, facts.clone(), Some(content));
+                    break;
+                }
+                Coded::Made(bytes) => {
+                    let content = Content::Memory(bytes.clone());
+                    let facts = Facts::compressed(identity, *coding);
+                    best = self.keep(file, Some(*coding), &media_type, facts, Some(&content));
+                    break;
+                }
+                Coded::Streamed => {
+                    let facts = Facts::compressed(identity, *coding);
+                    return self.stream(request, &file.content, facts, &media_type);
                 }
             }
         }
-        self.root.find(path)
+        self.represent(request, &best)
     }
-}
 
-fn is_hidden(path: &str) -> bool {
-    path.split('/').any(|segment| segment.starts_with('.') && segment != ".well-known")
-}
-
-/// The redirect that adds the slash, without which relative links in an index file would miss.
-fn to_directory(request: &Request<'_, '_>) -> Response {
-    let path = utf8_percent_encode(request.path, NOT_IN_A_PATH);
-    let location = match request.head.query {
-        None => format!("Location: {path}/\r\n"),
-        Some(query) => format!("Location: {path}/?{}\r\n", utf8_percent_encode(query, CONTROLS)),
-    };
-    page(301, location)
-}
-
-/// A reply of plain text that says its status, with `headers`.
-fn page(status: u16, headers: String) -> Response {
-    Response {
-        content_type: Some("text/plain".into()),
-        headers: headers.into_bytes(),
-        body: Body::Bytes(format!("{status} {}\n", reason(status)).into_bytes()),
-        ..Response::new(status)
-    }
-    .reproducible(&())
-}
-
-/// Preconditions come before ranges (RFC 9110, 13.2.2).
-fn represent(head: &Head<'_>, file: Representation) -> Reply<'static> {
-    match conditional::evaluate(head, &file.validators()) {
-        Outcome::Proceed => Reply::Built(match selection(head, &file) {
-            Selection::Whole => whole(file),
-            Selection::Part { offset, len } => part(file, offset, len),
-            Selection::Unsatisfiable => page(416, format!("Content-Range: bytes */{}\r\n", file.size)),
-        }),
-        Outcome::NotModified => Reply::Built(not_modified(&file)),
-        Outcome::Failed => Reply::error(412),
-    }
-}
-
-/// A range only changes what GET means (RFC 9110, 14.2).
-fn selection(head: &Head<'_>, file: &Representation) -> Selection {
-    match head.header("range") {
-        Some(value) if head.method == "GET" && conditional::allows_range(head, &file.validators()) => {
-            range::select(value, file.size)
+    fn keep(
+        &self,
+        file: &LoadedFile,
+        coding: Option<Coding>,
+        media_type: &str,
+        facts: Facts,
+        content: Option<&Content>,
+    ) -> Rc<Kept> {
+        let reply = content.map(|content| Rc::new(Prepared::of(self.whole(&file.plain, &facts, media_type, content))));
+        let sidecar = coding.filter(|_| self.source.precompressed).map(|coding| {
+            let of_its_own = facts.coding == Some(coding) && !facts.validators().weak;
+            Sidecar(of_its_own.then_some(facts.identity))
+        });
+        let small = reply.as_ref().is_none_or(|reply| reply.has_file() || reply.body_len() <= self.source.memory);
+        let kept = Rc::new(Kept {
+            plain: file.plain.identity,
+            sidecar,
+            facts,
+            media_type: media_type.to_owned(),
+            reply,
+            looked: Cell::new(0),
+        });
+        if small {
+            let key = Key { route: self.route, coding, path: file.path.as_str().into() };
+            self.shelf.borrow_mut().put(key, kept.clone());
         }
-        _ => Selection::Whole,
+        kept
     }
 }
 
-fn not_modified(file: &Representation) -> Response {
-    Response { headers: file.validator_lines(), ..Response::new(304) }.reproducible(&file.identity)
-}
-
-fn whole(file: Representation) -> Response {
-    let (headers, len) = (file.lines(), file.size);
-    send(file, 200, headers, 0, len)
-}
-
-fn part(file: Representation, offset: u64, len: u64) -> Response {
-    let mut headers = file.lines();
-    let range = format!("Content-Range: bytes {offset}-{}/{}\r\n", offset + (len - 1), file.size);
-    headers.extend_from_slice(range.as_bytes());
-    send(file, 206, headers, offset, len)
-}
-
-fn send(file: Representation, status: u16, headers: Vec<u8>, offset: u64, len: u64) -> Response {
-    let Representation { file, media_type, identity, .. } = file;
-    let body = if len == 0 { Body::Empty } else { Body::File { file, offset, len } };
-    Response { status, content_type: Some(media_type), headers, body, validator: 0 }.reproducible(&identity)
+/// The codings that a peer takes rather than the plain file, the best first. Whoever asks for a part means the plain file.
+fn wishes(head: &Head<'_>) -> Vec<Coding> {
+    let accepted = Accepted::of(head);
+    let mut left = Coding::ALL.to_vec();
+    let mut wishes = Vec::new();
+    if accepted == Accepted::default() || head.header("range").is_some() {
+        return wishes;
+    }
+    while let Choice::Coded(best) = accepted.best(&left) {
+        wishes.push(best);
+        left.retain(|&coding| coding != best);
+    }
+    wishes
 }
 
 #[cfg(test)]

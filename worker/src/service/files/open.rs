@@ -8,26 +8,26 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::Mode;
-
-use super::representation::Representation;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 /// How often a lookup is repeated that a rename ran into (EAGAIN of openat2).
 const MAX_RETRIES: usize = 3;
 
-/// A `files` route that cannot be served: its root cannot be opened. The cause is the source.
+/// Something that a `files` route needs cannot be opened. The cause is the source.
 #[derive(Debug)]
 pub struct OpenRootError {
-    root: PathBuf,
-    source: io::Error,
+    pub(super) what: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) source: io::Error,
 }
 
 impl fmt::Display for OpenRootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "open the root {}", self.root.display())
+        write!(f, "open the {} {}", self.what, self.path.display())
     }
 }
 
@@ -37,15 +37,23 @@ impl std::error::Error for OpenRootError {
     }
 }
 
+/// Whether a disk, or what takes its place, may be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// Only what is in the caches of the kernel; the rest is [`Trouble::Cold`].
+    Cached,
+    /// However long it takes.
+    Any,
+}
+
 /// A directory, held open: renaming it or mounting over its path changes nothing for those who are served.
-#[derive(Debug)]
-pub(super) struct Root(OwnedFd);
+#[derive(Debug, Clone)]
+pub(super) struct Root(Arc<OwnedFd>);
 
 /// What lies at a path.
-#[derive(Debug)]
 pub(super) enum Found {
-    File(Representation),
-    Directory,
+    File(File, FileStat),
+    Directory(OwnedFd),
 }
 
 /// Why nothing that can be served does.
@@ -59,6 +67,8 @@ pub(super) enum Trouble {
     Busy,
     /// Anything else, a failing disk for one.
     Broken,
+    /// Only a disk knows. Told to who asked for [`Disk::Cached`] alone.
+    Cold,
 }
 
 impl Trouble {
@@ -66,7 +76,7 @@ impl Trouble {
         match self {
             Trouble::Absent => 404,
             Trouble::Forbidden => 403,
-            Trouble::Busy => 503,
+            Trouble::Busy | Trouble::Cold => 503,
             Trouble::Broken => 500,
         }
     }
@@ -88,7 +98,7 @@ impl From<Errno> for Trouble {
 impl Root {
     /// Its descriptor's number.
     pub(super) fn descriptor(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.0)
+        std::os::fd::AsRawFd::as_raw_fd(&*self.0)
     }
 
     /// Opens `path` and makes sure that lookups below it work, so that a kernel or a sandbox without openat2(2) is
@@ -96,36 +106,52 @@ impl Root {
     pub(super) fn open(path: &Path) -> Result<Root, OpenRootError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = open(path, flags, Mode::empty())
-            .map(Root)
-            .and_then(|root| root.look_up(".", OFlag::O_PATH | OFlag::O_CLOEXEC).map(|_| root));
-        opened.map_err(|errno| OpenRootError { root: path.to_owned(), source: errno.into() })
+            .map(|fd| Root(Arc::new(fd)))
+            .and_then(|root| root.look_up(".", OFlag::O_PATH | OFlag::O_CLOEXEC, Disk::Any).map(|_| root));
+        opened.map_err(|errno| OpenRootError { what: "root", path: path.to_owned(), source: errno.into() })
     }
 
     /// What lies at `path`, which begins with `/`, below this directory.
-    pub(super) fn find(&self, path: &str) -> Result<Found, Trouble> {
-        let relative = path.strip_prefix('/').filter(|rest| !rest.is_empty()).unwrap_or(".");
+    pub(super) fn find(&self, path: &str, disk: Disk) -> Result<Found, Trouble> {
         // O_NONBLOCK: opening a FIFO must not wait for its writer.
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = File::from(self.look_up(relative, flags)?);
-        let metadata = file.metadata().map_err(|_| Trouble::Broken)?;
-        match metadata.file_type() {
-            kind if kind.is_file() => Ok(Found::File(Representation::new(file, &metadata, path))),
-            kind if kind.is_dir() => Ok(Found::Directory),
+        let file = match self.look_up(relative(path), flags, disk) {
+            Err(Errno::EAGAIN) if disk == Disk::Cached => return Err(Trouble::Cold),
+            result => result?,
+        };
+        let stat = fstat(&file).map_err(|_| Trouble::Broken)?;
+        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFREG => Ok(Found::File(File::from(file), stat)),
+            SFlag::S_IFDIR => Ok(Found::Directory(file)),
             _ => Err(Trouble::Absent),
         }
     }
 
-    fn look_up(&self, relative: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let how =
-            OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    /// What is known of `path` without opening it. It may lead out of the root: compare the result with what
+    /// [`Root::find`] found.
+    pub(super) fn stat(&self, path: &str) -> Option<FileStat> {
+        fstatat(&*self.0, relative(path), AtFlags::empty()).ok()
+    }
+
+    fn look_up(&self, relative: &str, flags: OFlag, disk: Disk) -> nix::Result<OwnedFd> {
+        let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        if disk == Disk::Cached {
+            resolve |= ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
+        }
+        let how = OpenHow::new().flags(flags).resolve(resolve);
         for _ in 0..MAX_RETRIES {
-            match openat2(&self.0, relative, how) {
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
+            match openat2(&*self.0, relative, how) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if disk == Disk::Any => {}
                 result => return result,
             }
         }
-        openat2(&self.0, relative, how)
+        openat2(&*self.0, relative, how)
     }
+}
+
+fn relative(path: &str) -> &str {
+    path.strip_prefix('/').filter(|rest| !rest.is_empty()).unwrap_or(".")
 }
 
 #[cfg(test)]
@@ -154,5 +180,13 @@ mod tests {
         let error = Root::open(Path::new("/dev/null")).unwrap_err();
         assert_eq!(error.to_string(), "open the root /dev/null");
         assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn what_was_just_looked_up_is_cached() {
+        let root = Root::open(Path::new("/proc/self")).unwrap();
+        assert!(root.find("/status", Disk::Any).is_ok());
+        let tmp = Root::open(&std::env::temp_dir()).unwrap();
+        assert!(matches!(tmp.find("/", Disk::Cached), Ok(Found::Directory(_)) | Err(Trouble::Cold)));
     }
 }

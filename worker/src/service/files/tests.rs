@@ -1,14 +1,19 @@
 //! The `files` service against a real directory.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::super::testing::with_request;
+use phalanx_shared::config::{Action, RoutePath};
+
+use super::super::testing::{setting, with_request};
 use super::*;
+use crate::http::Envelope;
+use crate::http::encode;
+use crate::http::reply::{Piece, Tail};
 
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const ETAG: &str = "\"ae1b981bc490a00-b\"";
@@ -40,16 +45,24 @@ impl Tree {
     }
 
     fn files(&self) -> Files {
-        Files::new(&self.0.join("www"), &["index.html".to_owned(), "home.htm".to_owned()]).unwrap()
+        self.files_with(|_| {})
     }
 
-    fn ask(&self, line: &str, fields: &str) -> Reply<'static> {
-        let files = self.files();
-        with_request(line, fields, |request| files.answer(request))
+    /// The files below `www`, with what `change` makes of the defaults.
+    fn files_with(&self, change: impl FnOnce(&mut FilesAction)) -> Files {
+        let mut action = FilesAction::new(self.0.join("www"));
+        action.index = vec!["index.html".to_owned(), "home.htm".to_owned()];
+        change(&mut action);
+        let route = Route::new(RoutePath::Prefix("/".to_owned()), Action::Files(action.clone()));
+        Files::new(0, &route, &action, &setting()).unwrap()
+    }
+
+    fn ask(&self, line: &str, fields: &str) -> Answered {
+        ask(&self.files(), line, fields)
     }
 
     fn status(&self, line: &str) -> u16 {
-        self.ask(line, "").status()
+        self.ask(line, "").status
     }
 }
 
@@ -59,45 +72,79 @@ impl Drop for Tree {
     }
 }
 
-/// The body of a reply, read as the connection would.
-fn body(reply: &mut Reply<'_>) -> String {
-    let Some((mut file, offset, len)) = reply.take_file() else { panic!("{reply:?} has no file") };
-    file.seek(SeekFrom::Start(offset)).unwrap();
-    let mut text = String::new();
-    file.take(len).read_to_string(&mut text).unwrap();
-    text
+/// A reply as a client would see it.
+#[derive(Debug, PartialEq, Eq)]
+struct Answered {
+    status: u16,
+    /// The fields behind the date.
+    head: String,
+    body: Vec<u8>,
+    validator: u64,
 }
 
-fn built(reply: &Reply<'_>) -> (u16, String, Option<String>) {
-    match reply {
-        Reply::Built(response) => (
-            response.status,
-            String::from_utf8(response.headers.clone()).unwrap(),
-            response.content_type.as_deref().map(str::to_owned),
-        ),
-        Reply::Prepared(prepared) => panic!("{prepared:?}"),
+impl Answered {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
     }
+}
+
+/// Asks as the connection would, doing at once what has to be waited for.
+fn ask(files: &Files, line: &str, fields: &str) -> Answered {
+    with_request(line, fields, |request| {
+        let mut answer = files.answer(request, None);
+        while let Answer::Later(job) = answer {
+            answer = files.answer(request, job.run());
+        }
+        let Answer::Reply(reply) = answer else { panic!("{answer:?}") };
+        sent(reply, request.head.is_head())
+    })
+}
+
+fn sent(reply: Reply<'_>, head_only: bool) -> Answered {
+    let envelope = Envelope { date: b"Sun, 06 Nov 1994 08:49:37 GMT", minor_version: 1, keep_alive: true, head_only };
+    let (status, validator) = (reply.status(), reply.validator());
+    let mut bytes = Vec::new();
+    let head_len = encode::append(&mut bytes, &reply, &envelope);
+    let mut body = bytes.split_off(head_len);
+    let head = String::from_utf8(bytes).unwrap();
+    let head = head.split_once("GMT\r\n").unwrap().1.strip_suffix("\r\n").unwrap().to_owned();
+    if !head_only {
+        match reply.into_tail() {
+            Tail::None => {}
+            Tail::Cached(prepared) => body.extend_from_slice(prepared.body()),
+            Tail::Pieces(pieces) => pieces.into_iter().for_each(|piece| match piece {
+                Piece::Bytes(bytes) => body.extend(bytes),
+                Piece::File { file, offset, len } => {
+                    let at = body.len();
+                    body.resize(at + len as usize, 0);
+                    file.read_exact_at(&mut body[at..], offset).unwrap();
+                }
+            }),
+            Tail::Stream(mut producer) => while producer.next(&mut body).unwrap() {},
+        }
+    }
+    Answered { status, head, body, validator }
 }
 
 #[test]
 fn a_file_comes_with_type_and_validators() {
-    let mut reply = Tree::new().ask("GET /hello.txt", "");
-    let lines = format!("ETag: {ETAG}\r\nLast-Modified: {MODIFIED}\r\nAccept-Ranges: bytes\r\n");
-    assert_eq!(built(&reply), (200, lines, Some("text/plain; charset=utf-8".to_owned())));
-    assert_eq!(reply.body_len(), 11);
-    assert_eq!(body(&mut reply), "hello world");
+    let reply = Tree::new().ask("GET /hello.txt", "");
+    let lines = format!(
+        "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 11\r\nETag: {ETAG}\r\nLast-Modified: {MODIFIED}\r\nAccept-Ranges: bytes\r\n"
+    );
+    assert_eq!((reply.status, reply.head.as_str(), reply.text()), (200, lines.as_str(), "hello world"));
 }
 
 #[test]
 fn a_directory_gives_its_index_or_the_way_to_it() {
     let tree = Tree::new();
-    assert_eq!(body(&mut tree.ask("GET /", "")), "hello world");
-    assert_eq!(built(&tree.ask("GET /dir/", "")).2.as_deref(), Some("text/html; charset=utf-8"));
+    assert_eq!(tree.ask("GET /", "").text(), "hello world");
+    assert!(tree.ask("GET /dir/", "").head.contains("text/html; charset=utf-8"));
     assert_eq!(tree.status("GET /empty/"), 403);
-    assert_eq!(built(&tree.ask("GET /dir?a=b", "")).1, "Location: /dir/?a=b\r\n");
-    assert_eq!(built(&tree.ask("GET /with%20space%5C", "")).1, "Location: /with%20space%5C/\r\n");
-    assert_eq!(built(&tree.ask("GET //dir", "")).1, "Location: /dir/\r\n");
-    assert_eq!(tree.ask("HEAD /dir", "").status(), 301);
+    assert!(tree.ask("GET /dir?a=b", "").head.ends_with("Location: /dir/?a=b\r\n"));
+    assert!(tree.ask("GET /with%20space%5C", "").head.ends_with("Location: /with%20space%5C/\r\n"));
+    assert!(tree.ask("GET //dir", "").head.ends_with("Location: /dir/\r\n"));
+    assert_eq!(tree.ask("HEAD /dir", "").status, 301);
 }
 
 #[test]
@@ -122,7 +169,7 @@ fn what_is_not_there_or_hidden_or_no_file_is_absent() {
     ] {
         assert_eq!(tree.status(&format!("GET {path}")), 404, "{path}");
     }
-    assert_eq!(body(&mut tree.ask("GET /.well-known/acme/x", "")), "token");
+    assert_eq!(tree.ask("GET /.well-known/acme/x", "").text(), "token");
 }
 
 #[test]
@@ -153,7 +200,7 @@ fn no_link_leads_out_of_the_root_and_those_within_are_followed() {
     }
     symlink("../hello.txt", www.join("dir/sibling")).unwrap();
     symlink("dir", www.join("alias")).unwrap();
-    assert_eq!(body(&mut tree.ask("GET /dir/sibling", "")), "hello world");
+    assert_eq!(tree.ask("GET /dir/sibling", "").text(), "hello world");
     assert_eq!(tree.status("GET /alias/"), 200);
 }
 
@@ -170,51 +217,49 @@ fn only_get_and_head_are_served() {
 #[test]
 fn a_range_gives_its_part() {
     let tree = Tree::new();
-    let mut reply = tree.ask("GET /hello.txt", "Range: bytes=6-\r\n");
-    assert_eq!(reply.status(), 206);
-    assert!(built(&reply).1.ends_with("Accept-Ranges: bytes\r\nContent-Range: bytes 6-10/11\r\n"));
-    assert_eq!(body(&mut reply), "world");
+    let reply = tree.ask("GET /hello.txt", "Range: bytes=6-\r\n");
+    assert_eq!((reply.status, reply.text()), (206, "world"));
+    assert!(reply.head.ends_with("Accept-Ranges: bytes\r\nContent-Range: bytes 6-10/11\r\n"), "{reply:?}");
     let unsatisfiable = tree.ask("GET /hello.txt", "Range: bytes=11-\r\n");
-    assert_eq!(built(&unsatisfiable).1, "Content-Range: bytes */11\r\n");
-    assert_eq!(unsatisfiable.status(), 416);
+    assert!(unsatisfiable.head.ends_with("Content-Range: bytes */11\r\n"), "{unsatisfiable:?}");
+    assert_eq!(unsatisfiable.status, 416);
     for (line, fields) in [
-        ("GET /hello.txt", "Range: bytes=0-1,3-4\r\n"),
+        ("GET /hello.txt", "Range: bytes=0-4,5-10\r\n"),
         ("HEAD /hello.txt", "Range: bytes=0-1\r\n"),
         ("GET /hello.txt", "Range: bytes=0-1\r\nIf-Range: \"other\"\r\n"),
     ] {
-        assert_eq!(tree.ask(line, fields).status(), 200, "{line} {fields}");
+        assert_eq!(tree.ask(line, fields).status, 200, "{line} {fields}");
     }
-    assert_eq!(tree.ask("GET /hello.txt", &format!("Range: bytes=0-1\r\nIf-Range: {ETAG}\r\n")).status(), 206);
-    assert_eq!(tree.ask("GET /hello.txt", &format!("Range: bytes=0-1\r\nIf-Range: {MODIFIED}\r\n")).status(), 206);
+    assert_eq!(tree.ask("GET /hello.txt", &format!("Range: bytes=0-1\r\nIf-Range: {ETAG}\r\n")).status, 206);
+    assert_eq!(tree.ask("GET /hello.txt", &format!("Range: bytes=0-1\r\nIf-Range: {MODIFIED}\r\n")).status, 206);
 }
 
 #[test]
 fn preconditions_are_kept_and_come_before_ranges() {
     let tree = Tree::new();
     let known = tree.ask("GET /hello.txt", &format!("If-None-Match: {ETAG}\r\nRange: bytes=99-\r\n"));
-    assert_eq!(built(&known), (304, format!("ETag: {ETAG}\r\nLast-Modified: {MODIFIED}\r\n"), None));
-    assert_eq!(known.body_len(), 0);
+    assert_eq!((known.status, known.text()), (304, ""));
+    assert_eq!(known.head, format!("ETag: {ETAG}\r\nLast-Modified: {MODIFIED}\r\n"));
     for (fields, status) in [
         (format!("If-Modified-Since: {MODIFIED}\r\n"), 304),
         ("If-None-Match: \"x\"\r\n".to_owned(), 200),
         ("If-Match: \"x\"\r\n".to_owned(), 412),
         (format!("If-Match: {ETAG}\r\n"), 200),
     ] {
-        assert_eq!(tree.ask("GET /hello.txt", &fields).status(), status, "{fields}");
+        assert_eq!(tree.ask("GET /hello.txt", &fields).status, status, "{fields}");
     }
 }
 
 #[test]
 fn an_empty_file_has_an_empty_body() {
-    let mut reply = Tree::new().ask("GET /empty.txt", "");
-    assert_eq!((reply.status(), reply.body_len()), (200, 0));
-    assert!(reply.take_file().is_none());
+    let reply = Tree::new().ask("GET /empty.txt", "");
+    assert_eq!((reply.status, reply.text()), (200, ""));
 }
 
 #[test]
 fn the_validator_follows_the_file_and_the_range() {
     let tree = Tree::new();
-    let validator = |fields: &str| tree.ask("GET /hello.txt", fields).validator();
+    let validator = |fields: &str| tree.ask("GET /hello.txt", fields).validator;
     let before = validator("");
     assert_ne!(before, 0);
     assert_eq!(before, validator(""));

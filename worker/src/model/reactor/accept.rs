@@ -1,0 +1,252 @@
+//! How connections come to a reactor, and what becomes of those it has no room for: idle ones make room, the oldest first; who
+//! comes then is told 503 at once. A descriptor held in reserve lets it say so when there is none left.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, send, shutdown};
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::sys::socket::has_unread;
+use phalanx_shared::sys::table::{self, borrow};
+use phalanx_shared::{error, warn};
+
+use super::Reactor;
+use crate::conn::{Connection, Fate, TURNED_AWAY};
+use crate::crash_point::{self, Point};
+use crate::enter::Listener;
+use crate::event::timers::Tick;
+use crate::event::{Interest, Poller};
+use crate::rescue;
+
+/// Connections accepted from one listener in a turn, before those that are there get their turn.
+pub(super) const ACCEPT_BATCH: usize = 64;
+/// How long accepting pauses when not even the reserve helps.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections over the limit that are kept until they have read why they are turned away; more are closed at once.
+const LEAVING: u32 = 64;
+/// Idle connections that are found in one look at all of them, to be closed when room is needed.
+const FOUND: usize = 256;
+/// How long a look that found nothing idle stands: under a flood it would be in vain each time.
+const IN_VAIN: Duration = Duration::from_millis(50);
+/// How often overload is written down at most.
+const SAID_EVERY: Duration = Duration::from_secs(5);
+
+/// What a reactor needs to know to accept.
+pub(super) struct Door {
+    pub(super) open: bool,
+    again: Option<Instant>,
+    /// Given up so that a connection can be told that there is no descriptor for it.
+    reserve: Option<File>,
+    /// The oldest idle connections of the last look, the oldest last.
+    idle: Vec<(RawFd, Tick)>,
+    in_vain_until: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Door {
+    pub(super) fn new() -> Door {
+        Door { open: false, again: None, reserve: reserve(), idle: Vec::new(), in_vain_until: None, said: None }
+    }
+
+    /// When accepting is to be tried again.
+    pub(super) fn again(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// The reserve's descriptor.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        self.reserve.as_ref().map(AsRawFd::as_raw_fd)
+    }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+impl Reactor {
+    pub(super) fn accept(&mut self, index: usize) {
+        let listener = &self.inheritance.listeners[index];
+        for _ in 0..ACCEPT_BATCH {
+            let full = self.count >= self.cx.limits.connections && !self.make_room();
+            self.cx.lane.set_accepting(true);
+            match accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
+                Ok(fd) if full => self.turn_away(fd.into_raw_fd(), index as u8),
+                Ok(fd) => self.accepted(fd.into_raw_fd(), index as u8),
+                // Nobody is queued, or the service stops and the socket is shut down.
+                Err(Errno::EAGAIN | Errno::EINVAL) => return self.cx.lane.set_accepting(false),
+                Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    self.cx.lane.set_accepting(false);
+                    if !self.make_room() && !self.turn_away_by_reserve(listener) {
+                        return self.pause_accepting();
+                    }
+                }
+                // The client went away while it was queued, or the call was interrupted.
+                Err(_) => {}
+            }
+            self.cx.lane.set_accepting(false);
+        }
+    }
+
+    fn accepted(&mut self, fd: RawFd, listener: u8) {
+        crash_point::pass(Point::AfterAccept);
+        let Some(mut connection) = self.record(fd, listener) else { return table::close(fd) };
+        let welcome = self.cx.speaks_for_proxy(listener) || connection.count_client(&self.cx);
+        self.cx.stats.add(Counter::Accepted, 1);
+        self.insert(connection);
+        if !welcome {
+            self.with(fd, Connection::turn_away);
+        }
+    }
+
+    fn record(&self, fd: RawFd, listener: u8) -> Option<Connection> {
+        let peer = rescue::sweep::peer_of(fd)?;
+        Connection::record(&self.cx, fd, peer, listener).ok().flatten()
+    }
+
+    pub(super) fn insert(&mut self, connection: Connection) {
+        let fd = connection.fd;
+        let index = fd as usize;
+        if self.connections.len() <= index {
+            self.connections.resize_with(index + 1, || None);
+        }
+        self.connections[index] = Some(Box::new(connection));
+        self.count += 1;
+        if let Err(error) = self.poller.add(fd, Interest::Read) {
+            warn!("watch connection {fd}: {error}");
+            return self.broken(fd);
+        }
+        self.with(fd, |_, _| Fate::Stay);
+    }
+
+    /// Takes connections of a predecessor in; each goes on where it stood.
+    pub(crate) fn adopt(&mut self, connections: Vec<Connection>) {
+        for connection in connections {
+            let fd = connection.fd;
+            self.insert(connection);
+            self.with(fd, |_, _| Fate::GoOn);
+        }
+    }
+
+    // ---- no room ----
+
+    /// Closes the connection that has been idle for longest; false when none is.
+    fn make_room(&mut self) -> bool {
+        let now = self.cx.clock.now();
+        if self.door.in_vain_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        for _look in 0..2 {
+            while let Some((fd, since)) = self.door.idle.pop() {
+                let connection = self.connections.get(fd as usize).and_then(Option::as_ref);
+                // A request that has come since the poll is answered first.
+                if connection.is_some_and(|connection| connection.is_idle_since(since)) && !has_unread(borrow(fd)) {
+                    self.with(fd, |_, _| Fate::Close);
+                    return true;
+                }
+            }
+            self.find_idle();
+        }
+        self.door.in_vain_until = Some(now + IN_VAIN);
+        false
+    }
+
+    fn find_idle(&mut self) {
+        let idle = |connection: &Connection| connection.idle_since().map(|since| (connection.fd, since));
+        let all = self.connections.iter().flatten();
+        let mut found: Vec<(RawFd, Tick)> = all.filter_map(|connection| idle(connection)).collect();
+        if found.len() > FOUND {
+            found.select_nth_unstable_by_key(FOUND, |&(_, since)| since);
+            found.truncate(FOUND);
+        }
+        found.sort_unstable_by_key(|&(_, since)| std::cmp::Reverse(since));
+        self.door.idle = found;
+    }
+
+    /// Tells a connection over the limit so.
+    fn turn_away(&mut self, fd: RawFd, listener: u8) {
+        self.say_overload("as many connections as limits.connections allows");
+        if self.count >= self.cx.limits.connections + LEAVING {
+            return say_no(fd);
+        }
+        match self.record(fd, listener) {
+            Some(connection) => {
+                self.insert(connection);
+                self.with(fd, Connection::turn_away);
+            }
+            None => say_no(fd),
+        }
+    }
+
+    /// Without a descriptor left: uses the reserve to tell one connection so. False when even that cannot be had.
+    fn turn_away_by_reserve(&mut self, listener: &Listener) -> bool {
+        self.say_overload("out of descriptors or memory");
+        drop(self.door.reserve.take());
+        let accepted = accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC);
+        let accepted = accepted.map(|fd| say_no(fd.into_raw_fd()));
+        self.door.reserve = reserve();
+        accepted_or_nobody(accepted) && self.door.reserve.is_some()
+    }
+
+    fn say_overload(&mut self, why: &str) {
+        let now = self.cx.clock.now();
+        if self.door.said.is_none_or(|said| now >= said + SAID_EVERY) {
+            self.door.said = Some(now);
+            warn!("{why}: closing idle connections, answering new ones 503");
+        }
+    }
+
+    // ---- the listeners ----
+
+    pub(super) fn start_accepting(&mut self) {
+        self.door.open = true;
+        for listener in &self.inheritance.listeners {
+            if let Err(error) = self.poller.add(listener.fd, Interest::Read) {
+                error!("watch {:?}: {error}", listener.address);
+            }
+        }
+    }
+
+    pub(super) fn stop_accepting(&mut self) {
+        self.stop_accepting_from(|_| true);
+        self.door.open = false;
+        self.door.again = None;
+    }
+
+    pub(super) fn stop_accepting_from(&mut self, which: impl Fn(&Listener) -> bool) {
+        for listener in self.inheritance.listeners.iter().filter(|listener| which(listener)) {
+            let _not_watched = self.poller.remove(listener.fd);
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        self.stop_accepting();
+        self.door.again = Some(self.cx.clock.now() + ACCEPT_PAUSE);
+    }
+
+    /// Ends a pause that is over.
+    pub(super) fn accept_again(&mut self) {
+        if self.door.again.is_some_and(|at| at <= self.cx.clock.now()) {
+            self.door.again = None;
+            if self.door.reserve.is_none() {
+                self.door.reserve = reserve();
+            }
+            self.start_accepting();
+        }
+    }
+}
+
+/// An accept that failed for want of nothing but a connection is no reason to pause.
+fn accepted_or_nobody(accepted: nix::Result<()>) -> bool {
+    !matches!(accepted, Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+/// Says 503 and closes. What the peer has sent by now is read, so that it does not turn the close into a reset.
+fn say_no(fd: RawFd) {
+    let socket = table::adopt(fd);
+    let _best_effort = send(fd, TURNED_AWAY, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
+    let _best_effort = shutdown(fd, Shutdown::Write);
+    let _best_effort = File::from(socket).read(&mut [0; 4096]);
+}

@@ -1,0 +1,233 @@
+//! The model `reactor`: one thread, one event loop; accept, read, answer, write. Costs nothing that the others do not cost
+//! too, and suits handlers that never wait. Known from nginx and Redis.
+
+mod accept;
+mod words;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use phalanx_shared::config::{OnMasterDeath, Workers};
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::{error, info};
+
+use accept::Door;
+
+use crate::conn::{Connection, Context, Fate};
+use crate::duty::Duty;
+use crate::enter::Inheritance;
+use crate::event::epoll::Epoll;
+use crate::event::timers::Timers;
+use crate::event::{Event, Interest, Poller};
+
+/// How long a draining worker waits for requests on idle connections before it closes them.
+const IDLE_GRACE: Duration = Duration::from_millis(150);
+
+/// Where a worker stands between boot and exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Ready; the predecessor still serves.
+    Waiting,
+    Serving,
+    /// A successor serves; what is in flight here is ended here.
+    Retiring,
+    /// Nobody serves after this.
+    Draining {
+        idle_until: Instant,
+        deadline: Instant,
+    },
+    Gone,
+}
+
+/// The loop and what it loops over.
+pub(crate) struct Reactor {
+    poller: Epoll,
+    cx: Context,
+    /// By descriptor number.
+    connections: Vec<Option<Box<Connection>>>,
+    count: u32,
+    timers: Timers,
+    /// Connections with more to do than one turn gave them time for.
+    backlog: Vec<RawFd>,
+    door: Door,
+    stage: Stage,
+    duty: Duty,
+    inheritance: &'static Inheritance,
+    drain_timeout: Duration,
+    on_master_death: OnMasterDeath,
+}
+
+impl Reactor {
+    pub(crate) fn new(
+        cx: Context,
+        duty: Duty,
+        inheritance: &'static Inheritance,
+        workers: &Workers,
+    ) -> io::Result<Reactor> {
+        let mut poller = Epoll::new()?;
+        for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(cx.pool.bell()) {
+            poller.add(fd, Interest::Read)?;
+        }
+        let timers = Timers::new(cx.clock.now());
+        Ok(Reactor {
+            poller,
+            cx,
+            connections: Vec::new(),
+            count: 0,
+            timers,
+            backlog: Vec::new(),
+            door: Door::new(),
+            stage: Stage::Waiting,
+            duty,
+            inheritance,
+            drain_timeout: workers.drain_timeout,
+            on_master_death: workers.on_master_death,
+        })
+    }
+
+    /// The loop: wait, sort out what happened, act, tidy up. Returns the exit code.
+    pub(crate) fn run(mut self) -> i32 {
+        let mut events = Vec::new();
+        while self.stage != Stage::Gone {
+            if let Err(error) = self.poller.wait(&mut events, self.next_wait()) {
+                error!("wait for events: {error}");
+                return 1;
+            }
+            self.cx.clock.tick();
+            self.cx.setting.next_turn();
+            self.timers.advance(self.cx.clock.now());
+            for event in &events {
+                self.react(event);
+            }
+            self.go_on_with_backlog();
+            self.expire();
+            self.tidy_up();
+        }
+        info!("incarnation {} leaves", self.cx.incarnation.0);
+        // What was noted is closed by what owns it, from here on.
+        self.cx.lane.forget_notes();
+        0
+    }
+
+    fn next_wait(&self) -> Option<Duration> {
+        if !self.backlog.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.cx.clock.now();
+        let stage = match self.stage {
+            Stage::Draining { idle_until, deadline } => {
+                Some(if idle_until > now { idle_until } else { deadline.min(now + IDLE_GRACE) })
+            }
+            _ => None,
+        };
+        let instants = [stage, self.door.again()].into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        instants.chain(self.timers.next_wait(now)).min()
+    }
+
+    fn react(&mut self, event: &Event) {
+        if let Some(Some(_)) = self.connections.get(event.fd as usize) {
+            return self.connection_event(event);
+        }
+        self.cx.lane.set_current(None);
+        if let Some(index) = self.inheritance.listeners.iter().position(|listener| listener.fd == event.fd) {
+            return self.accept(index);
+        }
+        match event.fd {
+            fd if fd == self.duty.bell() => self.hear(),
+            fd if fd == self.duty.signal() => self.duty.terminated(),
+            fd if fd == self.duty.lifeline() => self.master_died(),
+            fd if Some(fd) == self.cx.pool.bell() => self.take_results(),
+            fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
+            _ => {}
+        }
+    }
+
+    fn connection_event(&mut self, event: &Event) {
+        if event.readable || event.peer_finished || event.hung_up || event.error {
+            self.with(event.fd, Connection::readable);
+        }
+        if event.writable || event.hung_up || event.error {
+            self.with(event.fd, Connection::writable);
+        }
+        if event.hung_up || event.error {
+            self.broken(event.fd);
+        }
+    }
+
+    /// An error or a hang-up leaves nothing to wait for: whatever the reads and writes above said, it ends here.
+    fn broken(&mut self, fd: RawFd) {
+        self.with(fd, |_, _| Fate::Close);
+    }
+
+    /// Runs `act` on a connection and does what becomes of it.
+    fn with(&mut self, fd: RawFd, act: impl FnOnce(&mut Connection, &mut Context) -> Fate) {
+        let Some(slot) = self.connections.get_mut(fd as usize) else { return };
+        let Some(connection) = slot.as_mut() else { return };
+        self.cx.lane.set_current(Some(fd));
+        let mut fate = act(connection, &mut self.cx);
+        if let Some(interest) = connection.new_interest()
+            && self.poller.change(fd, interest).is_err()
+        {
+            fate = Fate::Close;
+        }
+        match fate {
+            Fate::Close => {
+                if let Some(connection) = slot.take() {
+                    self.count -= 1;
+                    connection.close(&mut self.cx);
+                }
+                return;
+            }
+            Fate::GoOn if connection.ask_to_go_on() => self.backlog.push(fd),
+            Fate::GoOn | Fate::Stay => {}
+        }
+        if let Some(tick) = connection.reschedule(&self.cx.patience, self.timers.now()) {
+            connection.set_scheduled(self.timers.schedule(fd, tick));
+        }
+        if self.stage == Stage::Retiring && fate == Fate::Stay {
+            self.give_if_quiet(fd);
+        }
+    }
+
+    /// Threads of the pool have done what connections wait for.
+    fn take_results(&mut self) {
+        for (fd, ticket, done) in self.cx.pool.results() {
+            self.with(fd, |connection, cx| connection.arrived(cx, ticket, done));
+        }
+    }
+
+    fn go_on_with_backlog(&mut self) {
+        for fd in std::mem::take(&mut self.backlog) {
+            self.with(fd, Connection::go_on);
+        }
+    }
+
+    fn expire(&mut self) {
+        for (fd, tick) in self.timers.due(self.cx.clock.now()) {
+            let Some(Some(connection)) = self.connections.get_mut(fd as usize) else { continue };
+            match connection.looked_at(tick) {
+                Some(true) => self.with(fd, Connection::overdue),
+                Some(false) => {
+                    let tick = self.timers.schedule(fd, connection.deadline());
+                    connection.set_scheduled(tick);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn tidy_up(&mut self) {
+        self.cx.access_log.flush();
+        self.cx.lane.set_current(None);
+        self.cx.lane.beat();
+        self.cx.stats.set(Counter::Connections, self.count.into());
+        let now = self.cx.clock.now();
+        self.accept_again();
+        match self.stage {
+            Stage::Retiring if self.count == 0 => self.stage = Stage::Gone,
+            Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),
+            _ => {}
+        }
+    }
+}

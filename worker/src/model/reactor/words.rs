@@ -1,0 +1,152 @@
+//! What the master says to a reactor, and what a reactor does about it: serve, retire, take over, drain.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Instant;
+
+use nix::sys::socket::{Shutdown, shutdown};
+use phalanx_shared::config::OnMasterDeath;
+use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
+use phalanx_shared::ledger::LANES;
+use phalanx_shared::sys::socket::has_unread;
+use phalanx_shared::sys::table::borrow;
+use phalanx_shared::{error, info, warn};
+
+use super::accept::ACCEPT_BATCH;
+use super::{IDLE_GRACE, Reactor, Stage};
+use crate::conn::Fate;
+use crate::enter::Listener;
+use crate::event::timers::Span;
+use crate::event::{Interest, Poller};
+use crate::rescue;
+
+impl Reactor {
+    pub(crate) fn ready(&self) {
+        let mut own = vec![self.poller.as_raw_fd(), self.duty.signal()];
+        own.extend(self.door.descriptor());
+        own.extend(self.cx.pool.bell());
+        own.extend(self.cx.router.descriptors());
+        self.cx.lane.note(&own);
+        self.duty.say(Word::Ready);
+    }
+
+    pub(super) fn hear(&mut self) {
+        for word in self.duty.hear(&self.cx.stats) {
+            match word {
+                ToWorker::Ping(_) => {}
+                ToWorker::Serve => self.begin_to_serve(),
+                ToWorker::Retire => self.retire(),
+                ToWorker::Bury { dead, lane } => self.bury(dead, lane),
+                ToWorker::Drain(closing) => self.begin_to_drain(closing),
+                ToWorker::Leave => self.stage = Stage::Gone,
+            }
+        }
+    }
+
+    pub(crate) fn begin_to_serve(&mut self) {
+        if matches!(self.stage, Stage::Draining { .. }) {
+            // The master died between its word to the predecessor and this one.
+            return self.take_given();
+        }
+        if self.stage != Stage::Waiting {
+            return;
+        }
+        self.stage = Stage::Serving;
+        self.start_accepting();
+        if let Err(error) = self.poller.add(self.inheritance.handover.as_fd().as_raw_fd(), Interest::Read) {
+            error!("watch the handover bell: {error}");
+        }
+        self.take_given();
+    }
+
+    pub(super) fn take_given(&mut self) {
+        if !matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
+            return;
+        }
+        self.inheritance.handover.silence();
+        let given = rescue::take_given(&mut self.cx);
+        self.adopt(given);
+    }
+
+    fn bury(&mut self, dead: Incarnation, lane: usize) {
+        if lane < LANES && lane != self.cx.lane_number {
+            let taken = rescue::bury(&mut self.cx, dead, lane, self.inheritance);
+            info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
+            self.adopt(taken);
+        }
+        self.duty.say(Word::Buried(dead));
+    }
+
+    /// Gives over what is quiet; the rest when it becomes so.
+    fn retire(&mut self) {
+        self.stop_accepting();
+        let _not_watched = self.poller.remove(self.inheritance.handover.as_fd().as_raw_fd());
+        self.stage = Stage::Retiring;
+        for fd in 0..self.connections.len() {
+            self.give_if_quiet(fd as RawFd);
+        }
+    }
+
+    pub(super) fn give_if_quiet(&mut self, fd: RawFd) {
+        let Some(slot) = self.connections.get_mut(fd as usize) else { return };
+        if !slot.as_ref().is_some_and(|connection| connection.is_quiet()) {
+            return;
+        }
+        let Some(connection) = slot.take() else { return };
+        let _closed_already = self.poller.remove(fd);
+        self.count -= 1;
+        connection.give();
+        self.inheritance.handover.ring();
+    }
+
+    fn begin_to_drain(&mut self, closing: Closing) {
+        if matches!(self.stage, Stage::Draining { .. }) {
+            return;
+        }
+        match closing {
+            Closing::Service => {
+                // Everybody who is queued, within the bound on connections.
+                for _round in 0..self.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
+                    (0..self.inheritance.listeners.len()).for_each(|index| self.accept(index));
+                }
+                self.stop_accepting();
+                for listener in &self.inheritance.listeners {
+                    let _closed_by_another = shutdown(listener.fd, Shutdown::Both);
+                }
+            }
+            // Sockets of this slot alone are emptied to the last connection; what is shared, others accept from.
+            Closing::Slot => self.stop_accepting_from(Listener::is_shared),
+            Closing::Worker => self.stop_accepting(),
+        }
+        let now = self.cx.clock.now();
+        self.cx.draining = true;
+        self.stage = Stage::Draining { idle_until: now + IDLE_GRACE, deadline: now + self.drain_timeout };
+    }
+
+    pub(super) fn drain(&mut self, now: Instant, idle_until: Instant, deadline: Instant) {
+        if now >= idle_until {
+            let idle_since = self.timers.now().before(Span::of(IDLE_GRACE));
+            for fd in 0..self.connections.len() {
+                let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since));
+                // A request that has come since the poll is answered first.
+                if idle && !has_unread(borrow(fd as RawFd)) {
+                    self.with(fd as RawFd, |_, _| Fate::Close);
+                }
+            }
+        }
+        if self.count == 0 && (now >= idle_until || !self.door.open) {
+            self.stage = Stage::Gone;
+        } else if now >= deadline {
+            warn!("{} connections did not end within drain_timeout: closed", self.count);
+            self.stage = Stage::Gone;
+        }
+    }
+
+    pub(super) fn master_died(&mut self) {
+        let _reported_once = self.poller.remove(self.duty.lifeline());
+        warn!("the master is gone");
+        match self.on_master_death {
+            OnMasterDeath::Exit => self.stage = Stage::Gone,
+            OnMasterDeath::Drain => self.begin_to_drain(Closing::Service),
+        }
+    }
+}

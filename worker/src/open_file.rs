@@ -1,0 +1,97 @@
+//! Files that a worker holds open. Each is noted in the ledger under its descriptor, so that whoever buries the worker closes
+//! it: the table is shared, and nobody else would.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ledger::{Lane, Record, Table};
+
+/// Where a worker notes what it opens. Any of its threads may.
+#[derive(Clone, Copy)]
+pub struct OpenFiles {
+    table: Table,
+    lane: Lane,
+    owner: Incarnation,
+}
+
+/// An open file. Its note goes before its descriptor does.
+pub struct OpenFile {
+    file: File,
+    record: Option<Record>,
+}
+
+impl OpenFiles {
+    /// The notes of the worker `owner`, which writes the lane of number `lane`.
+    pub fn new(table: Table, lane: usize, owner: Incarnation) -> OpenFiles {
+        OpenFiles { table, lane: table.lane(lane), owner }
+    }
+
+    /// Notes a file just opened. A descriptor beyond the ledger has no note; then a death leaves it to the sweep of the next
+    /// worker that boots alone.
+    pub fn note(&self, file: File) -> OpenFile {
+        let record = self.table.record(file.as_raw_fd());
+        if let Some(record) = record {
+            self.lane.raise_high_water(file.as_raw_fd());
+            record.fill_file(self.owner);
+        }
+        OpenFile { file, record }
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(record) = self.record {
+            record.free();
+        }
+    }
+}
+
+impl Deref for OpenFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for OpenFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenFiles of incarnation {}", self.owner.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use phalanx_shared::ledger::Ledger;
+    use phalanx_shared::ledger::record::Owner;
+
+    use super::*;
+
+    #[test]
+    fn an_open_file_is_on_record_until_it_is_closed() {
+        let (ledger, _fd) = Ledger::create("test", 4096, 1).unwrap();
+        let files = OpenFiles::new(ledger.table(), 0, Incarnation(5));
+        let file = files.note(File::open("/proc/self/exe").unwrap());
+        let fd = file.as_raw_fd();
+        assert_eq!(
+            ledger.recorded().map(|(fd, record)| (fd, record.owner())).collect::<Vec<_>>(),
+            [(fd, Some(Owner::File(Incarnation(5))))]
+        );
+        drop(file);
+        assert_eq!(ledger.recorded().count(), 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! The threads of a worker that do what may block: reading from a cold disk, compressing. The loop hands them jobs and goes on;
+//! an eventfd tells it that results are there. None is started before the first job.
+//!
+//! Knows neither connections nor what a job does. Equal jobs in flight are done once for all who wait.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use phalanx_shared::{error, warn};
+
+use crate::in_handler;
+
+/// Jobs that wait for a thread; with more, the work is refused. Each may hold a file open and a buffer.
+const MAX_QUEUED: usize = 1024;
+
+/// What a job comes to, for whoever asked. `None`: it panicked.
+pub type Done = Option<Box<dyn Any + Send>>;
+
+/// What a job does.
+type Work = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
+
+/// Something that may block.
+pub struct Job {
+    /// Equal keys mean equal results: such jobs are shared. The result must then be an `Arc`, see [`Job::shared`].
+    key: Option<String>,
+    work: Work,
+    share: fn(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>,
+}
+
+impl Job {
+    /// A job for one.
+    pub fn new<T: Any + Send>(work: impl FnOnce() -> T + Send + 'static) -> Job {
+        Job { key: None, work: Box::new(|| Box::new(work())), share: |_| None }
+    }
+
+    /// A job whose result is the same for everybody who asks for `key` while it is in flight.
+    pub fn shared<T: Any + Send + Sync>(key: String, work: impl FnOnce() -> Arc<T> + Send + 'static) -> Job {
+        let share = |done: &(dyn Any + Send)| {
+            let result = done.downcast_ref::<Arc<T>>()?;
+            Some(Box::new(result.clone()) as Box<dyn Any + Send>)
+        };
+        Job { key: Some(key), work: Box::new(|| Box::new(work())), share }
+    }
+
+    /// Does it here and now, however long that takes.
+    pub fn run(self) -> Done {
+        run(self.work)
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Job {:?}", self.key)
+    }
+}
+
+/// Tells the result of one job from that of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+/// Whom a result is for.
+struct Waiter {
+    fd: RawFd,
+    ticket: Ticket,
+}
+
+/// A job in flight.
+struct Flight {
+    waiters: Vec<Waiter>,
+    share: fn(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>,
+    key: Option<String>,
+}
+
+/// The pool as its loop sees it.
+pub struct Pool {
+    most_threads: usize,
+    threads: usize,
+    next: u64,
+    flights: HashMap<u64, Flight>,
+    /// The flight that does the work of a key.
+    by_key: HashMap<String, u64>,
+    shared: Arc<Shared>,
+}
+
+/// What the loop and the threads share.
+struct Shared {
+    state: Mutex<State>,
+    work_is_there: Condvar,
+    bell: OnceLock<EventFd>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(u64, Work)>,
+    done: Vec<(u64, Done)>,
+    idle: usize,
+    /// The pool is gone: nobody is left to work for.
+    closed: bool,
+}
+
+impl Pool {
+    /// A pool of at most `most_threads` threads, none of them started yet, and without a bell.
+    pub fn new(most_threads: usize) -> Pool {
+        let shared = Shared { state: Mutex::default(), work_is_there: Condvar::new(), bell: OnceLock::new() };
+        let (flights, by_key) = (HashMap::new(), HashMap::new());
+        Pool { most_threads, threads: 0, next: 0, flights, by_key, shared: Arc::new(shared) }
+    }
+
+    /// Hangs the bell up; its descriptor is readable when results are there.
+    pub fn hang_bell(&self) -> io::Result<RawFd> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(self.shared.bell.get_or_init(|| bell).as_fd().as_raw_fd())
+    }
+
+    /// The bell's descriptor.
+    pub fn bell(&self) -> Option<RawFd> {
+        self.shared.bell.get().map(|bell| bell.as_fd().as_raw_fd())
+    }
+
+    /// Whether too much waits already for another job of a new request.
+    pub fn is_full(&self) -> bool {
+        self.flights.len() >= MAX_QUEUED
+    }
+
+    /// Has `job` done for connection `fd`. Gives the job back when too much waits already, or no thread can be started.
+    pub fn submit(&mut self, fd: RawFd, job: Job) -> Result<Ticket, Job> {
+        self.next += 1;
+        let waiter = Waiter { fd, ticket: Ticket(self.next) };
+        let in_flight = job.key.as_ref().and_then(|key| self.by_key.get(key));
+        if let Some(flight) = in_flight.and_then(|number| self.flights.get_mut(number)) {
+            flight.waiters.push(waiter);
+            return Ok(Ticket(self.next));
+        }
+        let mut state = self.shared.lock();
+        if state.queue.len() >= MAX_QUEUED {
+            return Err(job);
+        }
+        if state.idle <= state.queue.len() && self.threads < self.most_threads {
+            match start_thread(&self.shared) {
+                Ok(()) => self.threads += 1,
+                Err(error) if self.threads == 0 => {
+                    warn!("start a thread: {error}");
+                    return Err(job);
+                }
+                Err(_) => {}
+            }
+        }
+        state.queue.push_back((self.next, job.work));
+        drop(state);
+        self.shared.work_is_there.notify_one();
+        if let Some(key) = &job.key {
+            self.by_key.insert(key.clone(), self.next);
+        }
+        self.flights.insert(self.next, Flight { waiters: vec![waiter], share: job.share, key: job.key });
+        Ok(Ticket(self.next))
+    }
+
+    /// The results that have come, each with the connection and the ticket it is for.
+    pub fn results(&mut self) -> Vec<(RawFd, Ticket, Done)> {
+        if let Some(bell) = self.shared.bell.get() {
+            let _silent = bell.read();
+        }
+        let done = std::mem::take(&mut self.shared.lock().done);
+        let mut results = Vec::new();
+        for (number, done) in done {
+            let Some(mut flight) = self.flights.remove(&number) else { continue };
+            if let Some(key) = &flight.key {
+                self.by_key.remove(key);
+            }
+            let Some(first) = flight.waiters.pop() else { continue };
+            for waiter in flight.waiters {
+                let shared = done.as_deref().and_then(flight.share);
+                results.push((waiter.fd, waiter.ticket, shared));
+            }
+            results.push((first.fd, first.ticket, done));
+        }
+        results
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.work_is_there.notify_all();
+    }
+}
+
+impl Shared {
+    /// A thread that panicked holds no invariant of the state open.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; none when the pool is gone.
+    fn next_job(&self) -> Option<(u64, Work)> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(job) = state.queue.pop_front() {
+                return Some(job);
+            }
+            state.idle += 1;
+            state = self.work_is_there.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    fn finished(&self, number: u64, done: Done) {
+        self.lock().done.push((number, done));
+        if let Some(bell) = self.bell.get() {
+            // It cannot be full: the loop reads it.
+            let _rung = bell.write(1);
+        }
+    }
+}
+
+fn start_thread(shared: &Arc<Shared>) -> io::Result<()> {
+    let shared = shared.clone();
+    let work = move || {
+        while let Some((number, work)) = shared.next_job() {
+            let done = run(work);
+            shared.finished(number, done);
+        }
+    };
+    std::thread::Builder::new().name("phalanx-io".to_owned()).spawn(work).map(drop)
+}
+
+fn run(work: Work) -> Done {
+    in_handler::enter();
+    let done = catch_unwind(AssertUnwindSafe(work));
+    in_handler::leave();
+    if done.is_err() {
+        error!("a job of the pool panicked: whoever waits for it gets an error");
+    }
+    done.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn wait_for(pool: &mut Pool, count: usize) -> Vec<(RawFd, Ticket, Done)> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut results = Vec::new();
+        while results.len() < count && Instant::now() < deadline {
+            results.append(&mut pool.results());
+            std::thread::yield_now();
+        }
+        results
+    }
+
+    #[test]
+    fn equal_jobs_are_done_once_for_all_who_wait() {
+        let mut pool = Pool::new(2);
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (gate, opened) = std::sync::mpsc::channel::<()>();
+        let opened = Arc::new(Mutex::new(opened));
+        for fd in 3..6 {
+            let (runs, opened) = (runs.clone(), opened.clone());
+            let job = Job::shared("key".to_owned(), move || {
+                let _open = opened.lock().unwrap().recv();
+                Arc::new(runs.fetch_add(1, Ordering::SeqCst))
+            });
+            pool.submit(fd, job).unwrap();
+        }
+        gate.send(()).unwrap();
+        let mut results = wait_for(&mut pool, 3);
+        results.sort_by_key(|(fd, ..)| *fd);
+        assert_eq!(results.iter().map(|(fd, ..)| *fd).collect::<Vec<_>>(), [3, 4, 5]);
+        for (_, _, done) in results {
+            assert_eq!(**done.unwrap().downcast_ref::<Arc<usize>>().unwrap(), 0);
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_job_that_panics_has_no_result_and_its_thread_lives_on() {
+        let mut pool = Pool::new(1);
+        pool.submit(1, Job::new(|| -> u8 { panic!("on purpose") })).unwrap();
+        pool.submit(2, Job::new(|| 7u8)).unwrap();
+        let results = wait_for(&mut pool, 2);
+        assert!(results[0].2.is_none());
+        assert_eq!(results[1].2.as_ref().unwrap().downcast_ref::<u8>(), Some(&7));
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_job_back() {
+        let mut pool = Pool::new(1);
+        let (gate, opened) = std::sync::mpsc::channel::<()>();
+        pool.submit(0, Job::new(move || opened.recv().is_ok())).unwrap();
+        let mut given_back = None;
+        for fd in 0..=MAX_QUEUED as RawFd + 1 {
+            if let Err(job) = pool.submit(fd, Job::new(|| 1u8)) {
+                given_back = Some(job);
+                break;
+            }
+        }
+        assert!(given_back.unwrap().run().is_some());
+        drop(gate);
+    }
+}

@@ -1,0 +1,173 @@
+//! What a worker keeps at hand of the files it serves: small ones in memory, larger ones open. One for all routes and
+//! connections of a worker, bounded in bytes and in descriptors; what is used least goes first.
+//!
+//! Nothing stale leaves it: an entry is looked at on disk once a turn of the event loop in which it is asked for, before it is
+//! used. Requests of one turn have all come before that turn's look, or while it lasted.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use phalanx_shared::config::Cache as Bounds;
+use quick_cache::unsync::Cache;
+use quick_cache::{Equivalent, Weighter};
+
+use super::open::Root;
+use super::representation::{Facts, Identity};
+use crate::http::{Coding, Prepared};
+
+/// Bytes that an entry takes beside its reply: keys, facts, the cache's own.
+const OVERHEAD: u64 = 512;
+
+/// The shelf of a worker.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    memory: Option<Cache<Key, Rc<Kept>, InBytes>>,
+    open: Option<Cache<Key, Rc<Kept>, Each>>,
+    /// Counts turns of the loop.
+    turn: u64,
+}
+
+/// A file of a route in a coding.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) route: usize,
+    pub(super) coding: Option<Coding>,
+    pub(super) path: Box<str>,
+}
+
+/// A key that owns nothing. Hashes as [`Key`] does: the same fields in the same order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct KeyRef<'a> {
+    pub(super) route: usize,
+    pub(super) coding: Option<Coding>,
+    pub(super) path: &'a str,
+}
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.route == key.route && self.coding == key.coding && *self.path == *key.path
+    }
+}
+
+/// A representation at hand.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Of the plain file.
+    pub(super) plain: Identity,
+    /// What lay beside the file, kept in the coding; none in a plain representation.
+    pub(super) sidecar: Option<Sidecar>,
+    pub(super) facts: Facts,
+    pub(super) media_type: String,
+    /// The whole of it; none: the file is not worth this coding.
+    pub(super) reply: Option<Rc<Prepared>>,
+    /// The turn that looked at the disk last.
+    pub(super) looked: Cell<u64>,
+}
+
+/// A file that is kept in a coding beside the plain one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sidecar(pub(super) Option<Identity>);
+
+impl Kept {
+    /// What it was made from is still what lies there.
+    fn is_current(&self, root: &Root, key: &KeyRef<'_>) -> bool {
+        let now = |path: &str| root.stat(path).map(|stat| Identity::of(&stat));
+        if now(key.path) != Some(self.plain) {
+            return false;
+        }
+        match (&self.sidecar, key.coding) {
+            (Some(Sidecar(then)), Some(coding)) => {
+                let now = now(&format!("{}{}", key.path, coding.suffix()));
+                // One that is older than the file is as good as none.
+                now.filter(|now| now.is_as_new_as(&self.plain)) == *then
+            }
+            _ => true,
+        }
+    }
+
+    fn weight(&self) -> u64 {
+        OVERHEAD + self.reply.as_ref().map_or(0, |reply| reply.weight())
+    }
+}
+
+/// Weighs an entry by its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct InBytes;
+
+impl Weighter<Key, Rc<Kept>> for InBytes {
+    fn weight(&self, key: &Key, kept: &Rc<Kept>) -> u64 {
+        key.path.len() as u64 + kept.weight()
+    }
+}
+
+/// Every entry has one descriptor.
+#[derive(Debug, Clone)]
+pub(super) struct Each;
+
+impl Weighter<Key, Rc<Kept>> for Each {
+    fn weight(&self, _key: &Key, _kept: &Rc<Kept>) -> u64 {
+        1
+    }
+}
+
+/// Bytes of a small file with its entry, for the size of the table.
+const USUAL: u64 = 4096;
+
+impl Shelf {
+    /// An empty shelf.
+    pub(crate) fn new(bounds: &Bounds) -> Shelf {
+        let items = (bounds.memory / USUAL).clamp(16, 1 << 20) as usize;
+        let open = bounds.open_files as usize;
+        Shelf {
+            memory: (bounds.memory > 0).then(|| Cache::with_weighter(items, bounds.memory, InBytes)),
+            open: (open > 0).then(|| Cache::with_weighter(open, open as u64, Each)),
+            turn: 1,
+        }
+    }
+
+    /// A turn of the loop begins: what it serves is looked at on disk first.
+    pub(crate) fn next_turn(&mut self) {
+        self.turn += 1;
+    }
+
+    /// The turn at hand.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// What is kept of a file, if that is still what lies below `root`.
+    #[inline]
+    pub(super) fn get(&mut self, key: KeyRef<'_>, root: &Root) -> Option<Rc<Kept>> {
+        let in_memory = self.memory.as_ref().and_then(|cache| cache.get(&key));
+        let kept = in_memory.or_else(|| self.open.as_ref().and_then(|cache| cache.get(&key)))?.clone();
+        if kept.looked.get() == self.turn {
+            return Some(kept);
+        }
+        if kept.is_current(root, &key) {
+            kept.looked.set(self.turn);
+            return Some(kept);
+        }
+        self.remove(&key);
+        None
+    }
+
+    /// Keeps what was just loaded, if there is room for such.
+    pub(super) fn put(&mut self, key: Key, kept: Rc<Kept>) {
+        self.remove(&KeyRef { route: key.route, coding: key.coding, path: &key.path });
+        let open = kept.reply.as_ref().is_some_and(|reply| reply.has_file());
+        match (open, &mut self.memory, &mut self.open) {
+            (true, _, Some(cache)) => cache.insert(key, kept),
+            (false, Some(cache), _) => cache.insert(key, kept),
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, key: &KeyRef<'_>) {
+        if let Some(cache) = &mut self.memory {
+            cache.remove(key);
+        }
+        if let Some(cache) = &mut self.open {
+            cache.remove(key);
+        }
+    }
+}
