@@ -23,6 +23,7 @@ mod idle;
 mod keepers;
 mod leaks;
 mod million;
+mod peers;
 mod reload;
 mod structure;
 mod unix_sockets;
