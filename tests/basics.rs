@@ -1,9 +1,6 @@
 //! What a well-behaved client sees: routes, files, connections, bodies, limits, listeners.
 
-use std::process::Command;
-
-use crate::harness::command;
-use crate::harness::{self, Client, HELLO, SOON, Server, Setup, beside_others, wait_until};
+use crate::harness::{Client, HELLO, SOON, Server, Setup, beside_others, wait_until};
 
 fn start() -> Server {
     let setup = Setup::new(1)

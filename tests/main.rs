@@ -17,6 +17,7 @@ mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;
 mod daemon;
+mod differential;
 mod faults;
 mod handover;
 mod idle;
