@@ -1,9 +1,6 @@
 //! What a well-behaved client sees: routes, files, connections, bodies, limits, listeners.
 
-use std::process::Command;
-
-use crate::harness::command;
-use crate::harness::{self, Client, HELLO, SOON, Server, Setup, beside_others, wait_until};
+use crate::harness::{Client, HELLO, SOON, Server, Setup, beside_others, wait_until};
 
 fn start() -> Server {
     let setup = Setup::new(1)
@@ -465,60 +462,4 @@ fn the_access_log_has_a_whole_line_for_each_request() {
             }
         }
     }
-}
-
-#[test]
-fn curl_is_served() {
-    let _machine = beside_others();
-    let body = harness::pattern(200_000, 4);
-    let server = Setup::new(1).file("large", &body).start();
-    let url = format!("http://{}", server.address());
-    let upload = server.directory().write("upload", vec![b'u'; 300_000]);
-    let curl = |arguments: &[&str]| {
-        let mut command = Command::new("curl");
-        command::run(server.directory(), command.args(["-sS", "--max-time", "10"]).args(arguments))
-    };
-    curl(&[&format!("{url}/hello"), &format!("{url}/hello")]).assert_said(0, &["Hello, World!Hello, World!"]);
-    let target = server.directory().path("downloaded");
-    curl(&["-o", target.to_str().unwrap(), &format!("{url}/large")]).assert_code(0);
-    assert!(std::fs::read(&target).unwrap() == body, "curl got other bytes");
-    curl(&["-I", &format!("{url}/large")]).assert_said(0, &["200 OK", "200000"]);
-    curl(&["-r", "0-9", "-o", target.to_str().unwrap(), &format!("{url}/large")]).assert_code(0);
-    assert!(std::fs::read(&target).unwrap() == body[..10], "curl got another range");
-    let data = format!("@{}", upload.display());
-    curl(&["-X", "POST", "--data-binary", &data, &format!("{url}/hello")]).assert_said(0, &["Hello, World!"]);
-    let chunked = ["-H", "Transfer-Encoding: chunked", "-X", "POST", "--data-binary", &data];
-    curl(&[&chunked[..], &[&format!("{url}/hello")]].concat()).assert_said(0, &["Hello, World!"]);
-    let status = curl(&["-o", "/dev/null", "-w", "%{http_code}", "--path-as-is", &format!("{url}/../../etc/passwd")]);
-    assert!(["400", "403", "404"].contains(&status.stdout.as_str()), "{status}");
-}
-
-#[test]
-fn pythons_http_client_is_served() {
-    let _machine = beside_others();
-    let server = Setup::new(1).file("digits", "0123456789").start();
-    let script = r#"
-import http.client, sys
-host, port = sys.argv[1].split(":")
-connection = http.client.HTTPConnection(host, int(port), timeout=10)
-for method, path, body, status, answer in [
-    ("GET", "/hello", None, 200, b"Hello, World!"),
-    ("POST", "/hello", b"x" * 100000, 200, b"Hello, World!"),
-    ("POST", "/hello", iter([b"a", b"b" * 70000]), 200, b"Hello, World!"),
-    ("GET", "/digits", None, 200, b"0123456789"),
-    ("HEAD", "/digits", None, 200, b""),
-    ("GET", "/absent", None, 404, None),
-]:
-    connection.request(method, path, body, encode_chunked=True,
-        headers={"Transfer-Encoding": "chunked"} if hasattr(body, "__next__") else {})
-    local = connection.sock.getsockname()
-    response = connection.getresponse()
-    got = response.read()
-    assert response.status == status, (method, path, response.status, got)
-    assert answer is None or got == answer, (method, path, got)
-    assert connection.sock and connection.sock.getsockname() == local, "the connection was not kept"
-print("served")
-"#;
-    let mut command = Command::new("python3");
-    command::run(server.directory(), command.args(["-c", script, &server.address()])).assert_said(0, &["served"]);
 }

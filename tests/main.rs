@@ -17,6 +17,7 @@ mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;
 mod daemon;
+mod differential;
 mod faults;
 mod handover;
 mod idle;
@@ -24,6 +25,7 @@ mod keepers;
 mod leaks;
 mod million;
 mod overload;
+mod peers;
 mod reload;
 mod structure;
 mod unix_sockets;

@@ -63,7 +63,7 @@ fn agrees_with_a_second_reader(bytes: &[u8], outcome: &Outcome) {
     }
 }
 
-/// RFC 9112, 7.1, line by line; none for what is malformed or not complete. Quoted strings in extensions may hold `;`.
+/// RFC 9112, 7.1, line by line; none for what is malformed or not complete.
 fn read_at_once(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
@@ -98,13 +98,45 @@ fn line_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
 
 fn size_of(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let extension = line[digits..].trim_ascii_start();
-    let named = match extension {
-        [b';', rest @ ..] => rest.trim_ascii_start().first().is_some_and(|&byte| is_token(byte)),
-        rest => rest.is_empty() && line.len() == digits,
-    };
-    (named && digits <= 16 && is_text(extension)).then_some(())?;
+    (digits <= 16).then_some(())?;
+    are_extensions(&line[digits..])?;
     u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
+}
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, and nothing behind it.
+fn are_extensions(mut rest: &[u8]) -> Option<()> {
+    while !rest.is_empty() {
+        rest = behind_blanks(behind_blanks(rest).strip_prefix(b";")?);
+        rest = behind_token(rest)?;
+        if let Some(value) = behind_blanks(rest).strip_prefix(b"=") {
+            let value = behind_blanks(value);
+            rest = match value.strip_prefix(b"\"") {
+                Some(inside) => behind_quoted(inside)?,
+                None => behind_token(value)?,
+            };
+        }
+    }
+    Some(())
+}
+
+fn behind_blanks(text: &[u8]) -> &[u8] {
+    &text[text.iter().take_while(|byte| b" \t".contains(byte)).count()..]
+}
+
+fn behind_token(text: &[u8]) -> Option<&[u8]> {
+    let len = text.iter().take_while(|&&byte| is_token(byte)).count();
+    (len > 0).then_some(&text[len..])
+}
+
+fn behind_quoted(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        text = match text {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] if is_text(&[*byte]) => rest,
+            [byte, rest @ ..] if *byte != b'\\' && is_text(&[*byte]) => rest,
+            _ => return None,
+        };
+    }
 }
 
 fn is_token(byte: u8) -> bool {

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use phalanx_worker::http::path;
-use phalanx_worker::http::range::{Selection, select};
+use phalanx_worker::http::range::{MAX_RANGES, Selection, select};
 
 // A line with the size of the representation, a line with the field's value, the path.
 fuzz_target!(|input: &[u8]| {
@@ -19,11 +19,25 @@ fuzz_target!(|input: &[u8]| {
 
 fn lies_inside(value: &[u8], size: u64) {
     match select(value, size) {
-        Selection::Part { offset, len } => {
-            let end = offset.checked_add(len).expect("an end that no u64 holds");
-            assert!(len > 0 && end <= size, "{offset}+{len} of {size}");
-        }
         Selection::Whole | Selection::Unsatisfiable => {}
+        Selection::Part { offset, len } => assert_parts(&[(offset, len)], size),
+        Selection::Parts(parts) => {
+            assert!((2..=MAX_RANGES).contains(&parts.len()));
+            assert!(parts.iter().map(|(_, len)| len).sum::<u64>() < size, "as much as the whole");
+            assert_parts(&parts, size);
+        }
+    }
+}
+
+/// None is empty, reaches beyond the end, or overlaps another.
+fn assert_parts(parts: &[(u64, u64)], size: u64) {
+    let mut parts = parts.to_vec();
+    parts.sort_unstable();
+    let mut behind = 0;
+    for (offset, len) in parts {
+        let end = offset.checked_add(len).expect("an end that no u64 holds");
+        assert!(len > 0 && offset >= behind && end <= size, "{offset}+{len} of {size}, behind {behind}");
+        behind = end;
     }
 }
 
