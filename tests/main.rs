@@ -24,6 +24,7 @@ mod keepers;
 mod leaks;
 mod million;
 mod overload;
+mod rates;
 mod reload;
 mod structure;
 mod unix_sockets;
