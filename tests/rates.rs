@@ -229,3 +229,22 @@ fn clients_of_a_unix_socket_are_counted_if_it_is_trusted() {
         Client::connect(&address).get("/hello").assert(200, HELLO);
     }
 }
+
+/// What counts for a replay is kept as one position in the stream: a refused request must not stand before it.
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_refused_request_is_refused_by_the_successor_too() {
+    let _machine = beside_others();
+    for point in ["after-handler:3", "before-write:2"] {
+        let server = Setup::new(1)
+            .environment("PHALANX_CRASH_POINT", point)
+            .routes(&(limited("/a", "30/h", 1) + &limited("/b", "30/h", 1)))
+            .start();
+        let mut client = server.connect();
+        assert_eq!(client.ask(&ask("/a", "")).status, 200);
+        client.send((ask("/a", "") + &ask("/b", "") + &ask("/a", "") + &ask("/b", "")).as_bytes());
+        let statuses: Vec<u16> = (0..4).map(|_| client.answer().status).collect();
+        assert_eq!(statuses, [429, 200, 429, 429], "{point}");
+        assert_eq!(server.status().sum("restarts"), 1, "{point}");
+    }
+}
