@@ -13,6 +13,7 @@ mod harness;
 mod abuse;
 mod basics;
 mod chaos;
+mod client_bounds;
 mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;
@@ -26,6 +27,7 @@ mod leaks;
 mod million;
 mod overload;
 mod peers;
+mod rates;
 mod reload;
 mod structure;
 mod unix_sockets;

@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -163,11 +164,27 @@ impl Client {
     /// Connects with a receive buffer so small that a large response cannot be written at once. IPv4 only.
     #[track_caller]
     pub(crate) fn connect_narrow(address: &str) -> Client {
-        let target: std::net::SocketAddrV4 = address.parse().unwrap();
+        Client::connect_prepared(address, |fd| socket::setsockopt(fd, sockopt::RcvBuf, &16_384).unwrap())
+    }
+
+    /// Connects from a source address of the loopback network, such as `127.0.0.7`. IPv4 only.
+    #[track_caller]
+    pub(crate) fn connect_from(address: &str, source: &str) -> Client {
+        let source = SocketAddrV4::new(source.parse().unwrap(), 0);
+        Client::connect_prepared(address, |fd| {
+            // The port is chosen when the connection is made: one source address has as many ports as another.
+            socket::setsockopt(fd, sockopt::IpBindAddressNoPort, &true).unwrap();
+            socket::bind(fd.as_raw_fd(), &socket::SockaddrIn::from(source)).unwrap();
+        })
+    }
+
+    #[track_caller]
+    fn connect_prepared(address: &str, prepare: impl FnOnce(&OwnedFd)) -> Client {
+        let target: SocketAddrV4 = address.parse().unwrap();
         let flags = socket::SockFlag::SOCK_CLOEXEC;
         let fd = socket::socket(socket::AddressFamily::Inet, socket::SockType::Stream, flags, None).unwrap();
-        socket::setsockopt(&fd, sockopt::RcvBuf, &16_384).unwrap();
-        socket::connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &socket::SockaddrIn::from(target)).unwrap();
+        prepare(&fd);
+        socket::connect(fd.as_raw_fd(), &socket::SockaddrIn::from(target)).unwrap();
         let stream = TcpStream::from(fd);
         stream.set_nodelay(true).unwrap();
         Client::over(Wire::Tcp(stream)).unwrap()

@@ -102,6 +102,14 @@ pub(crate) fn phalanx() -> Command {
     Command::new(env!("CARGO_BIN_EXE_phalanx"))
 }
 
+/// The same, with a bound on the descriptors of its processes.
+pub(crate) fn phalanx_with_descriptors(most: u64) -> Command {
+    let mut command = Command::new("/bin/sh");
+    // The shell becomes the binary: its process is the master.
+    command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]).arg(env!("CARGO_BIN_EXE_phalanx"));
+    command
+}
+
 /// Runs a command to its end. Its output goes through files, so that a daemon it leaves behind holds nobody up.
 #[track_caller]
 pub(crate) fn run(directory: &Directory, command: &mut Command) -> Outcome {

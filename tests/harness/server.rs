@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::command::{Directory, Outcome, phalanx, run};
+use super::command::{Directory, Outcome, phalanx, phalanx_with_descriptors, run};
 use super::processes::{self, Process};
 use super::status::Status;
 use super::{Client, SOON, pause, wait_until};
@@ -21,6 +21,8 @@ pub(crate) struct Server {
     config: PathBuf,
     environment: Vec<(String, String)>,
     workers: usize,
+    /// The most descriptors that its processes may hold, if not as many as the test's.
+    descriptors: Option<u64>,
     child: Mutex<Option<Child>>,
     /// Every process ever seen of it: pid and beginning.
     seen: Mutex<BTreeMap<i32, u64>>,
@@ -33,14 +35,18 @@ impl Server {
         config: PathBuf,
         environment: Vec<(String, String)>,
         workers: usize,
+        descriptors: Option<u64>,
     ) -> Server {
-        Server { directory, config, environment, workers, child: Mutex::new(None), seen: Mutex::default() }
+        Server { directory, config, environment, workers, descriptors, child: Mutex::new(None), seen: Mutex::default() }
     }
 
     /// Starts `phalanx run` and does not wait for anything.
     pub(crate) fn run_foreground(&self) {
         let output = File::options().create(true).append(true).open(self.directory.path("server.log")).unwrap();
-        let mut command = phalanx();
+        let mut command = match self.descriptors {
+            Some(most) => phalanx_with_descriptors(most),
+            None => phalanx(),
+        };
         command.args(["run", "-c"]).arg(&self.config).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         *self.child.lock().unwrap() = Some(command.spawn().unwrap());

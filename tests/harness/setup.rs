@@ -24,6 +24,8 @@ pub(crate) struct Setup {
     directory: Directory,
     tables: BTreeMap<&'static str, BTreeMap<String, String>>,
     listen: Vec<String>,
+    listener_lines: String,
+    descriptors: Option<u64>,
     sites: String,
     environment: Vec<(String, String)>,
     workers: usize,
@@ -36,6 +38,8 @@ impl Setup {
             directory: Directory::new(),
             tables: BTreeMap::new(),
             listen: vec!["127.0.0.1:0".into()],
+            listener_lines: String::new(),
+            descriptors: None,
             sites: STANDARD_SITE.into(),
             environment: Vec::new(),
             workers,
@@ -66,6 +70,18 @@ impl Setup {
     /// Listens there instead; `{dir}` may stand in it.
     pub(crate) fn listen(mut self, addresses: &[&str]) -> Setup {
         self.listen = addresses.iter().map(|&address| address.into()).collect();
+        self
+    }
+
+    /// Adds a line `key = value` to every `[[listen]]`.
+    pub(crate) fn listeners(mut self, line: &str) -> Setup {
+        self.listener_lines += &format!("{line}\n");
+        self
+    }
+
+    /// The most descriptors that a process of the server may hold.
+    pub(crate) fn descriptors(mut self, most: u64) -> Setup {
+        self.descriptors = Some(most);
         self
     }
 
@@ -107,7 +123,7 @@ impl Setup {
             lines.values().for_each(|line| text += &format!("{line}\n"));
         }
         for address in &self.listen {
-            text += &format!("[[listen]]\naddress = \"{address}\"\n");
+            text += &format!("[[listen]]\naddress = \"{address}\"\n{}", self.listener_lines);
         }
         text += &self.sites;
         text.replace("{dir}", self.directory.text())
@@ -116,8 +132,8 @@ impl Setup {
     /// Writes the configuration and leaves running it to the caller.
     pub(crate) fn write(self) -> Server {
         let config = self.directory.write("p.toml", self.toml());
-        let Setup { directory, environment, workers, .. } = self;
-        Server::new(directory, config, environment, workers)
+        let Setup { directory, environment, workers, descriptors, .. } = self;
+        Server::new(directory, config, environment, workers, descriptors)
     }
 
     /// Runs it in the foreground and waits until every slot serves.

@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
-use phalanx_shared::clients::Clients;
+use phalanx_shared::clients::{Client, Clients};
 use phalanx_shared::config::Config;
 use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
 use phalanx_shared::ipc::keeper::{self as line, Order};
 use phalanx_shared::ipc::{Incarnation, SlotId};
+use phalanx_shared::ledger::record::Peer;
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process::{self, Born};
@@ -85,6 +86,17 @@ impl Common {
                 self.blueprints.push(fresh);
                 Ok(())
             }
+        }
+    }
+
+    /// Takes the connections that a ledger has left off those of their clients: no worker is left to do it. Connections that
+    /// are lost with their slot would lock their clients out for ever.
+    pub(super) fn forget_connections(&self, ledger: &Ledger) {
+        for (_, record) in ledger.recorded().filter(|(_, record)| record.is_counted()) {
+            if let Peer::Ip(address) = record.peer() {
+                self.clients.disconnect(Client::from(address.ip()));
+            }
+            record.set_counted(false);
         }
     }
 

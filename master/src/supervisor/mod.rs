@@ -222,6 +222,7 @@ impl Supervisor {
     fn close(&mut self, slot: SlotId) {
         if let Some(ground) = self.grounds.remove(&slot) {
             self.retired.add(&ground::final_stats(&ground.ledger));
+            self.common.forget_connections(&ground.ledger);
             ground.stop_listening();
             ground::give_back(&ground.ledger);
             info!("slot {} is closed", slot.0);
@@ -455,6 +456,7 @@ impl Supervisor {
     fn dismiss_orphans(&mut self) {
         for orphan in self.orphans.extract_if(.., |orphan| orphan.pids.is_empty()) {
             self.retired.add(&ground::final_stats(&orphan.ledger));
+            self.common.forget_connections(&orphan.ledger);
             ground::give_back(&orphan.ledger);
         }
     }

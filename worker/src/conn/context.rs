@@ -1,6 +1,6 @@
 //! What all connections of a worker share.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
 use phalanx_shared::clients::{Client, Clients, Verdict};
@@ -19,6 +19,9 @@ use crate::http::{Head, forwarded};
 use crate::pool::Pool;
 use crate::service::Setting;
 use crate::service::router::{Limit, Router};
+
+/// Stands for the peer of a Unix socket where its word is taken.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The worker as its connections see it.
 pub struct Context {
@@ -73,10 +76,14 @@ impl Context {
             Peer::Unix => None,
         };
         let Some(listen) = self.listens.get(usize::from(record.listener())) else { return peer };
-        if peer.is_none() && !listen.trusted.unix {
+        if peer.is_some() {
+            return forwarded::client_of(head, peer, |address| listen.trusted.contains(address));
+        }
+        if !listen.trusted.unix {
             return None;
         }
-        forwarded::client_of(head, peer, |address| listen.trusted.contains(address))
+        let trusts = |address| address == NO_ADDRESS || listen.trusted.contains(address);
+        forwarded::client_of(head, Some(NO_ADDRESS), trusts).filter(|client| *client != NO_ADDRESS)
     }
 
     /// Whether connections of a listener begin with the word of a proxy.

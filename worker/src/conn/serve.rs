@@ -31,6 +31,9 @@ pub(super) struct Batch {
     response_at: u64,
     /// Requests answered on the connection before this one.
     served: u64,
+    /// One of the requests was over its rate. Until its response has left none behind it may be admitted: what has been
+    /// admitted is on record as one position, and a replay would take the refused one for admitted too.
+    refused: bool,
     count: u8,
     list: Pending,
     record: Record,
@@ -145,6 +148,7 @@ impl Connection {
             position: self.record.start(),
             response_at: self.record.sent(),
             served: self.served,
+            refused: false,
             count: 0,
             list,
             record: self.record,
@@ -227,7 +231,7 @@ impl Batch {
         let head = Head { keep_alive: false, ..*head };
         match self.answer(cx, &head, request_end, None) {
             // Only an answer about a body that nobody wants: none that takes long.
-            Step::Later(_) => self.refuse(cx, 417, Some(&head)),
+            Step::Later(Some(_)) => self.refuse(cx, 417, Some(&head)),
             step => step,
         }
     }
@@ -245,23 +249,26 @@ impl Batch {
         crash_point::pass(Point::InHandler);
         let counted = !cx.router.has_limits() || self.record.admitted() >= request_end;
         let limit = if counted { None } else { cx.router.limit_of(head) };
+        if limit.is_some() && self.refused {
+            return self.put_off();
+        }
         let refused = limit.filter(|limit| !cx.admits(&self.record, head, limit));
         if limit.is_some() && refused.is_none() {
             // Counted once, however often it is run again.
             self.record.set_admitted(request_end);
         }
         let turnout = match refused {
-            Some(limit) => Turnout::Reply(limit.refusal()),
+            Some(limit) => {
+                self.refused = true;
+                Turnout::Reply(limit.refusal())
+            }
             None => run_handler(&cx.router, head, date, done),
         };
         let reply = match turnout {
             Turnout::Reply(reply) => reply,
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
             Turnout::Later(job) if self.count == 0 => return Step::Later(Some(job)),
-            Turnout::Later(_) => {
-                self.record.set_state(State { pending: self.count, ..self.record.state() });
-                return Step::Later(None);
-            }
+            Turnout::Later(_) => return self.put_off(),
         };
         crash_point::pass(Point::AfterHandler);
         // What has no length ends, for an HTTP/1.0 peer, with the connection.
@@ -283,6 +290,12 @@ impl Batch {
         self.finish(entry, length);
         self.served += 1;
         if last { Step::Last } else { Step::Answered }
+    }
+
+    /// Takes the request's entry off the record again: it has to start anew once what stands before it has left.
+    fn put_off(&self) -> Step {
+        self.record.set_state(State { pending: self.count, ..self.record.state() });
+        Step::Later(None)
     }
 
     /// Appends the reply's bytes and returns how many the response has in all; none: nobody knows yet.
