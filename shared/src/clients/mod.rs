@@ -107,7 +107,8 @@ impl Clients {
     /// most [`MOST_DEBT`]; an interval of zero admits everything.
     ///
     /// More is admitted to a client whose entry had to give way: only when all eight of its set are in debt, to the one
-    /// nearest to having paid.
+    /// nearest to having paid. And one client in seventy thousand, by chance and not by choice, shares its entry with another
+    /// and is admitted less.
     ///
     /// [`MOST_DEBT`]: Clients::MOST_DEBT
     pub fn admit(&self, limit: u64, who: Client, interval: Duration, burst: u32, now: Duration) -> Verdict {
