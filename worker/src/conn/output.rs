@@ -96,7 +96,7 @@ impl Connection {
         if output.parts.front().is_some_and(|part| part.in_memory().is_none()) {
             // A file cannot leave in the same call as bytes; no need to copy them.
             let mut at = 0;
-            match self.write_bytes(cx, out, &mut at, true) {
+            match self.write_bytes(cx, out, &mut at, false) {
                 Wrote::All => {}
                 Wrote::Part | Wrote::Later(_) => {
                     output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec(), at: 0 });
