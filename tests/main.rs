@@ -11,6 +11,7 @@
 mod harness;
 
 mod abuse;
+mod abuse_crowd;
 mod basics;
 mod chaos;
 mod client_bounds;
@@ -25,7 +26,9 @@ mod keepers;
 mod leaks;
 mod million;
 mod overload;
+mod proxy_protocol;
 mod rates;
 mod reload;
+mod slow_peers;
 mod structure;
 mod unix_sockets;
