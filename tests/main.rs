@@ -11,12 +11,15 @@
 mod harness;
 
 mod abuse;
+mod abuse_crowd;
 mod basics;
 mod chaos;
 mod client_bounds;
 mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;
+#[cfg(feature = "crash-points")]
+mod crash_points_files;
 mod daemon;
 mod differential;
 mod faults;
@@ -27,7 +30,9 @@ mod leaks;
 mod million;
 mod overload;
 mod peers;
+mod proxy_protocol;
 mod rates;
 mod reload;
+mod slow_peers;
 mod structure;
 mod unix_sockets;

@@ -84,7 +84,6 @@ impl Failure {
     }
 
     /// The server ended the connection inside a response.
-    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "only a crash point truncates on purpose"))]
     pub(crate) fn truncated(&self) -> Option<&[u8]> {
         match self {
             Failure::Closed(part) | Failure::Reset(part) if !part.is_empty() => Some(part),
@@ -318,6 +317,21 @@ impl Client {
     pub(crate) fn take_part(&mut self) {
         let late = Instant::now() + self.patience;
         self.receive(late).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    /// Reads at most `most` bytes to the end of `into`, past the strict client.
+    pub(crate) fn read_into(&mut self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let mut part = vec![0; most];
+        let count = self.wire.read(&mut part)?;
+        into.extend_from_slice(&part[..count]);
+        Ok(count)
+    }
+
+    /// Whether the server has said something that was not read yet, or closed. TCP only.
+    pub(crate) fn is_readable(&self) -> bool {
+        let Wire::Tcp(stream) = &self.wire else { panic!("only TCP is looked at") };
+        let flags = socket::MsgFlags::MSG_PEEK | socket::MsgFlags::MSG_DONTWAIT;
+        socket::recv(stream.as_raw_fd(), &mut [0; 1], flags) != Err(nix::errno::Errno::EAGAIN)
     }
 
     /// Waits for the server to close in good order, with nothing more said.
