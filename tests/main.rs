@@ -21,6 +21,7 @@ mod crash_points;
 #[cfg(feature = "crash-points")]
 mod crash_points_files;
 mod daemon;
+mod descriptors;
 mod differential;
 mod faults;
 mod handover;
@@ -32,6 +33,7 @@ mod overload;
 mod peers;
 mod proxy_protocol;
 mod rates;
+mod regressions;
 mod reload;
 mod slow_peers;
 mod structure;

@@ -176,6 +176,7 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         access_log: AccessLog::new(inheritance.access_log, config.log.format),
         out: Vec::new(),
         draining: false,
+        turned_away: 0,
     })
 }
 

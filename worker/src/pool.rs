@@ -28,6 +28,7 @@ type Work = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
 pub struct Job {
     /// Equal keys mean equal results: such jobs are shared. The result must then be an `Arc`, see [`Job::shared`].
     key: Option<String>,
+    turn: u64,
     work: Work,
     share: fn(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>,
 }
@@ -35,16 +36,17 @@ pub struct Job {
 impl Job {
     /// A job for one.
     pub fn new<T: Any + Send>(work: impl FnOnce() -> T + Send + 'static) -> Job {
-        Job { key: None, work: Box::new(|| Box::new(work())), share: |_| None }
+        Job { key: None, turn: 0, work: Box::new(|| Box::new(work())), share: |_| None }
     }
 
-    /// A job whose result is the same for everybody who asks for `key` while it is in flight.
-    pub fn shared<T: Any + Send + Sync>(key: String, work: impl FnOnce() -> Arc<T> + Send + 'static) -> Job {
+    /// A job whose result is the same for everybody who asks for `key` before a thread has begun with it, or in the same `turn`
+    /// of the loop: whoever asks later may know of something that its work did not see.
+    pub fn shared<T: Any + Send + Sync>(key: String, turn: u64, work: impl FnOnce() -> Arc<T> + Send + 'static) -> Job {
         let share = |done: &(dyn Any + Send)| {
             let result = done.downcast_ref::<Arc<T>>()?;
             Some(Box::new(result.clone()) as Box<dyn Any + Send>)
         };
-        Job { key: Some(key), work: Box::new(|| Box::new(work())), share }
+        Job { key: Some(key), turn, work: Box::new(|| Box::new(work())), share }
     }
 
     /// Does it here and now, however long that takes.
@@ -74,6 +76,7 @@ struct Flight {
     waiters: Vec<Waiter>,
     share: fn(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>,
     key: Option<String>,
+    turn: u64,
 }
 
 /// The pool as its loop sees it.
@@ -82,7 +85,7 @@ pub struct Pool {
     threads: usize,
     next: u64,
     flights: HashMap<u64, Flight>,
-    /// The flight that does the work of a key.
+    /// The last flight that does the work of a key.
     by_key: HashMap<String, u64>,
     shared: Arc<Shared>,
 }
@@ -101,6 +104,13 @@ struct State {
     idle: usize,
     /// The pool is gone: nobody is left to work for.
     closed: bool,
+}
+
+impl State {
+    /// No thread has begun with the job: the queue is in the order of the numbers, and is taken from in front.
+    fn is_queued(&self, number: u64) -> bool {
+        self.queue.front().is_some_and(|(first, _)| *first <= number)
+    }
 }
 
 impl Pool {
@@ -131,12 +141,14 @@ impl Pool {
     pub fn submit(&mut self, fd: RawFd, job: Job) -> Result<Ticket, Job> {
         self.next += 1;
         let waiter = Waiter { fd, ticket: Ticket(self.next) };
-        let in_flight = job.key.as_ref().and_then(|key| self.by_key.get(key));
-        if let Some(flight) = in_flight.and_then(|number| self.flights.get_mut(number)) {
+        let mut state = self.shared.lock();
+        if let Some(number) = job.key.as_ref().and_then(|key| self.by_key.get(key))
+            && let Some(flight) = self.flights.get_mut(number)
+            && (flight.turn == job.turn || state.is_queued(*number))
+        {
             flight.waiters.push(waiter);
             return Ok(Ticket(self.next));
         }
-        let mut state = self.shared.lock();
         if state.queue.len() >= MAX_QUEUED {
             return Err(job);
         }
@@ -156,7 +168,8 @@ impl Pool {
         if let Some(key) = &job.key {
             self.by_key.insert(key.clone(), self.next);
         }
-        self.flights.insert(self.next, Flight { waiters: vec![waiter], share: job.share, key: job.key });
+        self.flights
+            .insert(self.next, Flight { waiters: vec![waiter], share: job.share, key: job.key, turn: job.turn });
         Ok(Ticket(self.next))
     }
 
@@ -169,7 +182,9 @@ impl Pool {
         let mut results = Vec::new();
         for (number, done) in done {
             let Some(mut flight) = self.flights.remove(&number) else { continue };
-            if let Some(key) = &flight.key {
+            if let Some(key) = &flight.key
+                && self.by_key.get(key) == Some(&number)
+            {
                 self.by_key.remove(key);
             }
             let Some(first) = flight.waiters.pop() else { continue };
@@ -267,7 +282,7 @@ mod tests {
         let opened = Arc::new(Mutex::new(opened));
         for fd in 3..6 {
             let (runs, opened) = (runs.clone(), opened.clone());
-            let job = Job::shared("key".to_owned(), move || {
+            let job = Job::shared("key".to_owned(), 1, move || {
                 let _open = opened.lock().unwrap().recv();
                 Arc::new(runs.fetch_add(1, Ordering::SeqCst))
             });
@@ -281,6 +296,34 @@ mod tests {
             assert_eq!(**done.unwrap().downcast_ref::<Arc<usize>>().unwrap(), 0);
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn jobs_of_later_turns_are_shared_until_a_thread_has_begun() {
+        let mut pool = Pool::new(1);
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (gate, opened) = std::sync::mpsc::channel::<()>();
+        let opened = Arc::new(Mutex::new(opened));
+        let (begun, has_begun) = std::sync::mpsc::channel::<()>();
+        for turn in 1..=4 {
+            let (runs, opened, begun) = (runs.clone(), opened.clone(), begun.clone());
+            let job = Job::shared("key".to_owned(), turn, move || {
+                begun.send(()).unwrap();
+                let _open = opened.lock().unwrap().recv();
+                Arc::new(runs.fetch_add(1, Ordering::SeqCst))
+            });
+            pool.submit(turn as RawFd, job).unwrap();
+            if turn == 1 {
+                has_begun.recv().unwrap();
+            }
+        }
+        drop(gate);
+        let mut results = wait_for(&mut pool, 4);
+        results.sort_by_key(|(fd, ..)| *fd);
+        let run = |done: &Done| **done.as_ref().unwrap().downcast_ref::<Arc<usize>>().unwrap();
+        assert_eq!(results.iter().map(|(.., done)| run(done)).collect::<Vec<_>>(), [0, 1, 1, 1]);
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+        assert!(pool.by_key.is_empty() && pool.flights.is_empty());
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Context {
     pub out: Vec<u8>,
     /// Every response from now on is its connection's last.
     pub draining: bool,
+    /// Connections that are being told that there is no room for them.
+    pub turned_away: u32,
 }
 
 impl Context {

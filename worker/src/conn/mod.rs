@@ -71,6 +71,10 @@ const LINGER_LIMIT: Duration = Duration::from_secs(2);
 pub const TURNED_AWAY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nServer: phalanx\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
+/// Connections that are turned away and given time to read why; more are closed at once, or else who is turned away would take
+/// the room of others.
+const LEAVING: u32 = 64;
+
 /// How long each wait may last.
 pub struct Patience {
     limits: [Span; 6],
@@ -122,6 +126,8 @@ enum Why {
 pub struct Connection {
     /// Its descriptor's number.
     pub fd: RawFd,
+    /// The turn of the loop in which it came to this worker.
+    pub came_in: u32,
     pub(crate) record: Record,
     unix: bool,
     /// The peer has finished sending and all it sent has been read.
@@ -131,6 +137,8 @@ pub struct Connection {
     waits: Waits,
     /// The request in the buffer has its head, not its body.
     wants_body: bool,
+    /// Counted in [`Context::turned_away`].
+    turned_away: bool,
     interest: Interest,
     /// Requests answered on it.
     served: u64,
@@ -152,12 +160,14 @@ impl Connection {
     pub fn new(fd: RawFd, record: Record, buffer: Option<Buffer>) -> Connection {
         Connection {
             fd,
+            came_in: 0,
             record,
             unix: record.peer() == Peer::Unix,
             finished: false,
             goes_on: false,
             waits: Waits::Idle,
             wants_body: false,
+            turned_away: false,
             interest: Interest::Read,
             served: 0,
             paced_from: Tick::default(),
@@ -309,6 +319,14 @@ impl Connection {
         cx.stats.add(Counter::BytesOut, TURNED_AWAY.len() as u64);
         cx.stats.count_status(503);
         cx.access_log.add_refused(&self.record, 503, 0, cx.clock.epoch_seconds());
+        if cx.turned_away >= LEAVING {
+            // What has come by now is read, so that it does not turn the close into a reset.
+            let _gone = nix::sys::socket::shutdown(self.fd, Shutdown::Write);
+            self.discard();
+            return Fate::Close;
+        }
+        cx.turned_away += 1;
+        self.turned_away = true;
         self.linger()
     }
 
@@ -332,6 +350,7 @@ impl Connection {
             cx.buffers.put(buffer);
         }
         uncount(cx, &self.record);
+        cx.turned_away -= u32::from(self.turned_away);
         cx.lane.set_closing(Some(self.fd));
         self.record.free();
         crash_point::pass(Point::Closing);

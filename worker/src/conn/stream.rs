@@ -124,6 +124,8 @@ impl Connection {
     pub(super) fn output_arrived(&mut self, cx: &mut Context, done: Done) -> Fate {
         let Some(mut output) = self.output.take() else { return Fate::Close };
         if !self.take_in(cx, &mut output, done) {
+            // To an HTTP/1.0 peer an orderly end is the end of the body.
+            crate::rescue::reset_on_close(self.fd);
             return Fate::Close;
         }
         self.output = Some(output);

@@ -296,6 +296,7 @@ impl Succession {
             access_log: AccessLog::new(None, Format::Combined),
             out: Vec::new(),
             draining: false,
+            turned_away: 0,
         }
     }
 }

@@ -51,6 +51,7 @@ fn context() -> Context {
         access_log: AccessLog::new(None, Format::Combined),
         out: Vec::new(),
         draining: false,
+        turned_away: 0,
     }
 }
 

@@ -107,7 +107,8 @@ impl Reactor {
         Connection::record(&self.cx, fd, peer, listener).ok().flatten()
     }
 
-    pub(super) fn insert(&mut self, connection: Connection) {
+    pub(super) fn insert(&mut self, mut connection: Connection) {
+        connection.came_in = self.turn;
         let fd = connection.fd;
         let index = fd as usize;
         if self.connections.len() <= index {
@@ -188,6 +189,7 @@ impl Reactor {
         let accepted = accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC);
         let accepted = accepted.map(|fd| say_no(fd.into_raw_fd()));
         self.door.reserve = reserve();
+        self.note_own();
         accepted_or_nobody(accepted) && self.door.reserve.is_some()
     }
 
@@ -233,6 +235,7 @@ impl Reactor {
             self.door.again = None;
             if self.door.reserve.is_none() {
                 self.door.reserve = reserve();
+                self.note_own();
             }
             self.start_accepting();
         }

@@ -51,6 +51,8 @@ pub(crate) struct Reactor {
     /// Connections with more to do than one turn gave them time for.
     backlog: Vec<RawFd>,
     door: Door,
+    /// Counts turns of the loop.
+    turn: u32,
     stage: Stage,
     duty: Duty,
     inheritance: &'static Inheritance,
@@ -78,6 +80,7 @@ impl Reactor {
             timers,
             backlog: Vec::new(),
             door: Door::new(),
+            turn: 0,
             stage: Stage::Waiting,
             duty,
             inheritance,
@@ -94,6 +97,7 @@ impl Reactor {
                 error!("wait for events: {error}");
                 return 1;
             }
+            self.turn = self.turn.wrapping_add(1);
             self.cx.clock.tick();
             self.cx.setting.next_turn();
             self.timers.advance(self.cx.clock.now());
@@ -126,8 +130,12 @@ impl Reactor {
     }
 
     fn react(&mut self, event: &Event) {
-        if let Some(Some(_)) = self.connections.get(event.fd as usize) {
-            return self.connection_event(event);
+        if let Some(Some(connection)) = self.connections.get(event.fd as usize) {
+            // What was polled before a connection came is about one that had its number and was closed in this turn.
+            if connection.came_in != self.turn {
+                self.connection_event(event);
+            }
+            return;
         }
         self.cx.lane.set_current(None);
         if let Some(index) = self.inheritance.listeners.iter().position(|listener| listener.fd == event.fd) {

@@ -21,12 +21,17 @@ use crate::rescue;
 
 impl Reactor {
     pub(crate) fn ready(&self) {
+        self.note_own();
+        self.duty.say(Word::Ready);
+    }
+
+    /// Notes which descriptors are this worker's own: at boot, and when one of them has got another number.
+    pub(super) fn note_own(&self) {
         let mut own = vec![self.poller.as_raw_fd(), self.duty.signal()];
         own.extend(self.door.descriptor());
         own.extend(self.cx.pool.bell());
         own.extend(self.cx.router.descriptors());
         self.cx.lane.note(&own);
-        self.duty.say(Word::Ready);
     }
 
     pub(super) fn hear(&mut self) {

@@ -109,6 +109,9 @@ impl Source {
         if want.path.ends_with('/') {
             for name in self.index.iter() {
                 let path = format!("{}{name}", want.path);
+                if self.deny.covers(&path) {
+                    continue;
+                }
                 match self.root.find(&path, disk) {
                     Err(Trouble::Absent) | Ok(Found::Directory(_)) => {}
                     found => return self.take(path, found?, want, disk),

@@ -126,12 +126,12 @@ impl Files {
         }
     }
 
-    /// Has a thread load it. Shared by the requests of one turn only: a later one may know of a change.
+    /// Has a thread load it. Not shared with a request of a later turn once a thread has begun: that may know of a change.
     fn fetch(&self, want: Want) -> Job {
         let turn = self.shelf.borrow().turn();
-        let key = format!("{} {turn} {:?} {:?} {}", self.route, want.codings, want.listing, want.path);
+        let key = format!("{} {:?} {:?} {}", self.route, want.codings, want.listing, want.path);
         let source = self.source.clone();
-        Job::shared(key, move || Arc::new(source.load(&want, Disk::Any)))
+        Job::shared(key, turn, move || Arc::new(source.load(&want, Disk::Any)))
     }
 
     /// What is at hand for a path, in the best coding that the file is worth.
@@ -229,7 +229,8 @@ impl Files {
             reply,
             looked: Cell::new(0),
         });
-        if small {
+        // A path that is denied may still be the fallback: on the shelf it would be found by its own name.
+        if small && !self.deny.covers(&file.path) {
             let key = Key { route: self.route, coding, path: file.path.as_str().into() };
             self.shelf.borrow_mut().put(key, kept.clone());
         }
