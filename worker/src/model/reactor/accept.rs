@@ -156,15 +156,17 @@ impl Reactor {
     }
 
     fn find_idle(&mut self) {
-        let idle = |connection: &Connection| connection.idle_since().map(|since| (connection.fd, since));
+        let idle =
+            |connection: &Connection| connection.idle_since().map(|since| (connection.fd, since, connection.came_in));
         let all = self.connections.iter().flatten();
-        let mut found: Vec<(RawFd, Tick)> = all.filter_map(|connection| idle(connection)).collect();
+        let mut found: Vec<(RawFd, Tick, u32)> = all.filter_map(|connection| idle(connection)).collect();
         if found.len() > FOUND {
-            found.select_nth_unstable_by_key(FOUND, |&(_, since)| since);
+            found.select_nth_unstable_by_key(FOUND, |&(_, since, came_in)| (since, came_in));
             found.truncate(FOUND);
         }
-        found.sort_unstable_by_key(|&(_, since)| std::cmp::Reverse(since));
-        self.door.idle = found;
+        // Of one tick, those first that came first.
+        found.sort_unstable_by_key(|&(_, since, came_in)| std::cmp::Reverse((since, came_in)));
+        self.door.idle = found.into_iter().map(|(fd, since, _)| (fd, since)).collect();
     }
 
     /// Tells a connection over the limit so.
