@@ -19,6 +19,7 @@ mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;
 mod daemon;
+mod descriptors;
 mod faults;
 mod handover;
 mod idle;
