@@ -65,7 +65,7 @@ impl Crowd {
         let mut peers: Vec<Client> = Vec::new();
         while peers.len() < SLOW && self.goes_on() {
             peers.push(open());
-            if peers.len() % 20 == 0 {
+            if peers.len().is_multiple_of(20) {
                 wait_for_moment(Instant::now() + Duration::from_millis(5));
             }
         }
