@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{Config, Listen, ListenAddress};
+use phalanx_shared::config::{Cache, Config, Limits, Listen, ListenAddress};
 use phalanx_shared::error;
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
@@ -154,7 +154,8 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
     let lane = inheritance.ledger.lane(birth.lane);
     let nothing = Config { sites: Vec::new(), ..config.clone() };
     let open_files = OpenFiles::new(inheritance.ledger.table(), birth.lane, birth.incarnation);
-    let setting = Setting::new(open_files, &config.cache);
+    let (limits, cache) = within_descriptors(config, inheritance.ledger.descriptors());
+    let setting = Setting::new(open_files, &cache);
     Ok(Context {
         incarnation: birth.incarnation,
         ledger: inheritance.ledger.clone(),
@@ -168,7 +169,7 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         listens: listens(config),
         clients: inheritance.clients,
         setting,
-        limits: config.limits.clone(),
+        limits,
         patience: Patience::new(&config.timeouts),
         rescue: config.rescue.clone(),
         clock: Clock::default(),
@@ -178,6 +179,22 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         draining: false,
         turned_away: 0,
     })
+}
+
+/// Descriptors that connections leave to the slot's own needs and to files, where there are many.
+const SPARE_DESCRIPTORS: usize = 512;
+
+/// The bounds as configured, or what a table of so many descriptors has room for: with none left but for connections, no file
+/// could be opened.
+fn within_descriptors(config: &Config, descriptors: usize) -> (Limits, Cache) {
+    let (mut limits, mut cache) = (config.limits.clone(), config.cache.clone());
+    // A quarter, and those that are being turned away.
+    let spare = (descriptors / 4 + 64).min(SPARE_DESCRIPTORS);
+    let room = descriptors.saturating_sub(spare).max(1);
+    limits.connections = limits.connections.min(u32::try_from(room).unwrap_or(u32::MAX));
+    let files = u32::try_from(descriptors / 16).unwrap_or(u32::MAX).max(1);
+    cache.open_files = cache.open_files.min(files);
+    (limits, cache)
 }
 
 /// In the order of the slot's sockets: TCP first, then Unix, each in the order of the file. A reload keeps them so.

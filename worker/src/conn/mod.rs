@@ -267,7 +267,7 @@ impl Connection {
     }
 
     /// A thread of the pool works for it.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(feature = "fuzzing")]
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
