@@ -28,7 +28,7 @@ impl Deny {
     }
 
     fn hides(&self, segment: &str) -> bool {
-        let spelt_out = |pattern: &WildMatch| segment != WELL_KNOWN || *pattern == WELL_KNOWN;
+        let spelt_out = |pattern: &WildMatch| segment != WELL_KNOWN || pattern.pattern() == WELL_KNOWN;
         !segment.is_empty() && self.segments.iter().any(|pattern| pattern.matches(segment) && spelt_out(pattern))
     }
 }
