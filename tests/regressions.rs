@@ -52,10 +52,9 @@ fn a_stream_that_breaks_off_resets_an_http_1_0_peer() {
     let _machine = beside_others();
     let route = "[[site.route]]\npath = \"/big/\"\nfiles = { root = \"{dir}/site\", compress = true }\n";
     let bytes = pattern(24 << 20, 1);
-    let server = Setup::new(1).routes(route).file("big/big/a.txt", &bytes).start();
-    let path = server.directory().path("site/big/a.txt");
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, &bytes).unwrap();
+    let setup = Setup::new(1).routes(route).file("big/a.txt", &bytes);
+    let path = setup.directory().path("site/big/a.txt");
+    let server = setup.start();
     let mut client = Client::connect_narrow(&server.address()).patient(Duration::from_secs(20));
     client.send(b"GET /big/a.txt HTTP/1.0\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n");
     client.wait_stuck();
@@ -64,4 +63,14 @@ fn a_stream_that_breaks_off_resets_an_http_1_0_peer() {
     assert!(matches!(end, Failure::Reset(_)), "{end}");
     server.connect().get("/hello").assert(200, HELLO);
     wait_until("the connection is gone", SOON, || server.status().total("connections") <= 1);
+}
+
+/// What certificate authorities and others look for is there, though its name begins with a dot (RFC 8615).
+#[test]
+fn well_known_files_are_served() {
+    let _machine = beside_others();
+    let server = Setup::new(1).file(".well-known/acme", "token").file(".well-known/.git", "no").start();
+    let mut client = server.connect();
+    client.get("/.well-known/acme").assert(200, b"token");
+    assert_eq!(client.get("/.well-known/.git").status, 404);
 }

@@ -220,7 +220,8 @@ impl Files {
             let of_its_own = facts.coding == Some(coding) && !facts.validators().weak;
             Sidecar(of_its_own.then_some(facts.identity))
         });
-        let small = reply.as_ref().is_none_or(|reply| reply.has_file() || reply.body_len() <= self.source.memory);
+        // By its size alone: in memory and open it has other validators, and a successor would not go on with it.
+        let small = reply.as_ref().is_none_or(|reply| reply.has_file() == (reply.body_len() > self.source.memory));
         let kept = Rc::new(Kept {
             plain: file.plain.identity,
             sidecar,
