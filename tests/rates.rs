@@ -165,8 +165,10 @@ fn a_rate_is_exact_while_workers_are_killed() {
     });
     let admitted: usize = told.iter().map(|told| told.admitted).sum();
     let earned = start.elapsed().as_secs() as usize / 60;
-    println!("{admitted} of {MANY} admitted over {} kills in {:?}", kills.into_inner(), start.elapsed());
-    assert!((MANY..=MANY + earned).contains(&admitted), "{admitted} admitted of {MANY}, {earned} earned");
+    let kills = kills.into_inner() as usize;
+    println!("{admitted} of {MANY} admitted over {kills} kills in {:?}", start.elapsed());
+    // A death between the count and its record counts one request twice: its client gets one less, and never one more.
+    assert!((MANY - kills..=MANY + earned).contains(&admitted), "{admitted} admitted of {MANY}, {earned} earned");
 }
 
 /// Asks, four at a time, until there have been more than a few refusals.

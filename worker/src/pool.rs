@@ -200,7 +200,11 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        let mut state = self.shared.lock();
+        state.closed = true;
+        // Jobs hold files open.
+        state.queue.clear();
+        drop(state);
         self.shared.work_is_there.notify_all();
     }
 }

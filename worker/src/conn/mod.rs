@@ -114,8 +114,9 @@ struct Waiting {
 
 /// What becomes of a result of the pool.
 enum Why {
-    /// The handler goes on with it.
-    Answer,
+    /// The handler of the request that ends at this stream position goes on with it. The request is not on record meanwhile:
+    /// whoever takes over begins with it anew, however often that happens.
+    Answer(u64),
     /// It is, or makes ready, what is to be sent next.
     Output,
     /// The response on record as this entry, broken off by a death, can be made again.
@@ -254,7 +255,7 @@ impl Connection {
             Some(waiting) if waiting.ticket == ticket => {
                 crash_point::pass(Point::AfterPool);
                 match waiting.why {
-                    Why::Answer => self.answer_arrived(cx, done),
+                    Why::Answer(request_end) => self.answer_arrived(cx, request_end, done),
                     Why::Output => self.output_arrived(cx, done),
                     Why::Resume(entry) => self.resume_arrived(cx, &entry, done),
                 }
@@ -433,8 +434,8 @@ impl Connection {
             }
             // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.
             Err(job) => match (why, job.run()) {
-                (Why::Answer, done) => self.answer_arrived(cx, done),
-                (Why::Output, done) => self.output_arrived(cx, done),
+                (Why::Answer(request_end), done) => self.answer_arrived(cx, request_end, done),
+                (Why::Output, done) => self.fetched_here(cx, done),
                 (Why::Resume(entry), done) => self.resume_arrived(cx, &entry, done),
             },
         }

@@ -45,8 +45,8 @@ pub(super) enum Step {
     Answered,
     /// A response was added that is the connection's last.
     Last,
-    /// The handler is on record as started and waits for this; none: it has to start again once what stands before it has left.
-    Later(Option<Job>),
+    /// The handler of the request that ends there waits for this; none: it has to start again once what stands before it has left.
+    Later(Option<(Job, u64)>),
     /// There is no complete request: more of a head is needed.
     NeedsHead,
     /// … more of a body.
@@ -83,7 +83,7 @@ impl Connection {
         }
         match step {
             Step::Last => self.linger(),
-            Step::Later(Some(job)) => self.wait_for(cx, job, Why::Answer),
+            Step::Later(Some((job, request_end))) => self.wait_for(cx, job, Why::Answer(request_end)),
             Step::Later(None) => Fate::GoOn,
             Step::Upload if wrote_something => Fate::GoOn,
             Step::Upload => self.begin_upload(cx),
@@ -106,12 +106,11 @@ impl Connection {
     }
 
     /// A thread has done what the handler of the request in front waited for.
-    pub(super) fn answer_arrived(&mut self, cx: &mut Context, done: Done) -> Fate {
-        let waiting = self.pending(cx).and_then(|list| list.get(0));
-        let (Some(entry), Some(mut batch)) = (waiting, self.begin_batch(cx)) else { return Fate::Close };
+    pub(super) fn answer_arrived(&mut self, cx: &mut Context, request_end: u64, done: Done) -> Fate {
+        let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
         let mut scratch = HeaderScratch::new();
         let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
-            Ok(Progress::Done(head)) => batch.answer(cx, &head, entry.request_end, Some(done)),
+            Ok(Progress::Done(head)) => batch.answer(cx, &head, request_end, Some(done)),
             _ => return Fate::Close,
         };
         self.conclude(cx, batch, step)
@@ -119,9 +118,9 @@ impl Connection {
 
     /// Ends a batch of one response, and goes on with what comes after it.
     pub(super) fn conclude(&mut self, cx: &mut Context, batch: Batch, step: Step) -> Fate {
-        if let Step::Later(Some(job)) = step {
+        if let Step::Later(Some((job, request_end))) = step {
             cx.out = batch.out;
-            return self.wait_for(cx, job, Why::Answer);
+            return self.wait_for(cx, job, Why::Answer(request_end));
         }
         self.upload = None;
         match self.end_batch(cx, batch) {
@@ -267,8 +266,11 @@ impl Batch {
         let reply = match turnout {
             Turnout::Reply(reply) => reply,
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
-            Turnout::Later(job) if self.count == 0 => return Step::Later(Some(job)),
-            Turnout::Later(_) => return self.put_off(),
+            Turnout::Later(job) => {
+                // Not on record while it waits: a death then is none in a handler.
+                self.record.set_state(State { pending: self.count, ..self.record.state() });
+                return Step::Later((self.count == 0).then_some((job, request_end)));
+            }
         };
         crash_point::pass(Point::AfterHandler);
         // What has no length ends, for an HTTP/1.0 peer, with the connection.

@@ -120,6 +120,17 @@ impl Connection {
         true
     }
 
+    /// What the output waited for was done by the loop itself: others come first before it is sent.
+    pub(super) fn fetched_here(&mut self, cx: &mut Context, done: Done) -> Fate {
+        let Some(mut output) = self.output.take() else { return Fate::Close };
+        if !self.take_in(cx, &mut output, done) {
+            crate::rescue::reset_on_close(self.fd);
+            return Fate::Close;
+        }
+        self.output = Some(output);
+        Fate::GoOn
+    }
+
     /// A thread has done what the output waited for.
     pub(super) fn output_arrived(&mut self, cx: &mut Context, done: Done) -> Fate {
         let Some(mut output) = self.output.take() else { return Fate::Close };

@@ -240,8 +240,26 @@ impl Source {
         }
         let truncated = names.len() > MAX_LISTED;
         names.truncate(MAX_LISTED);
-        let entries = names.into_iter().filter_map(|name| entry(&directory, name)).collect();
+        let entries = names.into_iter().filter_map(|name| self.entry(&directory, path, name)).collect();
         Ok((entries, truncated))
+    }
+
+    fn entry(&self, directory: &nix::dir::Dir, path: &str, name: Vec<u8>) -> Option<listing::Entry> {
+        use nix::sys::stat::{SFlag, fstatat};
+        let kind_of = |mode: u32| SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits());
+        let c_name = std::ffi::CString::new(name.clone()).ok()?;
+        let mut stat = fstatat(directory, c_name.as_c_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        if kind_of(stat.st_mode) == SFlag::S_IFLNK {
+            // One that leads out of the root is answered 404, and tells nothing here either.
+            stat = self.root.stat_beneath(&format!("{path}{}", std::str::from_utf8(&name).ok()?))?;
+        }
+        let is_dir = match kind_of(stat.st_mode) {
+            SFlag::S_IFDIR => true,
+            SFlag::S_IFREG => false,
+            _ => return None,
+        };
+        let (size, modified) = (stat.st_size.try_into().unwrap_or(0), stat.st_mtime.try_into().unwrap_or(0));
+        Some(listing::Entry { name, is_dir, size, modified })
     }
 
     fn content(&self, file: OpenFile, size: u64, disk: Disk) -> Result<Content, Trouble> {
@@ -275,17 +293,4 @@ fn read_now(file: &OpenFile, size: u64) -> Result<Vec<u8>, Trouble> {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Err(Trouble::Cold),
         Err(_) => Err(Trouble::Broken),
     }
-}
-
-fn entry(directory: &nix::dir::Dir, name: Vec<u8>) -> Option<listing::Entry> {
-    use nix::sys::stat::{SFlag, fstatat};
-    let path = std::ffi::CString::new(name.clone()).ok()?;
-    let stat = fstatat(directory, path.as_c_str(), nix::fcntl::AtFlags::empty()).ok()?;
-    let is_dir = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFDIR => true,
-        SFlag::S_IFREG => false,
-        _ => return None,
-    };
-    let (size, modified) = (stat.st_size.try_into().unwrap_or(0), stat.st_mtime.try_into().unwrap_or(0));
-    Some(listing::Entry { name, is_dir, size, modified })
 }

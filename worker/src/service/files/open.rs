@@ -133,6 +133,12 @@ impl Root {
         fstatat(&*self.0, relative(path), AtFlags::empty()).ok()
     }
 
+    /// What lies at `path`, links followed as long as they stay below this directory.
+    pub(super) fn stat_beneath(&self, path: &str) -> Option<FileStat> {
+        let found = self.look_up(relative(path), OFlag::O_PATH | OFlag::O_CLOEXEC, Disk::Any).ok()?;
+        fstat(&found).ok()
+    }
+
     fn look_up(&self, relative: &str, flags: OFlag, disk: Disk) -> nix::Result<OwnedFd> {
         let mut resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         if disk == Disk::Cached {
