@@ -70,6 +70,12 @@ pub fn timestamp() -> String {
     )
 }
 
+/// A second as RFC 3339 (5.6) writes it: `1994-11-06T08:49:37Z`.
+pub fn rfc3339(epoch_seconds: u64) -> String {
+    let (year, month, day, second) = civil(epoch_seconds);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
 /// Date and second of the day in UTC, by the days-to-civil algorithm of the proleptic Gregorian calendar.
 pub fn civil(epoch_seconds: u64) -> (u64, u64, u64, u64) {
     let (days, second) = (epoch_seconds / 86_400 + 719_468, epoch_seconds % 86_400);

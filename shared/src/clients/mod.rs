@@ -12,17 +12,18 @@
 mod connections;
 mod rate;
 mod set;
-mod siphash;
 #[cfg(test)]
 mod tests;
 
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+
+use siphasher::sip::SipHasher13;
 
 use crate::sys::region::Region;
 use set::{Place, WAYS};
@@ -142,6 +143,8 @@ impl Clients {
     }
 
     fn place(&self, table: &'static [AtomicU64], limit: u64, who: Client) -> Place {
-        Place::new(table, siphash::hash(self.key, [limit, who.family, who.network]))
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        (limit, who).hash(&mut hasher);
+        Place::new(table, hasher.finish())
     }
 }

@@ -5,6 +5,7 @@
 
 use super::fields::is_token_byte;
 use super::head::Head;
+use super::weight::{self, Weight};
 
 /// Members of `Accept-Encoding` that are looked at, over all lines: more codings than are registered. The rest is
 /// ignored, as a peer that cares names what it wants first.
@@ -54,9 +55,6 @@ pub enum Choice {
     /// The representation in this coding.
     Coded(Coding),
 }
-
-/// A weight in thousandths: 0 (not acceptable) to 1000.
-type Weight = u16;
 
 /// What a request's `Accept-Encoding` lines say, all together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -143,30 +141,9 @@ fn member(text: &[u8]) -> Option<(&[u8], Weight)> {
     let text = text.trim_ascii();
     let (name, weight) = match memchr::memchr(b';', text) {
         None => (text, 1000),
-        Some(at) => (text[..at].trim_ascii_end(), parameter(text[at + 1..].trim_ascii_start())?),
+        Some(at) => (text[..at].trim_ascii_end(), weight::of(text[at + 1..].trim_ascii_start())?),
     };
     (!name.is_empty() && name.iter().all(|&byte| is_token_byte(byte))).then_some((name, weight))
-}
-
-fn parameter(text: &[u8]) -> Option<Weight> {
-    match text {
-        [b'q' | b'Q', b'=', value @ ..] => weight(value),
-        _ => None,
-    }
-}
-
-/// A qvalue (RFC 9110, 12.4.2): 0 to 1 with at most three decimals.
-fn weight(value: &[u8]) -> Option<Weight> {
-    let (whole, decimals) = match value {
-        [whole @ (b'0' | b'1')] => (whole, &[][..]),
-        [whole @ (b'0' | b'1'), b'.', decimals @ ..] if decimals.len() <= 3 => (whole, decimals),
-        _ => return None,
-    };
-    let mut weight = Weight::from(whole - b'0') * 1000;
-    for (digit, unit) in decimals.iter().zip([100, 10, 1]) {
-        weight += digit.is_ascii_digit().then(|| Weight::from(digit - b'0'))? * unit;
-    }
-    (weight <= 1000).then_some(weight)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod reply;
 pub mod status;
 mod target;
 pub mod trailer;
+pub(crate) mod weight;
 
 pub use body::Decoder;
 pub use coding::{Accepted, Choice, Coding};

@@ -8,9 +8,12 @@ use std::cmp::Reverse;
 use std::fmt::Write;
 
 use percent_encoding::percent_encode;
+use phalanx_shared::log::rfc3339;
+use serde::Serialize;
 
 use super::reply::NOT_IN_A_PATH;
-use crate::http::{Head, date};
+use crate::http::Head;
+use crate::http::weight::{self, Weight};
 
 /// What is in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,21 +94,33 @@ fn row(page: &mut String, entry: &Entry) {
 /// The directory as JSON: `{"path", "entries": [{"name", "type": "file" | "directory", "size", "modified"}], "truncated"}`;
 /// a directory's size is null, times are as RFC 3339 writes them.
 pub(super) fn json(path: &str, entries: &[Entry], truncated: bool) -> String {
-    let mut out = String::with_capacity(64 + entries.len() * 128);
-    out.push_str("{\"path\":");
-    quote(&mut out, path);
-    out.push_str(",\"entries\":[");
-    for (at, entry) in sorted(entries).into_iter().enumerate() {
-        out.push_str(if at == 0 { "{\"name\":" } else { ",{\"name\":" });
-        quote(&mut out, &String::from_utf8_lossy(&entry.name));
-        let modified = rfc3339(entry.modified);
-        let _infallible = match entry.is_dir {
-            true => write!(out, ",\"type\":\"directory\",\"size\":null,\"modified\":\"{modified}\"}}"),
-            false => write!(out, ",\"type\":\"file\",\"size\":{},\"modified\":\"{modified}\"}}", entry.size),
-        };
-    }
-    let _infallible = writeln!(out, "],\"truncated\":{truncated}}}");
-    out
+    let shown = |entry: &Entry| Shown {
+        name: String::from_utf8_lossy(&entry.name).into_owned(),
+        kind: if entry.is_dir { "directory" } else { "file" },
+        size: (!entry.is_dir).then_some(entry.size),
+        modified: rfc3339(entry.modified),
+    };
+    let page = Page { path, entries: sorted(entries).into_iter().map(shown).collect(), truncated };
+    // Strings and numbers: nothing that JSON could not say.
+    serde_json::to_string(&page).unwrap_or_default() + "\n"
+}
+
+/// A directory as programs see it.
+#[derive(Serialize)]
+struct Page<'a> {
+    path: &'a str,
+    entries: Vec<Shown>,
+    truncated: bool,
+}
+
+/// An entry as programs see it.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    size: Option<u64>,
+    modified: String,
 }
 
 /// Whether the client would rather have JSON (RFC 9110, 12.5.1): only when it likes it better than HTML.
@@ -121,7 +136,7 @@ pub(super) fn wants_json(head: &Head<'_>) -> bool {
 
 /// How closely a media range names a media type, and the quality in thousandths that it gives it; none when it names another
 /// or is malformed. Parameters of the type are passed over.
-fn weigh(range: &[u8], kind: &str, subtype: &str) -> Option<(u8, u16)> {
+fn weigh(range: &[u8], kind: &str, subtype: &str) -> Option<(u8, Weight)> {
     let mut parts = std::str::from_utf8(range).ok()?.split(';').map(|part| part.trim_matches([' ', '\t']));
     let (ours, theirs) = ((kind, subtype), parts.next()?.split_once('/')?);
     let same = |one: &str, other: &str| one.eq_ignore_ascii_case(other);
@@ -131,16 +146,8 @@ fn weigh(range: &[u8], kind: &str, subtype: &str) -> Option<(u8, u16)> {
         (kind, subtype) if same(kind, ours.0) && same(subtype, ours.1) => 2,
         _ => return None,
     };
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-    Some((specificity, weight.map_or(Some(1000), thousandths)?))
-}
-
-/// A qvalue (RFC 9110, 12.4.2): `0`, `1`, or with up to three digits behind a point, at most one.
-fn thousandths(text: &str) -> Option<u16> {
-    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-    let is_number = matches!(whole, "0" | "1") && rest.len() <= 3 && rest.bytes().all(|byte| byte.is_ascii_digit());
-    let value = format!("{whole}{rest:0<3}").parse().ok()?;
-    (is_number && value <= 1000).then_some(value)
+    let weight = parts.find(|part| part.starts_with("q=") || part.starts_with("Q="));
+    Some((specificity, weight.map_or(Some(1000), |part| weight::of(part.as_bytes()))?))
 }
 
 /// Directories first, then by name without regard to case; names that differ in nothing else by their bytes.
@@ -174,21 +181,6 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// A JSON string (RFC 8259, 7).
-fn quote(out: &mut String, text: &str) {
-    out.push('"');
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => out.extend(['\\', letter]),
-            letter if letter < ' ' => {
-                let _infallible = write!(out, "\\u{:04x}", u32::from(letter));
-            }
-            letter => out.push(letter),
-        }
-    }
-    out.push('"');
-}
-
 /// `1.4 MiB`: two or three digits of the largest unit that gives at least one.
 fn human(size: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -217,15 +209,6 @@ fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// `1994-11-06T08:49:37Z` (RFC 3339, 5.6), from the fixed places of the same time as IMF-fixdate.
-fn rfc3339(seconds: u64) -> String {
-    let fixdate = date::format(seconds);
-    let part = |from: usize, to: usize| fixdate[from..to].iter().map(|byte| char::from(*byte)).collect::<String>();
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = months.iter().take_while(|month| **month != part(8, 11)).count() + 1;
-    format!("{}-{month:02}-{}T{}Z", part(12, 16), part(5, 7), part(17, 25))
 }
 
 #[cfg(test)]
