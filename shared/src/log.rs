@@ -70,9 +70,9 @@ pub fn timestamp() -> String {
     )
 }
 
-/// A second as RFC 3339 (5.6) writes it: `1994-11-06T08:49:37Z`.
+/// A second as RFC 3339 (5.6) writes it: `1994-11-06T08:49:37Z`; its years have four digits, so none is after 9999.
 pub fn rfc3339(epoch_seconds: u64) -> String {
-    let (year, month, day, second) = civil(epoch_seconds);
+    let (year, month, day, second) = civil(epoch_seconds.min(253_402_300_799));
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 

@@ -82,7 +82,7 @@ fn json_is_what_it_says() {
     let entries = [file("b\"\\\n", 7), file(b"\xffz", 0), directory("a")];
     let expected = "{\"path\":\"/x\\\"/\",\"entries\":[\
         {\"name\":\"a\",\"type\":\"directory\",\"size\":null,\"modified\":\"1994-11-06T08:49:37Z\"},\
-        {\"name\":\"b\\\"\\\\\\u000a\",\"type\":\"file\",\"size\":7,\"modified\":\"1994-11-06T08:49:37Z\"},\
+        {\"name\":\"b\\\"\\\\\\n\",\"type\":\"file\",\"size\":7,\"modified\":\"1994-11-06T08:49:37Z\"},\
         {\"name\":\"\u{fffd}z\",\"type\":\"file\",\"size\":0,\"modified\":\"1994-11-06T08:49:37Z\"}],\"truncated\":true}\n";
     assert_eq!(json("/x\"/", &entries, true), expected);
     assert_eq!(json("/", &[], false), "{\"path\":\"/\",\"entries\":[],\"truncated\":false}\n");
