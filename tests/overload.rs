@@ -14,8 +14,7 @@ fn the_oldest_idle_connections_make_room_for_new_ones() {
     let address = server.address();
     let mut first: Vec<Client> = (0..5).map(|_| Client::connect(&address)).collect();
     first.iter_mut().for_each(Client::assert_usable);
-    // The last two are used again: they are the youngest.
-    std::thread::sleep(Duration::from_millis(300));
+    // The last two came last, and are used again: they are the youngest.
     first[3..].iter_mut().for_each(Client::assert_usable);
     let mut second: Vec<Client> = (0..3).map(|_| Client::connect(&address)).collect();
     second.iter_mut().for_each(Client::assert_usable);

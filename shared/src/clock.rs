@@ -1,4 +1,4 @@
-//! The clock of a loop: read once a turn, asked as often as one likes.
+//! The clock of a loop: read once a turn, asked as often as one likes. The calendar is looked at when it may have turned a page.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,11 +9,17 @@ use nix::time::{ClockId, clock_gettime};
 pub struct Clock {
     now: Instant,
     epoch_seconds: u64,
+    /// When the calendar is looked at again.
+    calendar_at: Instant,
 }
+
+/// How late a second may be told; not more, since the calendar may be set.
+const CALENDAR: Duration = Duration::from_millis(20);
 
 impl Default for Clock {
     fn default() -> Clock {
-        Clock { now: Instant::now(), epoch_seconds: epoch_seconds() }
+        let now = Instant::now();
+        Clock { now, epoch_seconds: epoch_seconds(), calendar_at: now + CALENDAR }
     }
 }
 
@@ -21,7 +27,10 @@ impl Clock {
     /// Reads the time.
     pub fn tick(&mut self) {
         self.now = Instant::now();
-        self.epoch_seconds = epoch_seconds();
+        if self.now >= self.calendar_at {
+            self.epoch_seconds = epoch_seconds();
+            self.calendar_at = self.now + CALENDAR;
+        }
     }
 
     /// The instant of the last tick.

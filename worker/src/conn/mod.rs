@@ -146,8 +146,9 @@ pub struct Connection {
     /// When it began to wait for what it waits for, and how far that had come.
     paced_from: Tick,
     paced_at: u64,
-    /// The last event.
+    /// When the last event was, and its number among all of the worker's: ticks are too coarse to tell who is the oldest.
     touched: Tick,
+    last_event: u64,
     deadline: Tick,
     scheduled: Tick,
     buffer: Option<Buffer>,
@@ -174,6 +175,7 @@ impl Connection {
             paced_from: Tick::default(),
             paced_at: 0,
             touched: Tick::default(),
+            last_event: 0,
             deadline: Tick::default(),
             scheduled: Tick(u32::MAX),
             buffer,
@@ -287,14 +289,18 @@ impl Connection {
         }
     }
 
-    /// Since when nothing has happened on it; none: something is under way.
-    pub fn idle_since(&self) -> Option<Tick> {
-        (self.waits == Waits::Idle && self.is_quiet()).then_some(self.touched)
+    /// The number of the last event on it, if nothing is under way.
+    pub fn idle_since_event(&self) -> Option<u64> {
+        self.is_idle().then_some(self.last_event)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waits == Waits::Idle && self.is_quiet()
     }
 
     /// Whether nothing has happened on it since `tick`, and nothing is under way.
     pub fn is_idle_since(&self, tick: Tick) -> bool {
-        self.idle_since().is_some_and(|since| since <= tick)
+        self.is_idle() && self.touched <= tick
     }
 
     /// Counts it among the connections of its client; false when that client has as many as it may.
@@ -360,7 +366,7 @@ impl Connection {
     }
 
     /// When to look at this connection, if the timers have to be told: it was scheduled later, or not at all.
-    pub fn reschedule(&mut self, patience: &Patience, now: Tick) -> Option<Tick> {
+    pub fn reschedule(&mut self, patience: &Patience, now: Tick, event: u64) -> Option<Tick> {
         let waits = self.waits_for();
         // A head and a goodbye have a limit from first to last, the rest from event to event.
         let since_before = waits == self.waits && matches!(waits, Waits::Head | Waits::Linger);
@@ -368,7 +374,7 @@ impl Connection {
             (self.paced_from, self.paced_at) = (now, self.position(waits));
         }
         self.waits = waits;
-        self.touched = now;
+        (self.touched, self.last_event) = (now, event);
         if !since_before {
             let slowest = patience.with_rate(waits, self.position(waits).saturating_sub(self.paced_at));
             let at_all = slowest.map_or(Tick(u32::MAX), |span| self.paced_from.after(span));

@@ -56,6 +56,11 @@ impl Output {
         output
     }
 
+    /// Nothing is to be sent.
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.stream.is_none()
+    }
+
     /// Bytes that are still to be sent, as far as that is known.
     pub(super) fn len(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
@@ -81,30 +86,18 @@ impl Connection {
     /// Writes a batch: `out`, then `tail`. What the peer does not take stays in `self.output`.
     pub(super) fn write_batch(&mut self, cx: &mut Context, out: &[u8], tail: Option<Output>) -> Fate {
         crash_point::pass(Point::BeforeWrite);
-        let Some(mut output) = tail else {
-            let mut at = 0;
-            return match self.write_bytes(cx, out, &mut at, false) {
-                Wrote::All => self.batch_done(cx),
-                Wrote::Part | Wrote::Later(_) => {
-                    let part = Part::Bytes { bytes: out[at..].to_vec(), at: 0 };
-                    self.output = Some(Box::new(Output { parts: [part].into(), stream: None }));
-                    Fate::Stay
-                }
-                Wrote::Broken => Fate::Close,
-            };
-        };
-        if output.parts.front().is_some_and(|part| part.in_memory().is_none()) {
-            // A file cannot leave in the same call as bytes; no need to copy them.
-            let mut at = 0;
-            match self.write_bytes(cx, out, &mut at, false) {
-                Wrote::All => {}
-                Wrote::Part | Wrote::Later(_) => {
-                    output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec(), at: 0 });
-                }
+        let mut output = tail.unwrap_or_default();
+        let mut at = 0;
+        // What is in memory leaves in one call with what stands before it; a file cannot.
+        if output.parts.front().is_none_or(|part| part.in_memory().is_none()) {
+            match self.write_bytes(cx, out, &mut at) {
                 Wrote::Broken => return Fate::Close,
+                Wrote::All if output.is_empty() => return self.batch_done(cx),
+                _ => {}
             }
-        } else {
-            output.parts.push_front(Part::Bytes { bytes: out.to_vec(), at: 0 });
+        }
+        if at < out.len() {
+            output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec(), at: 0 });
         }
         self.output = Some(Box::new(output));
         self.resume_output(cx)
@@ -130,7 +123,6 @@ impl Connection {
     fn write_parts(&mut self, cx: &mut Context, output: &mut Output) -> Wrote {
         let mut turn = FILE_TURN;
         loop {
-            let more = output.stream.is_some();
             let wrote = match output.parts.front_mut() {
                 None => match output.stream.as_mut() {
                     None => return Wrote::All,
@@ -141,7 +133,7 @@ impl Connection {
                     Temperature::Cold(job) => return Wrote::Later(job),
                     Temperature::Warm => self.write_file(cx, part, &mut turn),
                 },
-                Some(_) => self.write_memory(cx, output, more),
+                Some(_) => self.write_memory(cx, output),
             };
             if !matches!(wrote, Wrote::All) {
                 return wrote;
@@ -149,18 +141,12 @@ impl Connection {
             while output.parts.front().is_some_and(|part| part.len() == 0) {
                 output.parts.pop_front();
             }
-            if output.parts.is_empty() && output.stream.as_ref().is_some_and(Stream::is_done) {
-                output.stream = None;
-            }
         }
     }
 
     /// Writes the parts in front that are in memory, in one call.
-    fn write_memory(&mut self, cx: &Context, output: &mut Output, stream: bool) -> Wrote {
-        let memory = output.parts.iter().take_while(|part| part.in_memory().is_some()).count();
-        let more = stream || memory < output.parts.len();
-        let mut slices: Vec<&[u8]> =
-            output.parts.iter().take(memory.min(GATHERED)).filter_map(Part::in_memory).collect();
+    fn write_memory(&mut self, cx: &Context, output: &mut Output) -> Wrote {
+        let mut slices: Vec<&[u8]> = output.parts.iter().take(GATHERED).map_while(Part::in_memory).collect();
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut allowed = crash_point::cut(total);
         for slice in &mut slices {
@@ -169,7 +155,7 @@ impl Connection {
         }
         let gathered: Vec<IoSlice<'_>> = slices.into_iter().map(IoSlice::new).collect();
         self.enter_call();
-        let result = sendmsg::<()>(self.fd, &gathered, &[], flags(more), None);
+        let result = sendmsg::<()>(self.fd, &gathered, &[], MsgFlags::MSG_NOSIGNAL, None);
         crash_point::after_cut();
         crash_point::pass(Point::AfterWrite);
         match result {
@@ -186,12 +172,12 @@ impl Connection {
         }
     }
 
-    fn write_bytes(&mut self, cx: &Context, bytes: &[u8], at: &mut usize, more: bool) -> Wrote {
+    fn write_bytes(&mut self, cx: &Context, bytes: &[u8], at: &mut usize) -> Wrote {
         while *at < bytes.len() {
             let rest = &bytes[*at..];
             let rest = &rest[..crash_point::cut(rest.len())];
             self.enter_call();
-            let result = send(self.fd, rest, flags(more));
+            let result = send(self.fd, rest, MsgFlags::MSG_NOSIGNAL);
             crash_point::after_cut();
             crash_point::pass(Point::AfterWrite);
             match result {
@@ -309,10 +295,6 @@ impl Connection {
         }
         true
     }
-}
-
-fn flags(more: bool) -> MsgFlags {
-    MsgFlags::MSG_NOSIGNAL | if more { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() }
 }
 
 /// The bytes of a kept reply's body from `at` on.

@@ -23,8 +23,8 @@ enum Again {
 }
 
 impl Connection {
-    /// Prepares the rest of the response on record as `entry`, of which bytes up to stream position `sent` have left. False
-    /// when it cannot be made again to the byte; then the peer must see a truncation.
+    /// Prepares the rest of the response on record as `entry`, of which what the record counts as sent has left. False when it
+    /// cannot be made again to the byte; then the peer must see a truncation.
     pub(crate) fn resume(&mut self, cx: &mut Context, entry: &Entry) -> bool {
         let again = match entry.kind.interim {
             true => Again::Made(whole(CONTINUE.to_vec(), Tail::None, false)),
@@ -48,7 +48,7 @@ impl Connection {
         let mut output = match again {
             Again::Made(output) => output,
             Again::Later(job) => return self.wait_for(cx, job, Why::Resume(*entry)) != Fate::Close,
-            Again::Other => match error_again(cx, entry) {
+            Again::Other => match self.error_again(cx, entry) {
                 Some(output) => output,
                 None => return false,
             },
@@ -90,16 +90,19 @@ impl Connection {
         };
         remake(reply, &envelope, entry).map_or(Again::Other, Again::Made)
     }
-}
 
-/// The error page that a refusal sent.
-fn error_again(cx: &mut Context, entry: &Entry) -> Option<Output> {
-    if !(400..=599).contains(&entry.kind.status) {
-        return None;
+    /// The error page that a refusal sent.
+    fn error_again(&self, cx: &mut Context, entry: &Entry) -> Option<Output> {
+        if !(400..=599).contains(&entry.kind.status) {
+            return None;
+        }
+        let mut scratch = HeaderScratch::new();
+        let parsed = head::parse(self.unanswered(self.record.start()), cx.limits.head, &mut scratch);
+        let head_only = matches!(parsed, Ok(Progress::Done(head)) if head.is_head());
+        let date = cx.date.text(entry.date);
+        let envelope = Envelope { date, minor_version: 1, keep_alive: !entry.kind.last, head_only };
+        remake(Reply::error(entry.kind.status), &envelope, entry)
     }
-    let date = cx.date.text(entry.date);
-    let envelope = Envelope { date, minor_version: 1, keep_alive: !entry.kind.last, head_only: false };
-    remake(Reply::error(entry.kind.status), &envelope, entry)
 }
 
 fn remake(reply: Reply<'_>, envelope: &Envelope<'_>, entry: &Entry) -> Option<Output> {

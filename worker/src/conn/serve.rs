@@ -323,7 +323,8 @@ impl Batch {
         let kind = Kind { idempotent: true, interim: false, last: true, status };
         let date = cx.clock.epoch_seconds();
         let reply = Reply::error(status);
-        let envelope = Envelope { date: cx.date.text(date), minor_version: 1, keep_alive: false, head_only: false };
+        let head_only = head.is_some_and(Head::is_head);
+        let envelope = Envelope { date: cx.date.text(date), minor_version: 1, keep_alive: false, head_only };
         let (validator, body_len) = (reply.validator(), reply.body_len());
         let length = self.encode(reply, &envelope);
         let entry = Entry {

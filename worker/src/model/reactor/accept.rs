@@ -17,7 +17,6 @@ use super::Reactor;
 use crate::conn::{Connection, Fate, TURNED_AWAY};
 use crate::crash_point::{self, Point};
 use crate::enter::Listener;
-use crate::event::timers::Tick;
 use crate::event::{Interest, Poller};
 use crate::rescue;
 
@@ -25,8 +24,6 @@ use crate::rescue;
 pub(super) const ACCEPT_BATCH: usize = 64;
 /// How long accepting pauses when not even the reserve helps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections over the limit that are kept until they have read why they are turned away; more are closed at once.
-const LEAVING: u32 = 64;
 /// Idle connections that are found in one look at all of them, to be closed when room is needed.
 const FOUND: usize = 256;
 /// How long a look that found nothing idle stands: under a flood it would be in vain each time.
@@ -41,7 +38,7 @@ pub(super) struct Door {
     /// Given up so that a connection can be told that there is no descriptor for it.
     reserve: Option<File>,
     /// The oldest idle connections of the last look, the oldest last.
-    idle: Vec<(RawFd, Tick)>,
+    idle: Vec<(RawFd, u64)>,
     in_vain_until: Option<Instant>,
     said: Option<Instant>,
 }
@@ -141,10 +138,12 @@ impl Reactor {
             return false;
         }
         for _look in 0..2 {
-            while let Some((fd, since)) = self.door.idle.pop() {
+            while let Some((fd, event)) = self.door.idle.pop() {
                 let connection = self.connections.get(fd as usize).and_then(Option::as_ref);
                 // A request that has come since the poll is answered first.
-                if connection.is_some_and(|connection| connection.is_idle_since(since)) && !has_unread(borrow(fd)) {
+                if connection.is_some_and(|connection| connection.idle_since_event() == Some(event))
+                    && !has_unread(borrow(fd))
+                {
                     self.with(fd, |_, _| Fate::Close);
                     return true;
                 }
@@ -156,25 +155,20 @@ impl Reactor {
     }
 
     fn find_idle(&mut self) {
-        let idle =
-            |connection: &Connection| connection.idle_since().map(|since| (connection.fd, since, connection.came_in));
+        let idle = |connection: &Connection| Some((connection.fd, connection.idle_since_event()?));
         let all = self.connections.iter().flatten();
-        let mut found: Vec<(RawFd, Tick, u32)> = all.filter_map(|connection| idle(connection)).collect();
+        let mut found: Vec<(RawFd, u64)> = all.filter_map(|connection| idle(connection)).collect();
         if found.len() > FOUND {
-            found.select_nth_unstable_by_key(FOUND, |&(_, since, came_in)| (since, came_in));
+            found.select_nth_unstable_by_key(FOUND, |&(_, event)| event);
             found.truncate(FOUND);
         }
-        // Of one tick, those first that came first.
-        found.sort_unstable_by_key(|&(_, since, came_in)| std::cmp::Reverse((since, came_in)));
-        self.door.idle = found.into_iter().map(|(fd, since, _)| (fd, since)).collect();
+        found.sort_unstable_by_key(|&(_, event)| std::cmp::Reverse(event));
+        self.door.idle = found;
     }
 
     /// Tells a connection over the limit so.
     fn turn_away(&mut self, fd: RawFd, listener: u8) {
         self.say_overload("as many connections as limits.connections allows");
-        if self.count >= self.cx.limits.connections + LEAVING {
-            return say_no(fd);
-        }
         match self.record(fd, listener) {
             Some(connection) => {
                 self.insert(connection);

@@ -53,6 +53,8 @@ pub(crate) struct Reactor {
     door: Door,
     /// Counts turns of the loop.
     turn: u32,
+    /// Counts events of connections.
+    events: u64,
     stage: Stage,
     duty: Duty,
     inheritance: &'static Inheritance,
@@ -81,6 +83,7 @@ impl Reactor {
             backlog: Vec::new(),
             door: Door::new(),
             turn: 0,
+            events: 0,
             stage: Stage::Waiting,
             duty,
             inheritance,
@@ -172,6 +175,7 @@ impl Reactor {
     fn with(&mut self, fd: RawFd, act: impl FnOnce(&mut Connection, &mut Context) -> Fate) {
         let Some(slot) = self.connections.get_mut(fd as usize) else { return };
         let Some(connection) = slot.as_mut() else { return };
+        self.events += 1;
         self.cx.lane.set_current(Some(fd));
         let mut fate = act(connection, &mut self.cx);
         if let Some(interest) = connection.new_interest()
@@ -190,7 +194,7 @@ impl Reactor {
             Fate::GoOn if connection.ask_to_go_on() => self.backlog.push(fd),
             Fate::GoOn | Fate::Stay => {}
         }
-        if let Some(tick) = connection.reschedule(&self.cx.patience, self.timers.now()) {
+        if let Some(tick) = connection.reschedule(&self.cx.patience, self.timers.now(), self.events) {
             connection.set_scheduled(self.timers.schedule(fd, tick));
         }
         if self.stage == Stage::Retiring && fate == Fate::Stay {

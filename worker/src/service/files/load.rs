@@ -24,7 +24,7 @@ pub(super) const LEAST_COMPRESSED: u64 = 256;
 const MAX_LISTED: usize = 10_000;
 
 /// Where a route's files are, and how they are served; what a thread needs to know.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Source {
     pub(super) root: Root,
     pub(super) open_files: OpenFiles,
@@ -33,7 +33,7 @@ pub(super) struct Source {
     pub(super) listing: bool,
     pub(super) compress: bool,
     pub(super) precompressed: bool,
-    pub(super) deny: Arc<Deny>,
+    pub(super) deny: Deny,
     /// Bytes of the largest file that is read into memory.
     pub(super) memory: u64,
 }
@@ -119,9 +119,11 @@ impl Source {
             }
         }
         match (self.root.find(&want.path, disk), &self.fallback) {
-            (Err(Trouble::Absent), Some(fallback)) => {
-                self.take(fallback.to_string(), self.root.find(fallback, disk)?, want, disk)
-            }
+            (Err(Trouble::Absent), Some(fallback)) => match self.root.find(fallback, disk)? {
+                // A redirect to what is not there would go on for ever.
+                Found::Directory(_) => Err(Trouble::Absent),
+                found => self.take(fallback.to_string(), found, want, disk),
+            },
             (found, _) => self.take(want.path.clone(), found?, want, disk),
         }
     }

@@ -47,7 +47,6 @@ pub struct Files {
     /// Tells this route's files on the shelf.
     route: usize,
     source: Arc<Source>,
-    deny: Arc<Deny>,
     charset: Option<String>,
     dress: Dress,
     shelf: Rc<RefCell<Shelf>>,
@@ -63,7 +62,6 @@ impl Files {
     ) -> Result<Files, OpenRootError> {
         let root = Root::open(&action.root)?;
         let pages = pages::load(&root, action)?;
-        let deny = Arc::new(Deny::new(&action.deny));
         let memory = if setting.cache.memory > 0 { setting.cache.file } else { SMALL };
         let source = Source {
             root,
@@ -73,13 +71,12 @@ impl Files {
             listing: action.listing,
             compress: action.compress,
             precompressed: action.precompressed,
-            deny: deny.clone(),
+            deny: Deny::new(&action.deny),
             memory,
         };
         Ok(Files {
             route,
             source: Arc::new(source),
-            deny,
             charset: action.charset.clone(),
             dress: Dress::new(written, pages),
             shelf: setting.shelf.clone(),
@@ -115,7 +112,7 @@ impl Files {
         if let Some(kept) = self.kept(request.path, &codings) {
             return Answer::Reply(self.represent(request, &kept));
         }
-        if self.deny.covers(request.path) {
+        if self.source.deny.covers(request.path) {
             return Answer::Reply(self.dress.error(404));
         }
         let listing = if listing::wants_json(request.head) { Listing::Json } else { Listing::Html };
@@ -231,7 +228,7 @@ impl Files {
             looked: Cell::new(0),
         });
         // A path that is denied may still be the fallback: on the shelf it would be found by its own name.
-        if small && !self.deny.covers(&file.path) {
+        if small && !self.source.deny.covers(&file.path) {
             let key = Key { route: self.route, coding, path: file.path.as_str().into() };
             self.shelf.borrow_mut().put(key, kept.clone());
         }
@@ -242,11 +239,10 @@ impl Files {
 /// The codings that a peer takes rather than the plain file, the best first. Whoever asks for a part means the plain file.
 fn wishes(head: &Head<'_>) -> Vec<Coding> {
     let accepted = Accepted::of(head);
-    let mut left = Coding::ALL.to_vec();
-    let mut wishes = Vec::new();
     if accepted == Accepted::default() || head.header("range").is_some() {
-        return wishes;
+        return Vec::new();
     }
+    let (mut left, mut wishes) = (Coding::ALL.to_vec(), Vec::new());
     while let Choice::Coded(best) = accepted.best(&left) {
         wishes.push(best);
         left.retain(|&coding| coding != best);
