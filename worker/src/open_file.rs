@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::{Lane, Record, Table};
@@ -20,6 +21,25 @@ pub struct OpenFiles {
 pub struct OpenFile {
     file: File,
     record: Option<Record>,
+    /// The turn of the loop in which its first bytes were last found in the page cache, and how many. The loop alone asks.
+    warm: (AtomicU64, AtomicU64),
+}
+
+impl OpenFile {
+    /// Whether its first `count` bytes can be read without waiting for a disk, as `look` tells, which is asked once in a `turn`
+    /// however many connections send the file.
+    pub fn is_warm(&self, count: u64, turn: u64, look: impl FnOnce() -> bool) -> bool {
+        let (then, known) = (&self.warm.0, &self.warm.1);
+        if then.load(Ordering::Relaxed) == turn && known.load(Ordering::Relaxed) >= count {
+            return true;
+        }
+        let warm = look();
+        if warm {
+            known.store(count, Ordering::Relaxed);
+            then.store(turn, Ordering::Relaxed);
+        }
+        warm
+    }
 }
 
 impl OpenFiles {
@@ -36,7 +56,7 @@ impl OpenFiles {
             self.lane.raise_high_water(file.as_raw_fd());
             record.fill_file(self.owner);
         }
-        OpenFile { file, record }
+        OpenFile { file, record, warm: (AtomicU64::new(0), AtomicU64::new(0)) }
     }
 }
 

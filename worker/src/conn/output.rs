@@ -129,7 +129,7 @@ impl Connection {
                     Some(stream) => return stream.next_job().map_or(Wrote::Broken, Wrote::Later),
                 },
                 Some(Part::File(_)) if turn == 0 => return Wrote::Part,
-                Some(Part::File(part)) => match part.look(turn) {
+                Some(Part::File(part)) => match part.look(turn, cx.setting.turn()) {
                     Temperature::Cold(job) => return Wrote::Later(job),
                     Temperature::Warm => self.write_file(cx, part, &mut turn),
                 },

@@ -92,16 +92,19 @@ impl FilePart {
         self.warm = self.warm.saturating_sub(count);
     }
 
-    /// Looks whether up to `turn` bytes can be sent at once: the first and the last byte stand for those between, which reading
+    /// Looks whether up to `most` bytes can be sent at once: the first and the last byte stand for those between, which reading
     /// ahead brings in together.
-    pub(super) fn look(&mut self, turn: u64) -> Temperature {
+    pub(super) fn look(&mut self, most: u64, turn: u64) -> Temperature {
         if self.warm > 0 || self.left == 0 {
             return Temperature::Warm;
         }
-        let window = self.left.min(turn);
-        let warm = !crash_point::disk_is_cold()
-            && is_cached(&*self.file, self.offset)
-            && (window == 1 || is_cached(&*self.file, self.offset + window - 1));
+        let window = self.left.min(most);
+        let look = || {
+            !crash_point::disk_is_cold()
+                && is_cached(&*self.file, self.offset)
+                && (window == 1 || is_cached(&*self.file, self.offset + window - 1))
+        };
+        let warm = if self.offset == 0 { self.file.is_warm(window, turn, look) } else { look() };
         if warm {
             self.warm = window;
             return Temperature::Warm;

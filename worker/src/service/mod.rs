@@ -44,6 +44,11 @@ impl Setting {
         Setting { open_files, shelf: Rc::new(RefCell::new(Shelf::new(cache))), cache: cache.clone() }
     }
 
+    /// The turn at hand.
+    pub fn turn(&self) -> u64 {
+        self.shelf.borrow().turn()
+    }
+
     /// A turn of the loop begins.
     pub fn next_turn(&self) {
         self.shelf.borrow_mut().next_turn();
