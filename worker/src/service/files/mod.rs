@@ -218,7 +218,7 @@ impl Files {
             Sidecar(of_its_own.then_some(facts.identity))
         });
         // By its size alone: in memory and open it has other validators, and a successor would not go on with it.
-        let small = reply.as_ref().is_none_or(|reply| reply.has_file() == (reply.body_len() > self.source.memory));
+        let fits = reply.as_ref().is_none_or(|reply| reply.has_file() == (reply.body_len() > self.source.memory));
         let kept = Rc::new(Kept {
             plain: file.plain.identity,
             sidecar,
@@ -228,7 +228,7 @@ impl Files {
             looked: Cell::new(0),
         });
         // A path that is denied may still be the fallback: on the shelf it would be found by its own name.
-        if small && !self.source.deny.covers(&file.path) {
+        if fits && !self.source.deny.covers(&file.path) {
             let key = Key { route: self.route, coding, path: file.path.as_str().into() };
             self.shelf.borrow_mut().put(key, kept.clone());
         }
