@@ -16,6 +16,8 @@ mod chaos;
 mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;
+#[cfg(feature = "crash-points")]
+mod crash_points_files;
 mod daemon;
 mod faults;
 mod handover;
