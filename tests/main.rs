@@ -13,6 +13,7 @@ mod harness;
 mod abuse;
 mod basics;
 mod chaos;
+mod chaos_files;
 mod corpus;
 #[cfg(feature = "crash-points")]
 mod crash_points;

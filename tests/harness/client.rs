@@ -116,6 +116,16 @@ impl Response {
         }
     }
 
+    /// The same to the byte, Date aside.
+    pub(crate) fn is_like(&self, other: &Response) -> bool {
+        let undated = |response: &Response| {
+            let headers = response.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date"));
+            headers.cloned().collect::<Vec<_>>()
+        };
+        (self.status, self.minor_version, &self.body) == (other.status, other.minor_version, &other.body)
+            && undated(self) == undated(other)
+    }
+
     /// The body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
