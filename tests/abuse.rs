@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Client, HELLO, SOON, Server, Setup, beside_others, processes, wait_for_moment, wait_until};
+use crate::harness::{Client, SOON, Server, Setup, beside_others, processes, wait_for_moment, wait_until};
 
 #[test]
 fn a_peer_that_goes_on_sending_after_the_last_response_is_let_go_after_two_seconds() {
