@@ -64,11 +64,11 @@ fn strike(server: &Server, signal: Signal, dice: &mut Dice) -> bool {
 }
 
 /// So many signals at random workers, at a steady pace with a jitter of half a step.
-fn rain(server: &Server, signal: Signal, kills: usize) -> usize {
+pub(crate) fn rain(server: &Server, signal: Signal, kills: usize, step: Duration) -> usize {
     let (mut dice, start, mut sent) = (Dice::new(), Instant::now(), 0);
     for kill in 0..kills {
-        let jitter = Duration::from_micros(dice.below(STEP.as_micros() as usize / 2) as u64);
-        wait_for_moment(start + STEP * kill as u32 + jitter);
+        let jitter = Duration::from_micros(dice.below(step.as_micros() as usize / 2) as u64);
+        wait_for_moment(start + step * kill as u32 + jitter);
         sent += usize::from(strike(server, signal, &mut dice));
     }
     println!("{sent} of {kills} {signal} sent in {:?}", start.elapsed());
@@ -81,7 +81,7 @@ fn nobody_notices(signal: Signal) {
     let server = setup().start();
     let load = Load::start(&server.address(), CONNECTIONS, Manners::Strict, &asks());
     load.wait_for(500);
-    let sent = rain(&server, signal, knob("PHALANX_CHAOS_KILLS", 150));
+    let sent = rain(&server, signal, knob("PHALANX_CHAOS_KILLS", 150), STEP);
     load.wait_for(500);
     let tally = load.finish();
     tally.assert_clean();

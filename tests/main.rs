@@ -14,6 +14,7 @@ mod abuse;
 mod abuse_crowd;
 mod basics;
 mod chaos;
+mod chaos_files;
 mod client_bounds;
 mod corpus;
 #[cfg(feature = "crash-points")]
@@ -24,6 +25,9 @@ mod daemon;
 mod descriptors;
 mod differential;
 mod faults;
+mod files;
+mod files_bounds;
+mod files_routes;
 mod handover;
 mod idle;
 mod keepers;

@@ -1,4 +1,5 @@
-//! A strict HTTP/1.1 client: it accepts what RFC 9112 lets a server of fixed-length responses send, and nothing else.
+//! A strict HTTP/1.1 client: it accepts what RFC 9112 lets a server send that knows the length of everything but what
+//! it compresses on the way, and nothing else.
 //! It keeps every byte exchanged and prints them when its test panics.
 
 use std::fmt;
@@ -10,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{self, sockopt};
 
+use super::framing::{self, Body};
 use super::{SOON, readable, wait_until};
 
 /// How long a strict client waits for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_HEAD: usize = 64 * 1024;
+const ACCEPT_ENCODING: &[u8] = b"\r\nAccept-Encoding:";
 
 enum Wire {
     Tcp(TcpStream),
@@ -40,6 +43,8 @@ pub(crate) struct Client {
     transcript: Vec<Part>,
     patience: Duration,
     prints: bool,
+    /// It has asked for a content coding: a response of unknown length is allowed from then on.
+    takes_codings: bool,
 }
 
 /// A complete response.
@@ -109,6 +114,16 @@ impl Response {
             Some(value) if value.split(',').any(|token| token.trim() == "keep-alive") => false,
             _ => self.minor_version == 0,
         }
+    }
+
+    /// The same to the byte, Date aside.
+    pub(crate) fn is_like(&self, other: &Response) -> bool {
+        let undated = |response: &Response| {
+            let headers = response.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date"));
+            headers.cloned().collect::<Vec<_>>()
+        };
+        (self.status, self.minor_version, &self.body) == (other.status, other.minor_version, &other.body)
+            && undated(self) == undated(other)
     }
 
     /// The body as text.
@@ -191,8 +206,15 @@ impl Client {
 
     fn over(wire: Wire) -> io::Result<Client> {
         let opened = Instant::now();
-        let mut client =
-            Client { wire, received: Vec::new(), opened, transcript: Vec::new(), patience: PATIENCE, prints: true };
+        let mut client = Client {
+            wire,
+            received: Vec::new(),
+            opened,
+            transcript: Vec::new(),
+            patience: PATIENCE,
+            prints: true,
+            takes_codings: false,
+        };
         client.set_patience(PATIENCE)?;
         Ok(client)
     }
@@ -228,6 +250,7 @@ impl Client {
     /// Sends bytes.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.note("client", bytes);
+        self.takes_codings |= bytes.windows(ACCEPT_ENCODING.len()).any(|window| window == ACCEPT_ENCODING);
         match &mut self.wire {
             Wire::Tcp(stream) => stream.write_all(bytes),
             Wire::Unix(stream) => stream.write_all(bytes),
@@ -277,13 +300,35 @@ impl Client {
                 None => self.receive(late)?,
             }
         };
-        let (mut response, length) = parse_head(&self.received[..end], method).map_err(Failure::Malformed)?;
-        while self.received.len() < end + length {
-            self.receive(late)?;
-        }
+        let (mut response, body) =
+            framing::parse_head(&self.received[..end], method, self.takes_codings).map_err(Failure::Malformed)?;
+        let length = match body {
+            Body::Length(length) => {
+                while self.received.len() < end + length {
+                    self.receive(late)?;
+                }
+                length
+            }
+            Body::Chunked => loop {
+                match framing::chunked_len(&self.received[end..]).map_err(Failure::Malformed)? {
+                    Some(length) => break length,
+                    None => self.receive(late)?,
+                }
+            },
+            Body::UntilClose => loop {
+                match self.receive(late) {
+                    Ok(()) => {}
+                    Err(Failure::Closed(received)) => break received.len() - end,
+                    Err(failure) => return Err(failure),
+                }
+            },
+        };
         let rest = self.received.split_off(end + length);
         response.body = self.received.split_off(end);
         self.received = rest;
+        if matches!(body, Body::Chunked) {
+            response.body = framing::without_chunks(&response.body);
+        }
         Ok(response)
     }
 
@@ -435,59 +480,4 @@ fn queues(local: u16, remote: u16) -> Option<(u64, u64)> {
         let number = |text| u64::from_str_radix(text, 16).ok();
         ((ours, theirs) == (local, remote)).then_some((number(send)?, number(receive)?))
     })
-}
-
-/// The head of a response, and the length of the body that must follow it.
-fn parse_head(bytes: &[u8], method: &str) -> Result<(Response, usize), String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| format!("not ASCII: {}", readable(bytes)))?;
-    if text.replace("\r\n", "").contains(['\r', '\n']) {
-        return Err(format!("a stray line end: {text:?}"));
-    }
-    let mut lines = text.trim_end_matches("\r\n").split("\r\n");
-    let line = lines.next().unwrap_or_default();
-    let (minor_version, rest) = match (line.strip_prefix("HTTP/1.1 "), line.strip_prefix("HTTP/1.0 ")) {
-        (Some(rest), _) => (1, rest),
-        (_, Some(rest)) => (0, rest),
-        _ => return Err(format!("status line {line:?}")),
-    };
-    let (code, _reason) = rest.split_once(' ').ok_or(format!("status line without a space after the code {line:?}"))?;
-    let status: u16 = code.parse().map_err(|_| format!("status line {line:?}"))?;
-    if code.len() != 3 || !(100..600).contains(&status) {
-        return Err(format!("status line {line:?}"));
-    }
-    let headers = lines.map(parse_field).collect::<Result<Vec<_>, _>>()?;
-    let response = Response { status, minor_version, headers, body: Vec::new() };
-    let length = body_length(&response, method)?;
-    Ok((response, length))
-}
-
-fn parse_field(line: &str) -> Result<(String, String), String> {
-    let (name, value) = line.split_once(':').ok_or(format!("header {line:?}"))?;
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    match !name.is_empty() && name.bytes().all(token) && !value.bytes().any(|byte| byte < 32 && byte != b'\t') {
-        true => Ok((name.to_owned(), value.trim_matches([' ', '\t']).to_owned())),
-        false => Err(format!("header {line:?}")),
-    }
-}
-
-/// RFC 9112, section 6.3, for a server that knows the length of everything it sends.
-fn body_length(response: &Response, method: &str) -> Result<usize, String> {
-    let has = |name: &str| response.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).count();
-    if has("transfer-encoding") > 0 {
-        return Err(format!("a transfer coding that nobody asked for: {response}"));
-    }
-    if has("content-length") > 1 {
-        return Err(format!("two lengths: {response}"));
-    }
-    let stated = match response.header("content-length") {
-        Some(text) => Some(text.parse::<usize>().map_err(|_| format!("Content-Length {text:?}"))?),
-        None => None,
-    };
-    match (response.status, stated) {
-        (100..200 | 204, Some(_)) => Err(format!("a length where none may be: {response}")),
-        (100..200 | 204 | 304, _) => Ok(0),
-        _ if method == "HEAD" => Ok(0),
-        (_, Some(length)) => Ok(length),
-        (_, None) => Err(format!("no length: {response}")),
-    }
 }

@@ -9,41 +9,75 @@ use super::{Client, Failure, Response, SOON, difference, pause};
 
 /// Failures described; more are only counted.
 const MOST_DESCRIBED: usize = 20;
+/// For answers that may have to be made anew after each death.
+const LONG: Duration = Duration::from_secs(30);
 
 /// A request and the only right answer to it.
 #[derive(Clone)]
 pub(crate) struct Ask {
     method: &'static str,
     path: String,
-    body: Arc<Vec<u8>>,
+    /// Lines of the request's head behind those that every client sends.
+    lines: &'static str,
+    right: Arc<Right>,
+}
+
+/// What the right answer is known by.
+enum Right {
+    /// It is a 200 with this body.
+    Body(Vec<u8>),
+    /// It is this one, Date aside.
+    Response(Response),
 }
 
 impl Ask {
     /// `GET path` is answered 200 with these bytes.
     pub(crate) fn get(path: &str, body: impl Into<Vec<u8>>) -> Ask {
-        Ask { method: "GET", path: path.into(), body: Arc::new(body.into()) }
+        Ask { method: "GET", path: path.into(), lines: "", right: Arc::new(Right::Body(body.into())) }
     }
 
     /// `HEAD path` is answered 200 for a body of these bytes.
     pub(crate) fn head(path: &str, body: impl Into<Vec<u8>>) -> Ask {
-        Ask { method: "HEAD", path: path.into(), body: Arc::new(body.into()) }
+        Ask { method: "HEAD", path: path.into(), lines: "", right: Arc::new(Right::Body(body.into())) }
+    }
+
+    /// This request, with `lines` in its head, is always answered as it is now.
+    #[track_caller]
+    pub(crate) fn as_now(address: &str, method: &'static str, path: &str, lines: &'static str) -> Ask {
+        let ask = Ask { lines, ..Ask::get(path, "") };
+        let ask = Ask { method, ..ask };
+        let response = Client::connect(address).patient(SOON).ask(&ask.request());
+        Ask { right: Arc::new(Right::Response(response)), ..ask }
+    }
+
+    /// The answer may have to be made, not only sent.
+    fn takes_time(&self) -> bool {
+        matches!(*self.right, Right::Response(_))
     }
 
     fn request(&self) -> String {
-        format!("{} {} HTTP/1.1\r\nHost: test\r\nUser-Agent: load\r\n\r\n", self.method, self.path)
+        format!("{} {} HTTP/1.1\r\nHost: test\r\nUser-Agent: load\r\n{}\r\n", self.method, self.path, self.lines)
     }
 
     fn check(&self, response: &Response) -> Result<(), String> {
+        let body = match &*self.right {
+            Right::Body(body) => body,
+            Right::Response(right) if response.is_like(right) => return Ok(()),
+            Right::Response(right) => {
+                let difference = difference(&response.body, &right.body);
+                return Err(format!("not as before, {difference}: {response}\nbefore: {right}"));
+            }
+        };
         if response.status != 200 {
             return Err(format!("wrong status: {response}"));
         }
-        let length = self.body.len().to_string();
+        let length = body.len().to_string();
         if response.header("content-length") != Some(&length) {
             return Err(format!("wrong length, not {length}: {response}"));
         }
-        match self.method != "GET" || response.body == *self.body {
+        match self.method != "GET" || response.body == *body {
             true => Ok(()),
-            false => Err(format!("wrong bytes, {}", difference(&response.body, &self.body))),
+            false => Err(format!("wrong bytes, {}", difference(&response.body, body))),
         }
     }
 }
@@ -116,12 +150,22 @@ pub(crate) struct Load {
 impl Load {
     /// `connections` clients, each asking one of `asks` after the other, beginning at different ones.
     pub(crate) fn start(address: &str, connections: usize, manners: Manners, asks: &[Ask]) -> Load {
+        Load::of(address, connections, manners, asks, false)
+    }
+
+    /// Strict clients that take a large response only in small pieces, and have patience with it.
+    pub(crate) fn start_narrow(address: &str, connections: usize, asks: &[Ask]) -> Load {
+        Load::of(address, connections, Manners::Strict, asks, true)
+    }
+
+    fn of(address: &str, connections: usize, manners: Manners, asks: &[Ask], narrow: bool) -> Load {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let clients = (0..connections)
             .map(|number| {
                 let mut worker = Asker {
                     address: address.to_owned(),
                     manners,
+                    narrow,
                     asks: asks.to_vec(),
                     stop: stop.clone(),
                     answered: answered.clone(),
@@ -171,6 +215,7 @@ impl Drop for Load {
 struct Asker {
     address: String,
     manners: Manners,
+    narrow: bool,
     asks: Vec<Ask>,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -194,7 +239,11 @@ impl Asker {
     fn connect(&mut self) -> Option<Client> {
         let start = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
+            if self.narrow {
+                return Some(Client::connect_narrow(&self.address).patient(LONG));
+            }
             match Client::try_connect(&self.address) {
+                Ok(client) if self.asks.iter().any(Ask::takes_time) => return Some(client.patient(LONG)),
                 Ok(client) => return Some(client),
                 Err(_) if self.manners == Manners::Reconnecting && start.elapsed() < super::client::PATIENCE => pause(),
                 Err(error) => {

@@ -6,6 +6,8 @@
 pub(crate) mod case;
 pub(crate) mod client;
 pub(crate) mod command;
+pub(crate) mod content;
+mod framing;
 pub(crate) mod load;
 pub(crate) mod processes;
 pub(crate) mod server;
@@ -16,6 +18,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Failure, Response};
+pub(crate) use content::{decoded, text_pattern};
 pub(crate) use load::{Ask, Load, Manners};
 pub(crate) use server::Server;
 pub(crate) use setup::{HELLO, Setup};

@@ -104,7 +104,6 @@ impl Setup {
     }
 
     /// A variable of the server's environment.
-    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "crash points are named in the environment"))]
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.into(), value.into()));
         self
