@@ -15,7 +15,11 @@ fn setup() -> Setup {
 
 /// Asks for the fault beside an idle connection and one that works without a pause.
 fn costs_only_itself(fault: &str, status: u16, restarts: u64) -> Server {
-    let server = setup().start();
+    costs_only_itself_in(setup(), fault, status, restarts)
+}
+
+fn costs_only_itself_in(setup: Setup, fault: &str, status: u16, restarts: u64) -> Server {
+    let server = setup.start();
     let address = server.address();
     let mut idle = Client::connect(&address);
     idle.assert_usable();
@@ -67,6 +71,44 @@ fn a_segmentation_fault_costs_its_request_a_500_and_is_reported_with_a_backtrace
     let _machine = beside_others();
     let server = costs_only_itself("segv", 500, 1);
     assert_backtrace(&assert_report(&server, "segv", &["segv", "segmentation"]));
+}
+
+/// A server whose pool dies of every file.
+#[cfg(feature = "crash-points")]
+fn with_a_broken_pool() -> Setup {
+    let setup = setup().file("broken", "never seen").environment("PHALANX_DISK", "cold");
+    setup.environment("PHALANX_CRASH_POINT", "in-pool:1!")
+}
+
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_thread_of_the_pool_that_faults_costs_the_request_it_works_for_a_500() {
+    let _machine = beside_others();
+    let server = costs_only_itself_in(with_a_broken_pool(), "broken", 500, 1);
+    let report = assert_report(&server, "broken", &["abrt", "abort"]);
+    let frames = report["backtrace"].to_string();
+    assert!(frames.contains("phalanx_worker::pool"), "{report:#}");
+}
+
+/// Each who waits for the same job meets the fault in turn, and nobody for ever.
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_fault_in_a_job_of_many_ends_with_the_last_who_asked_for_it() {
+    const ASK: u64 = 5;
+    let _machine = beside_others();
+    let server = with_a_broken_pool().start();
+    let mut idle = server.connect();
+    let mut asking: Vec<Client> = (0..ASK).map(|_| server.connect().patient(SOON)).collect();
+    asking.iter_mut().for_each(|client| client.send(b"GET /broken HTTP/1.1\r\nHost: test\r\n\r\n"));
+    for client in &mut asking {
+        let response = client.answer();
+        assert!(response.status == 500 && response.closes(), "{response}");
+        client.assert_closed();
+    }
+    server.wait_serving();
+    assert_eq!(server.status().sum("restarts"), ASK);
+    idle.assert_usable();
+    server.wait_total(ASK + 1);
 }
 
 #[test]

@@ -103,10 +103,10 @@ pub(crate) fn report(
     let words = ledger.lane(lane).last_words();
     let word = |index: usize| words[index].load(Ordering::Acquire);
     let count = (word(FRAMES) as usize).min(words.len() - FIRST_FRAME);
-    let current = ledger.lane(lane).current();
+    let accused = ledger.lane(lane).suspect();
     let owned = |record: &Record| record.owner() == Some(Owner::Worker(incarnation));
-    let suspect = current.and_then(|fd| ledger.record(fd)).filter(owned).and_then(|record| in_flight(ledger, &record));
-    let others = ledger.recorded().filter(|(fd, record)| owned(record) && Some(*fd) != current);
+    let suspect = accused.and_then(|fd| ledger.record(fd)).filter(owned).and_then(|record| in_flight(ledger, &record));
+    let others = ledger.recorded().filter(|(fd, record)| owned(record) && Some(*fd) != accused);
     Report {
         time: log::timestamp(),
         slot: slot.0,

@@ -1,7 +1,8 @@
 //! Places to die at, exactly between a system call (or a step of the handler) and its record. For the table test of rescue:
 //! without the feature `crash-points` each is nothing at all.
 //!
-//! `PHALANX_CRASH_POINT=NAME:K` kills the worker that passes the point for the K-th time in its slot, over all incarnations.
+//! `PHALANX_CRASH_POINT=NAME:K` kills the worker that passes the point for the K-th time in its slot, over all incarnations;
+//! with `NAME:K!` the worker does it to itself, by abort(3), then and every time after.
 
 /// Every place there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +72,15 @@ mod armed {
         table: Table,
         name: String,
         at: u64,
+        own_fault: bool,
     }
 
     pub(crate) fn arm(ledger: &Ledger) {
         let Ok(text) = std::env::var("PHALANX_CRASH_POINT") else { return };
         let (name, at) = text.split_once(':').unwrap_or((&text, "1"));
-        let armed = Armed { table: ledger.table(), name: name.to_owned(), at: at.parse().unwrap_or(1) };
+        let own_fault = at.ends_with('!');
+        let at = at.trim_end_matches('!').parse().unwrap_or(1);
+        let armed = Armed { table: ledger.table(), name: name.to_owned(), at, own_fault };
         let _armed_once = ARMED.set(armed);
     }
 
@@ -93,8 +97,12 @@ mod armed {
 
     /// Whether this is the time to die at `point`.
     fn due(point: Point) -> bool {
-        let armed = ARMED.get().filter(|armed| armed.name == name(point));
-        armed.is_some_and(|armed| armed.table.lane(0).pass_crash_point(point as usize) == armed.at)
+        let Some(armed) = ARMED.get().filter(|armed| armed.name == name(point)) else { return false };
+        let passed = armed.table.lane(0).pass_crash_point(point as usize);
+        if armed.own_fault && passed >= armed.at {
+            std::process::abort();
+        }
+        passed == armed.at
     }
 
     /// With `PHALANX_DISK=cold` no file is in the page cache: every read that may wait for a disk takes the way of those that do.

@@ -1,16 +1,19 @@
 //! The threads of a worker that do what may block: reading from a cold disk, compressing. The loop hands them jobs and goes on;
 //! an eventfd tells it that results are there. None is started before the first job.
 //!
-//! Knows neither connections nor what a job does. Equal jobs in flight are done once for all who wait.
+//! Knows neither connections nor what a job does. Equal jobs in flight are done once for all who wait. A thread that faults is
+//! blamed on one of those it works for.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use phalanx_shared::sys::crash_signal::{self, NOBODY};
 use phalanx_shared::{error, warn};
 
 use crate::in_handler;
@@ -63,7 +66,10 @@ impl std::fmt::Debug for Job {
 
 /// Tells the result of one job from that of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket(u64);
+pub struct Ticket {
+    number: u64,
+    flight: u64,
+}
 
 /// Whom a result is for.
 struct Waiter {
@@ -73,6 +79,7 @@ struct Waiter {
 
 /// A job in flight.
 struct Flight {
+    /// At least one. The first is to blame if the job faults.
     waiters: Vec<Waiter>,
     share: fn(&(dyn Any + Send)) -> Option<Box<dyn Any + Send>>,
     key: Option<String>,
@@ -99,17 +106,39 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(u64, Work)>,
+    queue: VecDeque<Queued>,
+    /// The flights that threads are at, each with the thread's word on whom it works for.
+    running: Vec<(u64, &'static AtomicI32)>,
     done: Vec<(u64, Done)>,
     idle: usize,
     /// The pool is gone: nobody is left to work for.
     closed: bool,
 }
 
+/// A job that no thread has begun with.
+struct Queued {
+    flight: u64,
+    /// Whom it is to be done for.
+    fd: RawFd,
+    work: Work,
+}
+
 impl State {
-    /// No thread has begun with the job: the queue is in the order of the numbers, and is taken from in front.
-    fn is_queued(&self, number: u64) -> bool {
-        self.queue.front().is_some_and(|(first, _)| *first <= number)
+    /// The place of a job that no thread has begun with: the queue is in the order of the numbers.
+    fn place(&self, flight: u64) -> Option<usize> {
+        self.queue.binary_search_by_key(&flight, |queued| queued.flight).ok()
+    }
+
+    /// The job is done for another from now on, or for nobody: then it need not begin.
+    fn hand_over(&mut self, flight: u64, heir: Option<RawFd>) {
+        if let Some((_, works_for)) = self.running.iter().find(|(running, _)| *running == flight) {
+            works_for.store(heir.unwrap_or(NOBODY), Ordering::Release);
+        }
+        let Some(place) = self.place(flight) else { return };
+        match heir {
+            Some(fd) => self.queue[place].fd = fd,
+            None => drop(self.queue.remove(place)),
+        }
     }
 }
 
@@ -140,14 +169,15 @@ impl Pool {
     /// Has `job` done for connection `fd`. Gives the job back when too much waits already, or no thread can be started.
     pub fn submit(&mut self, fd: RawFd, job: Job) -> Result<Ticket, Job> {
         self.next += 1;
-        let waiter = Waiter { fd, ticket: Ticket(self.next) };
+        let number = self.next;
         let mut state = self.shared.lock();
-        if let Some(number) = job.key.as_ref().and_then(|key| self.by_key.get(key))
-            && let Some(flight) = self.flights.get_mut(number)
-            && (flight.turn == job.turn || state.is_queued(*number))
+        if let Some(of_key) = job.key.as_ref().and_then(|key| self.by_key.get(key))
+            && let Some(flight) = self.flights.get_mut(of_key)
+            && (flight.turn == job.turn || state.place(*of_key).is_some())
         {
-            flight.waiters.push(waiter);
-            return Ok(Ticket(self.next));
+            let ticket = Ticket { number, flight: *of_key };
+            flight.waiters.push(Waiter { fd, ticket });
+            return Ok(ticket);
         }
         if state.queue.len() >= MAX_QUEUED {
             return Err(job);
@@ -162,15 +192,37 @@ impl Pool {
                 Err(_) => {}
             }
         }
-        state.queue.push_back((self.next, job.work));
+        state.queue.push_back(Queued { flight: number, fd, work: job.work });
         drop(state);
         self.shared.work_is_there.notify_one();
         if let Some(key) = &job.key {
-            self.by_key.insert(key.clone(), self.next);
+            self.by_key.insert(key.clone(), number);
         }
-        self.flights
-            .insert(self.next, Flight { waiters: vec![waiter], share: job.share, key: job.key, turn: job.turn });
-        Ok(Ticket(self.next))
+        let ticket = Ticket { number, flight: number };
+        let waiters = vec![Waiter { fd, ticket }];
+        self.flights.insert(number, Flight { waiters, share: job.share, key: job.key, turn: job.turn });
+        Ok(ticket)
+    }
+
+    /// Whoever has this ticket waits no longer. What nobody else waits for either is not begun any more.
+    pub fn forget(&mut self, ticket: Ticket) {
+        let Some(flight) = self.flights.get_mut(&ticket.flight) else { return };
+        flight.waiters.retain(|waiter| waiter.ticket != ticket);
+        let heir = flight.waiters.first().map(|waiter| waiter.fd);
+        if heir.is_none() {
+            self.remove(ticket.flight);
+        }
+        self.shared.lock().hand_over(ticket.flight, heir);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Flight> {
+        let flight = self.flights.remove(&number)?;
+        if let Some(key) = &flight.key
+            && self.by_key.get(key) == Some(&number)
+        {
+            self.by_key.remove(key);
+        }
+        Some(flight)
     }
 
     /// The results that have come, each with the connection and the ticket it is for.
@@ -181,12 +233,7 @@ impl Pool {
         let done = std::mem::take(&mut self.shared.lock().done);
         let mut results = Vec::new();
         for (number, done) in done {
-            let Some(mut flight) = self.flights.remove(&number) else { continue };
-            if let Some(key) = &flight.key
-                && self.by_key.get(key) == Some(&number)
-            {
-                self.by_key.remove(key);
-            }
+            let Some(mut flight) = self.remove(number) else { continue };
             let Some(first) = flight.waiters.pop() else { continue };
             for waiter in flight.waiters {
                 let shared = done.as_deref().and_then(flight.share);
@@ -215,15 +262,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job; none when the pool is gone.
-    fn next_job(&self) -> Option<(u64, Work)> {
+    /// The next job, for a thread that tells in `works_for` whom it works for; none when the pool is gone.
+    fn next_job(&self, works_for: &'static AtomicI32) -> Option<(u64, Work)> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
             }
-            if let Some(job) = state.queue.pop_front() {
-                return Some(job);
+            if let Some(Queued { flight, fd, work }) = state.queue.pop_front() {
+                works_for.store(fd, Ordering::Release);
+                state.running.push((flight, works_for));
+                return Some((flight, work));
             }
             state.idle += 1;
             state = self.work_is_there.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -232,7 +281,12 @@ impl Shared {
     }
 
     fn finished(&self, number: u64, done: Done) {
-        self.lock().done.push((number, done));
+        let mut state = self.lock();
+        if let Some(at) = state.running.iter().position(|(running, _)| *running == number) {
+            state.running.swap_remove(at).1.store(NOBODY, Ordering::Release);
+        }
+        state.done.push((number, done));
+        drop(state);
         if let Some(bell) = self.bell.get() {
             // It cannot be full: the loop reads it.
             let _rung = bell.write(1);
@@ -243,7 +297,11 @@ impl Shared {
 fn start_thread(shared: &Arc<Shared>) -> io::Result<()> {
     let shared = shared.clone();
     let work = move || {
-        while let Some((number, work)) = shared.next_job() {
+        // Leaked: a fault may ask for it at any time. There are no more of them than threads.
+        let works_for: &AtomicI32 = Box::leak(Box::new(AtomicI32::new(NOBODY)));
+        let _for_signals = crash_signal::prepare_thread(works_for)
+            .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
+        while let Some((number, work)) = shared.next_job(works_for) {
             let done = run(work);
             shared.finished(number, done);
         }
@@ -338,6 +396,40 @@ mod tests {
         let results = wait_for(&mut pool, 2);
         assert!(results[0].2.is_none());
         assert_eq!(results[1].2.as_ref().unwrap().downcast_ref::<u8>(), Some(&7));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_begun() {
+        let mut pool = Pool::new(1);
+        let (gate, opened) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = std::sync::mpsc::channel::<()>();
+        let first = move || {
+            begun.send(()).unwrap();
+            opened.recv().is_ok()
+        };
+        let running = pool.submit(3, Job::new(first)).unwrap();
+        has_begun.recv().unwrap();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let mut shared = |fd| {
+            let runs = runs.clone();
+            let job = Job::shared("key".to_owned(), 1, move || Arc::new(runs.fetch_add(1, Ordering::SeqCst)));
+            pool.submit(fd, job).unwrap()
+        };
+        let (one, other) = (shared(4), shared(5));
+        let works_for = |pool: &Pool| pool.shared.lock().running[0].1.load(Ordering::SeqCst);
+        let queued_for = |pool: &Pool| pool.shared.lock().queue.iter().map(|queued| queued.fd).collect::<Vec<_>>();
+        assert_eq!((works_for(&pool), queued_for(&pool)), (3, vec![4]));
+        pool.forget(one);
+        assert_eq!(queued_for(&pool), [5], "done for who is left");
+        pool.forget(running);
+        assert_eq!(works_for(&pool), NOBODY);
+        pool.forget(other);
+        assert!(queued_for(&pool).is_empty() && pool.flights.is_empty() && pool.by_key.is_empty());
+        drop(gate);
+        pool.submit(6, Job::new(|| 1u8)).unwrap();
+        assert_eq!(wait_for(&mut pool, 1)[0].0, 6);
+        assert_eq!(runs.load(Ordering::SeqCst), 0);
+        assert!(pool.shared.lock().running.is_empty());
     }
 
     #[test]

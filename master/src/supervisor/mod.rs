@@ -255,13 +255,13 @@ impl Supervisor {
 
     fn condemn(&self, slot: SlotId, lane: usize, guilt: Guilt) {
         let (Some(ground), Some(known)) = (self.grounds.get(&slot), self.roster.slots.get(&slot)) else { return };
-        let current = ground.ledger.lane(lane).current().and_then(|fd| ground.ledger.record(fd));
+        let suspect = ground.ledger.lane(lane).suspect().and_then(|fd| ground.ledger.record(fd));
         // A connection that a living worker has by now is not the dead one's to be blamed for.
         let is_of_the_dead = |record: &Record| match record.owner() {
             Some(Owner::Worker(owner)) => known.workers.iter().all(|worker| worker.incarnation != owner),
             _ => false,
         };
-        if let Some(record) = current.filter(is_of_the_dead) {
+        if let Some(record) = suspect.filter(is_of_the_dead) {
             record.condemn(guilt);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::journal::{self, Journal};
 use crate::stats::Snapshot;
-use crate::sys::crash_signal;
+use crate::sys::crash_signal::{self, Suspect};
 
 /// Words of a lane.
 pub const WORDS: usize = 256;
@@ -81,6 +81,15 @@ impl Lane {
     /// Sets [`Lane::current`].
     pub fn set_current(&self, fd: Option<RawFd>) {
         self.words[CURRENT].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+    }
+
+    /// The connection that was being worked on when the worker died, by its last words if it had any.
+    pub fn suspect(&self) -> Option<RawFd> {
+        match crash_signal::suspect(self.last_words()[crash_signal::SUSPECT].load(Ordering::Acquire)) {
+            Suspect::OfTheLoop => self.current(),
+            Suspect::Connection(fd) => Some(fd),
+            Suspect::Nobody => None,
+        }
     }
 
     /// The connection whose record was freed in order to close it: a descriptor of that number without a record is not a

@@ -2,10 +2,15 @@
 //! into shared memory and lets the signal kill the process.
 //!
 //! The handler is async-signal-safe: it stores words in the ledger and walks the stack (libgcc's unwinder, which finds frame
-//! tables without locks since glibc 2.35). An alarm ends a walk that hangs.
+//! tables without locks since glibc 2.35), and the thread's own word is constant-initialised and needs no destructor, so that
+//! reading it allocates nothing. An alarm ends a walk that hangs. A second thread that faults meanwhile with the same signal ends
+//! the process before the walk is done: its words stand by then.
 
+use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::marker::PhantomData;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -19,20 +24,55 @@ pub const OWN_FAULT: usize = 1;
 pub const DETAIL: usize = 2;
 /// How many frames follow.
 pub const FRAMES: usize = 3;
+/// Whom the thread that died worked for, see [`suspect`].
+pub const SUSPECT: usize = 4;
 /// The first frame's instruction address.
-pub const FIRST_FRAME: usize = 4;
+pub const FIRST_FRAME: usize = 5;
 const MAX_FRAMES: usize = WORDS - FIRST_FRAME;
 
 const FATAL: [Signal; 7] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGTRAP, Signal::SIGSYS];
 
+/// A thread works for no connection.
+pub const NOBODY: RawFd = -1;
+
 static BLOCK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+
+thread_local!(static WORKS_FOR: Cell<Option<&'static AtomicI32>> = const { Cell::new(None) });
+
+/// Whom a fault is to be blamed on, by the word [`SUSPECT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspect {
+    /// The connection that the loop is busy with.
+    OfTheLoop,
+    /// This one: the thread that died worked for it.
+    Connection(RawFd),
+    /// The thread worked for a connection that is gone.
+    Nobody,
+}
+
+/// Reads the word [`SUSPECT`]. Any word means something: the dead may have written anything.
+pub fn suspect(word: u64) -> Suspect {
+    match word {
+        0 => Suspect::OfTheLoop,
+        1 => Suspect::Nobody,
+        _ => RawFd::try_from(word - 2).map_or(Suspect::Nobody, Suspect::Connection),
+    }
+}
+
+/// Gives this thread, which is not the loop, what it needs to die in order: a stack to handle signals on and, in `works_for`, the
+/// connection that is to blame if it faults ([`NOBODY`]: none), whoever writes it. To be held by the thread to its end.
+pub fn prepare_thread(works_for: &'static AtomicI32) -> io::Result<AlternateStack> {
+    WORKS_FOR.set(Some(works_for));
+    AlternateStack::new()
+}
 
 /// Installs the handler for this process; `block` (at least [`WORDS`] long) receives the last words.
 pub fn install(block: &'static [AtomicU64]) -> io::Result<()> {
     assert!(block.len() >= WORDS);
     BLOCK.store(block.as_ptr().cast_mut(), Ordering::Release);
-    use_alternate_stack()?;
+    // Held for as long as the process lives.
+    std::mem::forget(AlternateStack::new()?);
     let action = SigAction::new(
         SigHandler::SigAction(last_words),
         SaFlags::SA_ONSTACK | SaFlags::SA_SIGINFO | SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER,
@@ -45,13 +85,38 @@ pub fn install(block: &'static [AtomicU64]) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives this thread 64 KiB to handle a signal on, so that a stack overflow can still speak.
-fn use_alternate_stack() -> io::Result<()> {
-    let stack = Box::leak(vec![0u8; 64 * 1024].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
-    // SAFETY: the memory is leaked, so it outlives every signal.
-    let result = unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// What a thread handles signals on, so that a stack overflow can still speak.
+#[derive(Debug)]
+pub struct AlternateStack {
+    memory: Box<[u8]>,
+    /// It belongs to the thread that made it.
+    _of_thread: PhantomData<*mut u8>,
+}
+
+impl AlternateStack {
+    /// Gives this thread 64 KiB.
+    fn new() -> io::Result<AlternateStack> {
+        let mut stack = AlternateStack { memory: vec![0u8; 64 * 1024].into_boxed_slice(), _of_thread: PhantomData };
+        stack.set(0)?;
+        Ok(stack)
+    }
+
+    fn set(&mut self, flags: libc::c_int) -> io::Result<()> {
+        let stack =
+            libc::stack_t { ss_sp: self.memory.as_mut_ptr().cast(), ss_flags: flags, ss_size: self.memory.len() };
+        // SAFETY: the memory lives until `drop` has taken it back from this same thread, or for ever.
+        let result = unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl Drop for AlternateStack {
+    fn drop(&mut self) {
+        if self.set(libc::SS_DISABLE).is_err() {
+            // Still in use then: rather lost than freed.
+            std::mem::forget(std::mem::take(&mut self.memory));
+        }
+    }
 }
 
 extern "C" fn last_words(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
@@ -77,6 +142,8 @@ fn record(block: &[AtomicU64], signal: libc::c_int, info: &libc::siginfo_t) {
     set(OWN_FAULT, u64::from(own));
     set(DETAIL, if info.si_code > 0 { address } else { sender as u64 });
     set(FRAMES, 0);
+    let works_for = WORKS_FOR.get().map(|works_for| works_for.load(Ordering::Acquire));
+    set(SUSPECT, works_for.map_or(0, |fd| u64::try_from(fd).map_or(1, |fd| fd + 2)));
     set(SIGNAL, signal as u64);
     // The master sends SIGABRT to a hung worker in order to see this stack.
     if own || sender == nix::unistd::getppid().as_raw() {
@@ -88,7 +155,8 @@ fn walk_stack(block: &[AtomicU64]) {
     // SAFETY: alarm is async-signal-safe; SIGALRM's default ends a process whose unwinder hangs on a broken stack.
     unsafe { libc::alarm(1) };
     let mut count = 0;
-    // SAFETY: no other thread of this process unwinds: the worker's loop is this thread.
+    // SAFETY: what is unsynchronized is the crate's own state on other systems; libgcc's unwinder, which is called here, lets
+    // threads unwind at once.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             block[FIRST_FRAME + count].store(frame.ip() as u64, Ordering::Release);

@@ -98,11 +98,20 @@ pub fn reset_dispositions(ignored: &[Signal]) -> io::Result<()> {
         if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
             continue;
         }
-        let handler = if ignored.contains(&signal) { SigHandler::SigIgn } else { SigHandler::SigDfl };
-        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        // SAFETY: default and ignore run no code of ours.
-        unsafe { sigaction(signal, &action) }?;
+        dispose(signal, if ignored.contains(&signal) { SigHandler::SigIgn } else { SigHandler::SigDfl })?;
     }
+    Ok(())
+}
+
+/// Ignores `signal` from now on, in this process.
+pub fn ignore(signal: Signal) -> io::Result<()> {
+    dispose(signal, SigHandler::SigIgn)
+}
+
+fn dispose(signal: Signal, handler: SigHandler) -> io::Result<()> {
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: both callers pass default or ignore, which run no code of ours.
+    unsafe { sigaction(signal, &action) }?;
     Ok(())
 }
 

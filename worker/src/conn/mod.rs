@@ -352,6 +352,9 @@ impl Connection {
     pub fn close(mut self, cx: &mut Context) {
         // Its peer may have read answers that the end of the batch never came to count.
         self.retire_sent(cx);
+        if let Some(waiting) = self.waiting.take() {
+            cx.pool.forget(waiting.ticket);
+        }
         drop(self.output.take());
         if let Some(buffer) = self.buffer.take() {
             cx.buffers.put(buffer);

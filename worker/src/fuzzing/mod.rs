@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
 use phalanx_shared::config::{self, Action, Config, Format, Level, Route, RoutePath};
@@ -22,6 +23,7 @@ use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::{Owner, Peer, Phase};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::log;
+use phalanx_shared::sys::process;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::{self, borrow};
 
@@ -66,6 +68,8 @@ impl Succession {
     /// Makes the ledger, the listener, a root with a large file. Every descriptor open by then is the slot's own.
     pub fn prepare() -> io::Result<Succession> {
         log::configure(2, Level::Error);
+        // As a worker does: a peer that is gone is an error of the call, not the end of the process.
+        process::ignore(Signal::SIGPIPE)?;
         let (ledger, memory) = Ledger::create("fuzz", DESCRIPTORS, CONNECTIONS)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         client::shrink_buffers(&listener)?;
