@@ -5,10 +5,13 @@
 //! nginx does, separated by `|`. `PHALANX_DIFFERENCES=print` prints what would have to stand there.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::corpus;
 use crate::harness::case::{self, Case};
@@ -16,6 +19,10 @@ use crate::harness::{SOON, Server, alone, wait_until};
 
 /// The nginx whose ways are listed.
 const NGINX: &str = "nginx/1.22";
+/// After so long without a byte a server is taken to wait for its client.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Cases that are tried at once: most of the time each is silent.
+const OBSERVERS: usize = 64;
 
 /// What two servers did with the same case.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,31 +83,52 @@ fn listed(text: &str) -> BTreeMap<String, Difference> {
 
 fn differences(ours: &str, nginx: &str) -> BTreeMap<String, Difference> {
     let mut etags = [corpus::Etags::default(), corpus::Etags::default()];
-    let mut found = BTreeMap::new();
-    for (name, text) in case::texts(&corpus::directory("corpus")) {
-        let mut outcome = |at: usize, address: &str| {
-            let text = case::with_etags(&text, |path| etags[at].of(address, path));
-            observe(address, &Case::parse(&text).unwrap())
-        };
-        let ((ours, our_bodies), (nginx, nginx_bodies)) = (outcome(0, ours), outcome(1, nginx));
-        let other = if ours == nginx && our_bodies != nginx_bodies { ", another body" } else { "" };
-        if ours != nginx || !other.is_empty() {
-            found.insert(name, Difference { ours: format!("{ours}{other}"), nginx });
+    let mut case_of = |at: usize, address: &str, text: &str| {
+        Case::parse(&case::with_etags(text, |path| etags[at].of(address, path))).unwrap()
+    };
+    let texts = case::texts(&corpus::directory("corpus"));
+    let pairs: Vec<(String, [Case; 2])> =
+        (texts.into_iter()).map(|(name, text)| (name, [case_of(0, ours, &text), case_of(1, nginx, &text)])).collect();
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let compare = || {
+        while let Some((name, [case, its_like])) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let ((ours, our_bodies), (nginx, nginx_bodies)) = (observe(ours, case), observe(nginx, its_like));
+            let other = if ours == nginx && our_bodies != nginx_bodies { ", another body" } else { "" };
+            if ours != nginx || !other.is_empty() {
+                let difference = Difference { ours: format!("{ours}{other}"), nginx };
+                found.lock().unwrap().insert(name.clone(), difference);
+            }
         }
-    }
-    found
+    };
+    std::thread::scope(|scope| {
+        for _observer in 0..OBSERVERS {
+            scope.spawn(compare);
+        }
+    });
+    found.into_inner().unwrap()
 }
 
-/// What a server does with a case, in a few words, and the bodies of its good answers. The client finishes sending after
-/// the request: what a server waits for never comes, and nobody waits for it.
+/// What a server does with a case, in a few words, and the bodies of its good answers. Once nothing more comes the client finishes
+/// sending: what the server still waits for never comes, and what it says to that counts too.
 fn observe(address: &str, case: &Case) -> (String, Vec<Vec<u8>>) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
     // A server that has refused the request may have closed already; what it said can be read all the same.
-    let _refused = stream.write_all(&case.request).and_then(|()| stream.shutdown(Shutdown::Write));
+    let _refused = stream.write_all(&case.request);
     let mut bytes = Vec::new();
-    let _reset = stream.read_to_end(&mut bytes);
-    let (mut words, mut bodies, mut rest, mut closes) = (Vec::new(), Vec::new(), bytes.as_slice(), true);
+    let mut by_itself = false;
+    if !case.finish {
+        stream.set_read_timeout(Some(SILENCE)).unwrap();
+        by_itself = match stream.read_to_end(&mut bytes) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+    }
+    if !by_itself {
+        let _reset = stream.shutdown(Shutdown::Write);
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let _reset = stream.read_to_end(&mut bytes);
+    }
+    let (mut words, mut bodies, mut rest, mut closes) = (Vec::new(), Vec::new(), bytes.as_slice(), by_itself);
     while !rest.is_empty() {
         let bodyless = case.responses.get(words.len()).is_some_and(|expected| expected.bodyless);
         let Some(answer) = Answer::read(rest, bodyless) else {
@@ -109,10 +137,14 @@ fn observe(address: &str, case: &Case) -> (String, Vec<Vec<u8>>) {
         };
         words.push(answer.status.to_string());
         bodies.extend((200..300).contains(&answer.status).then(|| answer.body.to_vec()));
-        closes = answer.closes;
+        closes = by_itself || answer.closes;
         rest = answer.rest;
     }
-    words.push(if closes { "close" } else { "keep" }.to_owned());
+    words.push(match (bytes.is_empty(), closes) {
+        (_, true) => "close".to_owned(),
+        (true, false) => "no answer".to_owned(),
+        (false, false) => "keep".to_owned(),
+    });
     (words.join(" "), bodies)
 }
 
