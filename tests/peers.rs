@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::command::{self, Outcome};
-use crate::harness::{self, Server, Setup, beside_others};
+use crate::harness::{self, SOON, Server, Setup, beside_others, processes, text_pattern, wait_until};
 
 /// Bytes of `/large`.
 const LARGE: usize = 200_000;
+/// Bytes of `/text.txt`, which is compressed whole.
+const TEXT: usize = 50_000;
+/// Bytes of `/long.txt`, which is compressed on its way.
+const LONG: usize = 3 << 19;
 
 fn start() -> Server {
     Setup::new(1)
@@ -17,14 +21,19 @@ fn start() -> Server {
         .file("large", harness::pattern(LARGE, 4))
         .file("sub/index.html", "sub index")
         .file("page.html", PAGE)
-        .file("style.css", "#colour { width: 123px }")
+        .file("style.css", format!("#colour {{ width: 123px }}\n{}", "/* What compresses well. */\n".repeat(500)))
+        .file("text.txt", text_pattern(TEXT, 5))
+        .file("long.txt", text_pattern(LONG, 6))
+        .file("list/<b>&.txt", "escaped")
+        .file("list/sub/x", "")
+        .routes("[[site.route]]\npath = \"/list\"\nfiles = { root = \"{dir}/site\", listing = true }\n")
         .file("script.js", "document.getElementById('script').textContent = 'script ran';")
         .file("image.svg", IMAGE)
         .start()
 }
 
 const PAGE: &str = r#"<!doctype html><title>page</title><link rel="stylesheet" href="style.css">
-<p id="script"></p><p id="colour"></p><p id="image"></p><p id="fetched"></p>
+<p id="script"></p><p id="colour"></p><p id="image"></p><p id="fetched"></p><p id="coded"></p>
 <script src="script.js"></script>
 <script>
 const tell = (id, text) => { document.getElementById(id).textContent = text; };
@@ -37,6 +46,8 @@ request.open("GET", "digits", false);
 request.setRequestHeader("Range", "bytes=3-5");
 request.send();
 tell("fetched", request.status + " " + request.responseText);
+const sheet = performance.getEntriesByType("resource").find((entry) => entry.name.endsWith("style.css"));
+tell("coded", sheet.encodedBodySize < sheet.decodedBodySize ? "coded" : "plain");
 </script>"#;
 
 const IMAGE: &str = r#"<svg xmlns="http://www.w3.org/2000/svg" width="7" height="7"></svg>"#;
@@ -74,6 +85,63 @@ fn curl_is_served() {
     assert_eq!(absent.stdout, "404 1\n", "{absent}");
     let above = curl(&server, &[&TELL[..], &["--path-as-is", &url("/../../etc/passwd")]].concat());
     assert_eq!(above.stdout, "400 1\n", "{above}");
+}
+
+#[test]
+fn curl_gets_several_ranges() {
+    let _machine = beside_others();
+    let server = start();
+    let text = format!("http://{}/text.txt", server.address());
+    let answer = curl(&server, &["-i", "-r", "0-20,30000-30009,-1", &text]);
+    answer.assert_said(0, &["206 Partial Content", "multipart/byteranges"]);
+    let body = String::from_utf8(text_pattern(TEXT, 5)).unwrap();
+    for (from, to) in [(0, 20), (30_000, 30_009), (TEXT - 1, TEXT - 1)] {
+        let part = format!("Content-Range: bytes {from}-{to}/{TEXT}\r\n\r\n{}\r\n--", &body[from..=to]);
+        assert!(answer.stdout.contains(&part), "no {part:?}: {answer}");
+    }
+}
+
+#[test]
+fn curl_decodes_what_is_compressed() {
+    let _machine = beside_others();
+    let server = start();
+    let target = server.directory().path("downloaded");
+    for (path, body) in [("text.txt", text_pattern(TEXT, 5)), ("long.txt", text_pattern(LONG, 6))] {
+        for coding in ["gzip", "br", "zstd"] {
+            let (url, header) = (format!("http://{}/{path}", server.address()), format!("Accept-Encoding: {coding}"));
+            let told =
+                ["--compressed", "-H", &header, "-o", target.to_str().unwrap(), "-w", "%header{content-encoding}"];
+            let answer = curl(&server, &[&told[..], &[&url]].concat());
+            // What is compressed on its way knows no zstd.
+            let expected = if (path, coding) == ("long.txt", "zstd") { "" } else { coding };
+            assert_eq!(answer.stdout, expected, "{path}: {answer}");
+            assert!(std::fs::read(&target).unwrap() == body, "{path}, {coding}: curl got other bytes");
+        }
+    }
+}
+
+#[test]
+fn curl_does_not_notice_that_the_workers_of_its_download_are_killed() {
+    // The kernel's buffers and curl's first gulp take a third of it, whatever its limit.
+    const BYTES: usize = 32 << 20;
+    let _machine = beside_others();
+    let server = Setup::new(1).file("download", harness::pattern(BYTES, 7)).start();
+    let target = server.directory().path("downloaded");
+    let url = format!("http://{}/download", server.address());
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--max-time", "60", "--limit-rate", "8M", "-o"]).arg(&target).arg(&url);
+    let mut downloading = command.spawn().unwrap();
+    wait_until("curl has some of it", SOON, || std::fs::metadata(&target).is_ok_and(|file| file.len() > 0));
+    let mut kills = 0;
+    while downloading.try_wait().unwrap().is_none() {
+        kills += 1;
+        processes::signal(server.worker(0), nix::sys::signal::Signal::SIGKILL);
+        wait_until("a successor", SOON, || server.status().sum("restarts") == kills);
+        server.wait_serving();
+    }
+    assert!(downloading.wait().unwrap().success() && kills > 3, "{kills} kills");
+    assert!(std::fs::read(&target).unwrap() == harness::pattern(BYTES, 7), "curl got other bytes");
+    println!("{kills} kills in one download");
 }
 
 #[test]
@@ -148,13 +216,26 @@ fn h2load_pipelines_sixteen_deep_and_loses_nothing() {
 fn chromium_shows_a_page_with_all_that_belongs_to_it() {
     let _machine = beside_others();
     let server = start();
-    let url = format!("http://{}/page.html", server.address());
+    chromium(&server, "/page.html").assert_said(0, &[">script ran<", ">123px<", ">image 7<", ">206 345<", ">coded<"]);
+}
+
+#[test]
+fn chromium_shows_a_listing() {
+    let _machine = beside_others();
+    let server = start();
+    chromium(&server, "/list/")
+        .assert_said(0, &["href=\"sub/\"", ">&lt;b&gt;&amp;.txt<", "href=\"%3Cb%3E%26.txt\"", "width=device-width"]);
+}
+
+/// What Chromium makes of a page.
+#[track_caller]
+fn chromium(server: &Server, path: &str) -> Outcome {
+    let url = format!("http://{}{path}", server.address());
     let profile = format!("--user-data-dir={}", server.directory().path("profile").display());
     let mut command = Command::new("chromium");
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", &profile]);
     command.args(["--virtual-time-budget=5000", "--dump-dom", &url]);
     command::run(server.directory(), &mut command)
-        .assert_said(0, &[">script ran<", ">123px<", ">image 7<", ">206 345<"]);
 }
 
 fn scripts() -> PathBuf {
