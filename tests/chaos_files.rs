@@ -29,7 +29,7 @@ limit = { rate = "1/d", burst = 1 }
 "#;
 
 /// Every kind of request: method, path, further lines of its head.
-const KINDS: [(&str, &str, &str); 18] = [
+const KINDS: [(&str, &str, &str); 19] = [
     ("GET", "/small", ""),
     ("HEAD", "/small", ""),
     ("GET", "/kept", ""),
@@ -40,6 +40,7 @@ const KINDS: [(&str, &str, &str); 18] = [
     ("GET", "/text.txt", "Accept-Encoding: zstd\r\n"),
     ("GET", "/stream.txt", "Accept-Encoding: gzip\r\n"),
     ("GET", "/stream.txt", "Accept-Encoding: br\r\n"),
+    ("GET", "/stream.txt", "Accept-Encoding: zstd\r\n"),
     ("HEAD", "/stream.txt", "Accept-Encoding: br\r\n"),
     ("GET", "/kept", "Range: bytes=0-99,20000-30000,-7\r\n"),
     ("GET", "/large", "Range: bytes=0-99,20000-600000,-7\r\n"),

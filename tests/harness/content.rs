@@ -19,9 +19,19 @@ pub(crate) fn decoded(response: &Response) -> Vec<u8> {
         None => return response.body.clone(),
         Some("gzip") => flate2::read::GzDecoder::new(coded).read_to_end(&mut bytes),
         Some("br") => brotli::Decompressor::new(coded, 4096).read_to_end(&mut bytes),
-        Some("zstd") => ruzstd::decoding::StreamingDecoder::new(coded).expect("zstd").read_to_end(&mut bytes),
+        Some("zstd") => return zstd_decoded(coded),
         Some(other) => panic!("an unheard-of coding {other}: {response}"),
     };
     result.unwrap_or_else(|error| panic!("decode {response}: {error}"));
+    bytes
+}
+
+/// One frame after the other.
+fn zstd_decoded(mut coded: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !coded.is_empty() {
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut coded).expect("a frame of zstd");
+        decoder.read_to_end(&mut bytes).expect("a whole frame of zstd");
+    }
     bytes
 }

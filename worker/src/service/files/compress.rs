@@ -31,17 +31,24 @@ const BROTLI_WINDOW: u32 = 18;
 /// Bytes of the brotli encoder's own output buffer.
 const BROTLI_BUFFER: usize = 4096;
 
+/// Bytes that a stream codes as one frame of zstd, for the crate has no encoder that is fed piece by piece. Any number of frames
+/// makes a body (RFC 8878, 3.1), each a little larger for knowing nothing of those before it.
+const ZSTD_FRAME: usize = 1 << 20;
+
 /// `bytes`, coded. Costs memory for the output and what the module says, and time by the megabyte: not for an event loop.
 pub(super) fn whole(coding: Coding, bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() / 3 + 64);
-    match Stream::new(coding) {
-        Some(mut stream) => {
-            stream.push(bytes, &mut out);
-            stream.finish(&mut out);
-            out
-        }
-        None => compress_to_vec(bytes, CompressionLevel::Fastest),
+    if coding == Coding::Zstd {
+        return zstd_frame(bytes);
     }
+    let mut out = Vec::with_capacity(bytes.len() / 3 + 64);
+    let mut stream = Stream::new(coding);
+    stream.push(bytes, &mut out);
+    stream.finish(&mut out);
+    out
+}
+
+fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
 }
 
 /// A body coded piece by piece. What has been put out ends where the coding is ready to, not where a piece does.
@@ -51,28 +58,21 @@ pub(super) struct Stream(Encoder);
 enum Encoder {
     Gzip(Box<GzEncoder<Vec<u8>>>),
     Brotli(Box<CompressorWriter<Vec<u8>>>),
+    /// What is to be the next frame. It waits for one byte more, so that the last is not empty.
+    Zstd(Vec<u8>),
 }
 
 impl Stream {
-    /// Whether there is an encoder for `coding`.
-    pub(super) fn offers(coding: Coding) -> bool {
-        coding != Coding::Zstd
-    }
-
-    /// An encoder for `coding`; none for zstd, which is coded as a whole only.
-    pub(super) fn new(coding: Coding) -> Option<Stream> {
-        match coding {
-            Coding::Gzip => {
-                let encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-                Some(Encoder::Gzip(Box::new(encoder)))
-            }
+    /// An encoder for `coding`.
+    pub(super) fn new(coding: Coding) -> Stream {
+        Stream(match coding {
+            Coding::Gzip => Encoder::Gzip(Box::new(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)))),
             Coding::Brotli => {
                 let encoder = CompressorWriter::new(Vec::new(), BROTLI_BUFFER, BROTLI_LEVEL, BROTLI_WINDOW);
-                Some(Encoder::Brotli(Box::new(encoder)))
+                Encoder::Brotli(Box::new(encoder))
             }
-            Coding::Zstd => None,
-        }
-        .map(Stream)
+            Coding::Zstd => Encoder::Zstd(Vec::new()),
+        })
     }
 
     /// Takes `bytes` in and appends to `out` what is ready, which may be nothing.
@@ -87,6 +87,17 @@ impl Stream {
                 let _infallible = encoder.write_all(bytes);
                 out.append(encoder.get_mut());
             }
+            Encoder::Zstd(frame) => {
+                let mut rest = bytes;
+                while frame.len() + rest.len() > ZSTD_FRAME {
+                    let (now, later) = rest.split_at(ZSTD_FRAME - frame.len());
+                    frame.extend_from_slice(now);
+                    out.append(&mut zstd_frame(frame));
+                    frame.clear();
+                    rest = later;
+                }
+                frame.extend_from_slice(rest);
+            }
         }
     }
 
@@ -95,6 +106,7 @@ impl Stream {
         match self.0 {
             Encoder::Gzip(encoder) => out.append(&mut encoder.finish().unwrap_or_default()),
             Encoder::Brotli(encoder) => out.append(&mut encoder.into_inner()),
+            Encoder::Zstd(frame) => out.append(&mut zstd_frame(&frame)),
         }
     }
 }
@@ -155,8 +167,12 @@ mod tests {
             Coding::Gzip => flate2::read::GzDecoder::new(coded).read_to_end(&mut bytes).unwrap(),
             Coding::Brotli => brotli::Decompressor::new(coded, 4096).read_to_end(&mut bytes).unwrap(),
             Coding::Zstd => {
-                let mut decoder = ruzstd::decoding::StreamingDecoder::new(coded).unwrap();
-                decoder.read_to_end(&mut bytes).unwrap()
+                let (mut rest, mut count) = (coded, 0);
+                while !rest.is_empty() {
+                    count +=
+                        ruzstd::decoding::StreamingDecoder::new(&mut rest).unwrap().read_to_end(&mut bytes).unwrap();
+                }
+                count
             }
         };
         bytes
@@ -181,7 +197,7 @@ mod tests {
     }
 
     fn samples() -> Vec<Vec<u8>> {
-        let sizes = [0, 1, 2, 1024, 65_535, 131_072, 131_073, 1 << 20];
+        let sizes = [0, 1, 2, 1024, 65_535, 131_072, 131_073, ZSTD_FRAME, ZSTD_FRAME + 1];
         sizes.iter().flat_map(|len| [prose(*len), noise(*len), vec![b'a'; *len]]).collect()
     }
 
@@ -200,9 +216,10 @@ mod tests {
     #[test]
     fn a_stream_comes_back_whatever_its_pieces_and_is_the_same_for_the_same() {
         for bytes in samples() {
-            for (kind, piece) in [(Coding::Gzip, 1 << 16), (Coding::Gzip, 1009), (Coding::Brotli, 40_009)] {
+            let pieces = [(Coding::Gzip, 1 << 16), (Coding::Gzip, 1009), (Coding::Brotli, 40_009)];
+            for (kind, piece) in pieces.into_iter().chain([(Coding::Zstd, 400_009), (Coding::Zstd, 3 << 20)]) {
                 let coded = || {
-                    let (mut stream, mut out) = (Stream::new(kind).unwrap(), Vec::new());
+                    let (mut stream, mut out) = (Stream::new(kind), Vec::new());
                     bytes.chunks(piece).for_each(|piece| stream.push(piece, &mut out));
                     stream.finish(&mut out);
                     out
@@ -212,14 +229,13 @@ mod tests {
                 assert!(once == coded(), "{kind:?} of {} bytes by {piece}", bytes.len());
             }
         }
-        assert!(Stream::new(Coding::Zstd).is_none());
     }
 
     #[test]
     fn a_stream_gives_its_bytes_as_they_come_ready() {
-        for kind in [Coding::Gzip, Coding::Brotli] {
-            let (mut stream, mut out) = (Stream::new(kind).unwrap(), Vec::new());
-            noise(4 << 20).chunks(1 << 16).for_each(|piece| stream.push(piece, &mut out));
+        for kind in KINDS {
+            let (mut stream, mut out) = (Stream::new(kind), Vec::new());
+            noise((4 << 20) + 1).chunks(1 << 16).for_each(|piece| stream.push(piece, &mut out));
             assert!(out.len() > 3 << 20, "{kind:?} holds back all but {} bytes", out.len());
         }
     }

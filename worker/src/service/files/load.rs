@@ -186,7 +186,7 @@ impl Source {
             return Ok(Coded::None);
         }
         if identity.size > COMPRESSED_WHOLE {
-            return Ok(if compress::Stream::offers(coding) { Coded::Streamed } else { Coded::None });
+            return Ok(Coded::Streamed);
         }
         if disk == Disk::Cached {
             // Nothing cold about it, but no work for an event loop.

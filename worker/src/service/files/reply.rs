@@ -117,7 +117,7 @@ impl Files {
             Outcome::NotModified => return Reply::Built(self.not_modified(&facts, media_type)),
             Outcome::Failed => return self.dress.error(412),
         }
-        let (Content::Open(file), Some(stream)) = (content, facts.coding.and_then(Stream::new)) else {
+        let (Content::Open(file), Some(stream)) = (content, facts.coding.map(Stream::new)) else {
             return self.dress.error(500);
         };
         let (file, left) = (file.clone(), facts.identity.size);
