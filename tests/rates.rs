@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Client, HELLO, Response, SOON, Server, Setup, beside_others, processes, wait_for_moment};
+use crate::harness::{
+    Client, HELLO, Response, SOON, Server, Setup, beside_others, processes, wait_for_moment, wait_until,
+};
 
 const WORKERS: usize = 4;
 const BURST: usize = 10;
@@ -125,6 +127,7 @@ fn a_rate_is_not_forgotten_over_a_reload_and_new_workers() {
     assert_eq!(flood(&address, "127.0.0.1", &request, 10, 1).admitted, BURST);
     server.cli("reload", &[]).assert_code(0);
     assert!(!is_admitted(&address, "127.0.0.1", &request));
+    wait_until("the old workers are gone", SOON, || server.workers().len() == WORKERS);
     for slot in 0..WORKERS as u32 {
         assert!(processes::signal(server.worker(slot), Signal::SIGKILL));
     }
@@ -187,6 +190,7 @@ fn a_trusted_proxy_names_the_client_that_a_rate_counts_for() {
     let server = Setup::new(WORKERS)
         .listeners("trusted = [\"127.0.0.2\", \"10.0.0.0/8\"]")
         .routes(&limited("/limited", "30/h", 2))
+        .set("log", "access = \"{dir}/access.log\"")
         .start();
     let address = server.address();
     let told = |source, more: &str| flood(&address, source, &ask("/limited", more), 10, 1).admitted;
@@ -208,6 +212,13 @@ fn a_trusted_proxy_names_the_client_that_a_rate_counts_for() {
     // A trusted peer that names nobody speaks for itself.
     assert_eq!(told("127.0.0.2", ""), 2);
     assert_eq!(told("127.0.0.2", "X-Forwarded-For: unknown\r\n"), 0);
+    // The log names whoever was counted.
+    let logged = || server.directory().read("access.log");
+    wait_until("all is written down", SOON, || logged().lines().count() == 150);
+    for (client, requests) in [("192.0.2.1 ", 20), ("192.0.2.3 ", 20), ("127.0.0.3 ", 30), ("127.0.0.2 ", 20)] {
+        let lines = logged().lines().filter(|line| line.starts_with(client)).count();
+        assert_eq!(lines, requests, "{client}:\n{}", logged());
+    }
 }
 
 #[test]

@@ -2,11 +2,10 @@
 //! the master opened for appending.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use phalanx_shared::config::Format;
-use phalanx_shared::ledger::Record;
-use phalanx_shared::ledger::record::Peer;
 use phalanx_shared::log::{civil, timestamp};
 use phalanx_shared::sys::table::borrow;
 
@@ -29,7 +28,8 @@ pub struct AccessLog {
 
 /// A line's content.
 struct Line<'a> {
-    peer: Peer,
+    /// None: it came by a Unix socket.
+    client: Option<IpAddr>,
     method: &'a str,
     target: &'a str,
     version: &'a str,
@@ -46,15 +46,20 @@ impl AccessLog {
         AccessLog { to, format, lines: Vec::new(), second: u64::MAX, stamp: String::new() }
     }
 
-    /// Adds a request that a service answered.
-    pub fn add(&mut self, record: &Record, head: &Head<'_>, status: u16, bytes: u64, second: u64) {
-        if self.to.is_none() {
+    /// Whether anybody reads it.
+    pub fn is_on(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// Adds a request of `client` (none: it has no address) that a service answered with so many bytes of body.
+    pub fn add(&mut self, client: Option<IpAddr>, head: &Head<'_>, status: u16, bytes: u64, second: u64) {
+        if !self.is_on() {
             return;
         }
         self.append(
             second,
             &Line {
-                peer: record.peer(),
+                client,
                 method: head.method,
                 target: head.target,
                 version: if head.minor_version == 0 { "HTTP/1.0" } else { "HTTP/1.1" },
@@ -68,21 +73,12 @@ impl AccessLog {
     }
 
     /// Adds what could not be read as a request.
-    pub fn add_refused(&mut self, record: &Record, status: u16, bytes: u64, second: u64) {
-        if self.to.is_none() {
+    pub fn add_refused(&mut self, client: Option<IpAddr>, status: u16, bytes: u64, second: u64) {
+        if !self.is_on() {
             return;
         }
-        let line = Line {
-            peer: record.peer(),
-            method: "-",
-            target: "-",
-            version: "-",
-            host: "",
-            referer: b"",
-            agent: b"",
-            status,
-            bytes,
-        };
+        let line =
+            Line { client, method: "-", target: "-", version: "-", host: "", referer: b"", agent: b"", status, bytes };
         self.append(second, &line);
     }
 
@@ -130,16 +126,16 @@ fn combined_stamp(second: u64) -> String {
     format!("{day:02}/{name}/{year:04}:{:02}:{:02}:{:02} +0000", of_day / 3600, of_day / 60 % 60, of_day % 60)
 }
 
-fn write_peer(out: &mut Vec<u8>, peer: Peer) {
+fn write_client(out: &mut Vec<u8>, client: Option<IpAddr>) {
     // Writing to a Vec cannot fail.
-    let _infallible = match peer {
-        Peer::Ip(address) => write!(out, "{}", address.ip()),
-        Peer::Unix => write!(out, "unix:"),
+    let _infallible = match client {
+        Some(address) => write!(out, "{address}"),
+        None => write!(out, "unix:"),
     };
 }
 
 fn combined(out: &mut Vec<u8>, stamp: &str, line: &Line<'_>) {
-    write_peer(out, line.peer);
+    write_client(out, line.client);
     let _infallible = write!(out, " - - [{stamp}] \"");
     if line.method == "-" {
         out.push(b'-');
@@ -162,7 +158,7 @@ fn or_dash(value: &[u8]) -> &[u8] {
 
 fn json(out: &mut Vec<u8>, stamp: &str, line: &Line<'_>) {
     let _infallible = write!(out, "{{\"time\":\"{stamp}\",\"peer\":\"");
-    write_peer(out, line.peer);
+    write_client(out, line.client);
     let texts: [(&str, &[u8]); 6] = [
         ("method", line.method.as_bytes()),
         ("target", line.target.as_bytes()),
@@ -205,9 +201,8 @@ mod tests {
     use super::*;
 
     fn line<'a>(target: &'a str, agent: &'a [u8]) -> Line<'a> {
-        let peer = Peer::Ip("192.0.2.1:5000".parse().unwrap());
         Line {
-            peer,
+            client: "192.0.2.1".parse().ok(),
             method: "GET",
             target,
             version: "HTTP/1.1",

@@ -69,14 +69,19 @@ pub struct Context {
     pub turned_away: u32,
 }
 
+/// The address of a connection's peer; a Unix socket has none.
+fn address_of(record: &Record) -> Option<IpAddr> {
+    match record.peer() {
+        Peer::Ip(address) => Some(address.ip().to_canonical()),
+        Peer::Unix => None,
+    }
+}
+
 impl Context {
     /// The address of the client that a request comes from: that of the peer or, if that is a proxy whose word is taken, the
     /// one that it names.
     pub fn client_of(&self, record: &Record, head: &Head<'_>) -> Option<IpAddr> {
-        let peer = match record.peer() {
-            Peer::Ip(address) => Some(address.ip().to_canonical()),
-            Peer::Unix => None,
-        };
+        let peer = address_of(record);
         let Some(listen) = self.listens.get(usize::from(record.listener())) else { return peer };
         if peer.is_some() {
             return forwarded::client_of(head, peer, |address| listen.trusted.contains(address));
@@ -86,6 +91,19 @@ impl Context {
         }
         let trusts = |address| address == NO_ADDRESS || listen.trusted.contains(address);
         forwarded::client_of(head, Some(NO_ADDRESS), trusts).filter(|client| *client != NO_ADDRESS)
+    }
+
+    /// Writes a request down that was answered with so many bytes of body.
+    pub fn write_down(&mut self, record: &Record, head: &Head<'_>, status: u16, bytes: u64, second: u64) {
+        if self.access_log.is_on() {
+            let client = self.client_of(record, head);
+            self.access_log.add(client, head, status, bytes, second);
+        }
+    }
+
+    /// Writes down what could not be read as a request.
+    pub fn write_refusal_down(&mut self, record: &Record, status: u16, bytes: u64, second: u64) {
+        self.access_log.add_refused(address_of(record), status, bytes, second);
     }
 
     /// Whether connections of a listener begin with the word of a proxy.

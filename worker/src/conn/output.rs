@@ -44,14 +44,14 @@ enum Wrote {
 }
 
 impl Output {
-    /// What is to follow bytes that left already, or stand before it.
-    pub(super) fn new(tail: Tail, chunked: bool) -> Output {
+    /// What is to follow a head of so many bytes, which left already or stands before it.
+    pub(super) fn new(head: u64, tail: Tail, chunked: bool) -> Output {
         let mut output = Output::default();
         match tail {
             Tail::None => {}
             Tail::Cached(prepared) => output.parts.push_back(Part::Cached { prepared, at: 0 }),
             Tail::Pieces(pieces) => output.parts.extend(pieces.into_iter().map(Part::from)),
-            Tail::Stream(producer) => output.stream = Some(Stream::new(producer, chunked)),
+            Tail::Stream(producer) => output.stream = Some(Stream::new(head, producer, chunked)),
         }
         output
     }

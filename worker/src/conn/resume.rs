@@ -117,7 +117,7 @@ fn remake(reply: Reply<'_>, envelope: &Envelope<'_>, entry: &Entry) -> Option<Ou
 
 /// A response from its first byte on.
 fn whole(bytes: Vec<u8>, tail: Tail, chunked: bool) -> Output {
-    let mut output = Output::new(tail, chunked);
+    let mut output = Output::new(bytes.len() as u64, tail, chunked);
     output.parts.push_front(Part::Bytes { bytes, at: 0 });
     output
 }

@@ -275,19 +275,20 @@ impl Batch {
         crash_point::pass(Point::AfterHandler);
         // What has no length ends, for an HTTP/1.0 peer, with the connection.
         let last = last || (reply.is_stream() && head.minor_version == 0);
+        entry.validator = reply.validator();
+        entry.kind.status = reply.status();
+        entry.kind.last = last;
+        // A stream is written down when its length is known.
+        if cx.access_log.is_on() && (!reply.is_stream() || head.is_head()) {
+            let client = cx.client_of(&self.record, head);
+            cx.access_log.add(client, head, reply.status(), reply.body_len(), date);
+        }
         let envelope = Envelope {
             date: cx.date.text(date),
             minor_version: head.minor_version,
             keep_alive: !last,
             head_only: head.is_head(),
         };
-        entry.validator = reply.validator();
-        entry.kind.status = reply.status();
-        entry.kind.last = last;
-        // A stream is written down when its length is known.
-        if !reply.is_stream() || head.is_head() {
-            cx.access_log.add(&self.record, head, reply.status(), reply.body_len(), date);
-        }
         let length = self.encode(reply, &envelope);
         self.finish(entry, length);
         self.served += 1;
@@ -311,7 +312,7 @@ impl Batch {
         match reply.into_tail() {
             Tail::None => Some(length),
             tail => {
-                let output = self.tail.insert(Output::new(tail, envelope.chunks()));
+                let output = self.tail.insert(Output::new(length, tail, envelope.chunks()));
                 output.stream.is_none().then_some(length + output.len())
             }
         }
@@ -336,8 +337,8 @@ impl Batch {
             kind,
         };
         match head {
-            Some(head) => cx.access_log.add(&self.record, head, status, body_len, date),
-            None => cx.access_log.add_refused(&self.record, status, body_len, date),
+            Some(head) => cx.write_down(&self.record, head, status, body_len, date),
+            None => cx.write_refusal_down(&self.record, status, body_len, date),
         }
         self.finish(entry, length);
         Step::Last

@@ -14,6 +14,8 @@ use crate::pool::{Done, Job};
 pub(super) struct Stream {
     /// Away while a thread has it.
     producer: Option<Box<dyn Producer>>,
+    /// Bytes of the response's head.
+    head: u64,
     chunked: bool,
     /// Bytes, framing included, that the peer has had from a predecessor.
     skip: u64,
@@ -28,8 +30,8 @@ pub(super) struct Portion {
 }
 
 impl Stream {
-    pub(super) fn new(producer: Box<dyn Producer>, chunked: bool) -> Stream {
-        Stream { producer: Some(producer), chunked, skip: 0, done: false }
+    pub(super) fn new(head: u64, producer: Box<dyn Producer>, chunked: bool) -> Stream {
+        Stream { producer: Some(producer), head, chunked, skip: 0, done: false }
     }
 
     /// The first `count` bytes that are made have left already.
@@ -104,7 +106,7 @@ impl Connection {
 
     /// The end of a stream is known: it is put on record before the last bytes leave.
     fn end_stream(&mut self, cx: &mut Context, output: &mut Output) -> bool {
-        output.stream = None;
+        let head_len = output.stream.take().map_or(0, |stream| stream.head);
         let end = self.record.sent() + output.len();
         let (Some(list), Some(index)) = (self.pending(cx), self.record.state().pending.checked_sub(1)) else {
             return false;
@@ -114,8 +116,8 @@ impl Connection {
         list.set(index.into(), &entry);
         let mut scratch = HeaderScratch::new();
         if let Ok(Progress::Done(head)) = head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
-            let sent = end - entry.response_start;
-            cx.access_log.add(&self.record, &head, entry.kind.status, sent, entry.date);
+            let sent = (end - entry.response_start).saturating_sub(head_len);
+            cx.write_down(&self.record, &head, entry.kind.status, sent, entry.date);
         }
         true
     }
