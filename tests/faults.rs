@@ -86,6 +86,7 @@ fn a_thread_of_the_pool_that_faults_costs_the_request_it_works_for_a_500() {
     let _machine = beside_others();
     let server = costs_only_itself_in(with_a_broken_pool(), "broken", 500, 1);
     let report = assert_report(&server, "broken", &["abrt", "abort"]);
+    assert_eq!(report["suspect"]["phase"], "pool", "{report:#}");
     let frames = report["backtrace"].to_string();
     assert!(frames.contains("phalanx_worker::pool"), "{report:#}");
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{self, Client, Response, Server, Setup, beside_others, decoded, text_pattern};
+use crate::harness::{self, Client, Response, SOON, Server, Setup, beside_others, decoded, text_pattern, wait_until};
 
 const GZIP: &str = "Accept-Encoding: gzip\r\n";
 const BROTLI: &str = "Accept-Encoding: br\r\n";
@@ -229,6 +229,34 @@ fn a_stream_decodes_to_the_file_for_whoever_takes_it() {
     let url = format!("http://{}/stream.txt", server.address());
     let output = Command::new("curl").args(["-sS", "--compressed", &url]).output().unwrap();
     assert!(output.status.success() && output.stdout == text, "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What stands before it in the same write is another request, with a line of its own.
+#[test]
+fn a_stream_is_written_down_as_what_was_asked_for_and_with_the_bytes_of_its_body() {
+    let _machine = beside_others();
+    let text = text_pattern(STREAM_BYTES, 3);
+    let server = Setup::new(1).file("stream.txt", &text).set("log", "access = \"{dir}/access.log\"").start();
+    let mut client = server.connect();
+    // Warm: it need not wait for a thread, which would make it a batch of its own.
+    let alone = get(&mut client, "/stream.txt", GZIP);
+    client.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\nGET /stream.txt HTTP/1.1\r\nHost: test\r\n");
+    client.send(format!("{GZIP}\r\n").as_bytes());
+    client.answer().assert(200, harness::HELLO);
+    assert!(client.answer().body == alone.body);
+    let lines = || server.directory().read("access.log").lines().map(str::to_owned).collect::<Vec<_>>();
+    wait_until("three lines", SOON, || lines().len() == 3);
+    let told = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (words[6].to_owned(), words[9].parse::<usize>().unwrap())
+    };
+    let told: Vec<(String, usize)> = lines().iter().map(|line| told(line)).collect();
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["/stream.txt", "/hello", "/stream.txt"]);
+    // With the framing of its chunks, without its head.
+    let framing = told[0].1 - alone.body.len();
+    assert!((5..500).contains(&framing), "{told:?} for {} bytes", alone.body.len());
+    assert_eq!((told[1].1, told[2].1), (harness::HELLO.len(), told[0].1));
 }
 
 #[test]

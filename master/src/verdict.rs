@@ -11,7 +11,7 @@ use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::{Owner, Peer, Record};
 use phalanx_shared::ledger::{BUFFER_BYTES, Ledger};
 use phalanx_shared::log;
-use phalanx_shared::sys::crash_signal::{DETAIL, FIRST_FRAME, FRAMES, OWN_FAULT, SIGNAL};
+use phalanx_shared::sys::crash_signal::{DETAIL, FIRST_FRAME, FRAMES, OWN_FAULT, SIGNAL, Suspect};
 use serde::Serialize;
 
 /// How a process ended, as wait tells it.
@@ -80,6 +80,9 @@ pub(crate) struct Report {
     pub(crate) cause: String,
     pub(crate) address: Option<String>,
     pub(crate) suspect: Option<InFlight>,
+    /// A thread of the pool died, not the loop.
+    #[serde(skip)]
+    pub(crate) on_a_thread: bool,
     pub(crate) in_flight: Vec<InFlight>,
     pub(crate) backtrace: Vec<String>,
     #[serde(skip)]
@@ -103,9 +106,11 @@ pub(crate) fn report(
     let words = ledger.lane(lane).last_words();
     let word = |index: usize| words[index].load(Ordering::Acquire);
     let count = (word(FRAMES) as usize).min(words.len() - FIRST_FRAME);
-    let accused = ledger.lane(lane).suspect();
+    let (accused, on_a_thread) = (ledger.lane(lane).accused(), ledger.lane(lane).suspect() != Suspect::OfTheLoop);
     let owned = |record: &Record| record.owner() == Some(Owner::Worker(incarnation));
     let suspect = accused.and_then(|fd| ledger.record(fd)).filter(owned).and_then(|record| in_flight(ledger, &record));
+    // What waits for a thread is off the record, as if it were still to be read.
+    let suspect = suspect.map(|suspect| if on_a_thread { InFlight { phase: "pool", ..suspect } } else { suspect });
     let others = ledger.recorded().filter(|(fd, record)| owned(record) && Some(*fd) != accused);
     Report {
         time: log::timestamp(),
@@ -115,6 +120,7 @@ pub(crate) fn report(
         cause: cause.to_owned(),
         address: (word(SIGNAL) != 0 && word(OWN_FAULT) == 1).then(|| format!("{:#x}", word(DETAIL))),
         suspect,
+        on_a_thread,
         in_flight: others.filter_map(|(_, record)| in_flight(ledger, &record)).take(MAX_LISTED).collect(),
         backtrace: Vec::new(),
         frames: (0..count).map(|index| word(FIRST_FRAME + index)).collect(),
@@ -209,6 +215,7 @@ impl Report {
     pub(crate) fn line(&self) -> String {
         let suspect = match &self.suspect {
             Some(suspect) => format!("while at `{}` of {} ({})", suspect.request, suspect.peer, suspect.phase),
+            None if self.on_a_thread => "on a thread, for a client that was gone".to_owned(),
             None => "while idle".to_owned(),
         };
         format!(

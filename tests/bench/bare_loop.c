@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,6 +150,7 @@ static void serve(int epoll, int fd) {
 
 int main(int argc, char **argv) {
     if (argc < 3 || argc % 3) return fprintf(stderr, "usage: %s PORT RESPONSE_FILE [LETTER RESPONSE_FILE BODY_FILE|-]...\n", argv[0]), 2;
+    signal(SIGPIPE, SIG_IGN); /* wrk leaves in the middle of a file */
     load(&plain, argv[2], "-");
     for (int i = 0; i < MOST_BATCH; i++) memcpy(batch + i * plain.len, plain.bytes, plain.len);
     for (int at = 3; at < argc; at += 3) load(&named[(unsigned char)argv[at][0]], argv[at + 1], argv[at + 2]);

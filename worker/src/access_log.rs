@@ -157,7 +157,7 @@ fn or_dash(value: &[u8]) -> &[u8] {
 }
 
 fn json(out: &mut Vec<u8>, stamp: &str, line: &Line<'_>) {
-    let _infallible = write!(out, "{{\"time\":\"{stamp}\",\"peer\":\"");
+    let _infallible = write!(out, "{{\"time\":\"{stamp}\",\"client\":\"");
     write_client(out, line.client);
     let texts: [(&str, &[u8]); 6] = [
         ("method", line.method.as_bytes()),

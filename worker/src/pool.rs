@@ -129,16 +129,15 @@ impl State {
         self.queue.binary_search_by_key(&flight, |queued| queued.flight).ok()
     }
 
-    /// The job is done for another from now on, or for nobody: then it need not begin.
-    fn hand_over(&mut self, flight: u64, heir: Option<RawFd>) {
+    /// The job is done for another from now on, or for nobody: then it need not begin, and is given back if it has not.
+    fn hand_over(&mut self, flight: u64, heir: Option<RawFd>) -> Option<Queued> {
         if let Some((_, works_for)) = self.running.iter().find(|(running, _)| *running == flight) {
             works_for.store(heir.unwrap_or(NOBODY), Ordering::Release);
         }
-        let Some(place) = self.place(flight) else { return };
-        match heir {
-            Some(fd) => self.queue[place].fd = fd,
-            None => drop(self.queue.remove(place)),
-        }
+        let place = self.place(flight)?;
+        let Some(fd) = heir else { return self.queue.remove(place) };
+        self.queue[place].fd = fd;
+        None
     }
 }
 
@@ -207,12 +206,17 @@ impl Pool {
     /// Whoever has this ticket waits no longer. What nobody else waits for either is not begun any more.
     pub fn forget(&mut self, ticket: Ticket) {
         let Some(flight) = self.flights.get_mut(&ticket.flight) else { return };
-        flight.waiters.retain(|waiter| waiter.ticket != ticket);
+        // They came in the order of their numbers.
+        if let Ok(at) = flight.waiters.binary_search_by_key(&ticket.number, |waiter| waiter.ticket.number) {
+            flight.waiters.remove(at);
+        }
         let heir = flight.waiters.first().map(|waiter| waiter.fd);
         if heir.is_none() {
             self.remove(ticket.flight);
         }
-        self.shared.lock().hand_over(ticket.flight, heir);
+        let not_begun = self.shared.lock().hand_over(ticket.flight, heir);
+        // Without the lock: a job may hold the last descriptor of a file, which takes its time to close.
+        drop(not_begun);
     }
 
     fn remove(&mut self, number: u64) -> Option<Flight> {

@@ -255,7 +255,10 @@ impl Supervisor {
 
     fn condemn(&self, slot: SlotId, lane: usize, guilt: Guilt) {
         let (Some(ground), Some(known)) = (self.grounds.get(&slot), self.roster.slots.get(&slot)) else { return };
-        let suspect = ground.ledger.lane(lane).suspect().and_then(|fd| ground.ledger.record(fd));
+        let lane = ground.ledger.lane(lane);
+        // It is the loop that hangs, whatever a thread of the pool did since.
+        let accused = if guilt == Guilt::Hang { lane.current() } else { lane.accused() };
+        let suspect = accused.and_then(|fd| ground.ledger.record(fd));
         // A connection that a living worker has by now is not the dead one's to be blamed for.
         let is_of_the_dead = |record: &Record| match record.owner() {
             Some(Owner::Worker(owner)) => known.workers.iter().all(|worker| worker.incarnation != owner),

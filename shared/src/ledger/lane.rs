@@ -83,9 +83,14 @@ impl Lane {
         self.words[CURRENT].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
     }
 
-    /// The connection that was being worked on when the worker died, by its last words if it had any.
-    pub fn suspect(&self) -> Option<RawFd> {
-        match crash_signal::suspect(self.last_words()[crash_signal::SUSPECT].load(Ordering::Acquire)) {
+    /// What the thread that spoke the last words was busy with; that of the loop if there were none.
+    pub fn suspect(&self) -> Suspect {
+        crash_signal::suspect(self.last_words()[crash_signal::SUSPECT].load(Ordering::Acquire))
+    }
+
+    /// The connection that was being worked on when the worker died.
+    pub fn accused(&self) -> Option<RawFd> {
+        match self.suspect() {
             Suspect::OfTheLoop => self.current(),
             Suspect::Connection(fd) => Some(fd),
             Suspect::Nobody => None,

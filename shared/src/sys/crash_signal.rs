@@ -3,8 +3,8 @@
 //!
 //! The handler is async-signal-safe: it stores words in the ledger and walks the stack (libgcc's unwinder, which finds frame
 //! tables without locks since glibc 2.35), and the thread's own word is constant-initialised and needs no destructor, so that
-//! reading it allocates nothing. An alarm ends a walk that hangs. A second thread that faults meanwhile with the same signal ends
-//! the process before the walk is done: its words stand by then.
+//! reading it allocates nothing. An alarm ends a walk that hangs. The first thread that faults speaks; others wait for it to end
+//! the process.
 
 use std::cell::Cell;
 use std::io;
@@ -37,6 +37,8 @@ const FATAL: [Signal; 7] =
 pub const NOBODY: RawFd = -1;
 
 static BLOCK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+/// The thread that speaks, by its id; 0: none yet.
+static SPEAKER: AtomicI32 = AtomicI32::new(0);
 
 thread_local!(static WORKS_FOR: Cell<Option<&'static AtomicI32>> = const { Cell::new(None) });
 
@@ -75,7 +77,7 @@ pub fn install(block: &'static [AtomicU64]) -> io::Result<()> {
     std::mem::forget(AlternateStack::new()?);
     let action = SigAction::new(
         SigHandler::SigAction(last_words),
-        SaFlags::SA_ONSTACK | SaFlags::SA_SIGINFO | SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER,
+        SaFlags::SA_ONSTACK | SaFlags::SA_SIGINFO | SaFlags::SA_NODEFER,
         SigSet::empty(),
     );
     for signal in FATAL {
@@ -120,14 +122,24 @@ impl Drop for AlternateStack {
 }
 
 extern "C" fn last_words(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    let start = BLOCK.load(Ordering::Acquire);
-    if !start.is_null() && !info.is_null() {
-        // SAFETY: `install` stored the start of a block of WORDS words that lives as long as the process.
-        let block = unsafe { std::slice::from_raw_parts(start, WORDS) };
-        // SAFETY: the kernel hands a SA_SIGINFO handler a valid siginfo.
-        record(block, signal, unsafe { &*info });
+    let (start, own) = (BLOCK.load(Ordering::Acquire), nix::unistd::gettid().as_raw());
+    match SPEAKER.compare_exchange(0, own, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) if !start.is_null() && !info.is_null() => {
+            // SAFETY: `install` stored the start of a block of WORDS words that lives as long as the process.
+            let block = unsafe { std::slice::from_raw_parts(start, WORDS) };
+            // SAFETY: the kernel hands a SA_SIGINFO handler a valid siginfo.
+            record(block, signal, unsafe { &*info });
+        }
+        Err(speaker) if speaker != own => loop {
+            // SAFETY: pause is async-signal-safe; the thread that speaks ends the process.
+            unsafe { libc::pause() };
+        },
+        // The words themselves faulted: what stands of them has to do.
+        _ => {}
     }
-    // SAFETY: raise is async-signal-safe; SA_RESETHAND has restored the default, which ends the process.
+    // SAFETY: signal is async-signal-safe, and the default runs no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: raise is async-signal-safe; the default of a fatal signal ends the process.
     unsafe { libc::raise(signal) };
 }
 
@@ -142,13 +154,20 @@ fn record(block: &[AtomicU64], signal: libc::c_int, info: &libc::siginfo_t) {
     set(OWN_FAULT, u64::from(own));
     set(DETAIL, if info.si_code > 0 { address } else { sender as u64 });
     set(FRAMES, 0);
-    let works_for = WORKS_FOR.get().map(|works_for| works_for.load(Ordering::Acquire));
-    set(SUSPECT, works_for.map_or(0, |fd| u64::try_from(fd).map_or(1, |fd| fd + 2)));
+    set(SUSPECT, works_for());
     set(SIGNAL, signal as u64);
     // The master sends SIGABRT to a hung worker in order to see this stack.
     if own || sender == nix::unistd::getppid().as_raw() {
         walk_stack(block);
+        // The loop has run on meanwhile: the connection may be gone, and its number another's.
+        set(SUSPECT, works_for());
     }
+}
+
+/// The word [`SUSPECT`] of this thread.
+fn works_for() -> u64 {
+    let works_for = WORKS_FOR.get().map(|works_for| works_for.load(Ordering::Acquire));
+    works_for.map_or(0, |fd| u64::try_from(fd).map_or(1, |fd| fd + 2))
 }
 
 fn walk_stack(block: &[AtomicU64]) {

@@ -114,8 +114,11 @@ impl Connection {
         let Some(mut entry) = list.get(index.into()) else { return false };
         entry.response_end = end;
         list.set(index.into(), &entry);
+        // Others of its batch may stand before it.
+        let before = index.checked_sub(1).and_then(|before| list.get(before.into()));
+        let bytes = before.map_or_else(|| self.head_bytes(), |before| self.unanswered(before.request_end));
         let mut scratch = HeaderScratch::new();
-        if let Ok(Progress::Done(head)) = head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
+        if let Ok(Progress::Done(head)) = head::parse(bytes, cx.limits.head, &mut scratch) {
             let sent = (end - entry.response_start).saturating_sub(head_len);
             cx.write_down(&self.record, &head, entry.kind.status, sent, entry.date);
         }

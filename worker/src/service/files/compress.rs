@@ -92,8 +92,7 @@ impl Stream {
                 while frame.len() + rest.len() > ZSTD_FRAME {
                     let (now, later) = rest.split_at(ZSTD_FRAME - frame.len());
                     frame.extend_from_slice(now);
-                    out.append(&mut zstd_frame(frame));
-                    frame.clear();
+                    out.append(&mut zstd_frame(&std::mem::take(frame)));
                     rest = later;
                 }
                 frame.extend_from_slice(rest);
