@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use phalanx_shared::sys::crash_signal::{self, NOBODY};
+use phalanx_shared::sys::crash_signal::{NOBODY, Prepared};
 use phalanx_shared::{error, warn};
 
 use crate::in_handler;
@@ -108,7 +108,7 @@ struct Shared {
 struct State {
     queue: VecDeque<Queued>,
     /// The flights that threads are at, each with the thread's word on whom it works for.
-    running: Vec<(u64, &'static AtomicI32)>,
+    running: Vec<(u64, Arc<AtomicI32>)>,
     done: Vec<(u64, Done)>,
     idle: usize,
     /// The pool is gone: nobody is left to work for.
@@ -267,7 +267,7 @@ impl Shared {
     }
 
     /// The next job, for a thread that tells in `works_for` whom it works for; none when the pool is gone.
-    fn next_job(&self, works_for: &'static AtomicI32) -> Option<(u64, Work)> {
+    fn next_job(&self, works_for: &Arc<AtomicI32>) -> Option<(u64, Work)> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -275,7 +275,7 @@ impl Shared {
             }
             if let Some(Queued { flight, fd, work }) = state.queue.pop_front() {
                 works_for.store(fd, Ordering::Release);
-                state.running.push((flight, works_for));
+                state.running.push((flight, works_for.clone()));
                 return Some((flight, work));
             }
             state.idle += 1;
@@ -301,11 +301,10 @@ impl Shared {
 fn start_thread(shared: &Arc<Shared>) -> io::Result<()> {
     let shared = shared.clone();
     let work = move || {
-        // Leaked: a fault may ask for it at any time. There are no more of them than threads.
-        let works_for: &AtomicI32 = Box::leak(Box::new(AtomicI32::new(NOBODY)));
-        let _for_signals = crash_signal::prepare_thread(works_for)
+        let works_for = Arc::new(AtomicI32::new(NOBODY));
+        let _to_die_in_order = Prepared::this_thread(works_for.clone())
             .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
-        while let Some((number, work)) = shared.next_job(works_for) {
+        while let Some((number, work)) = shared.next_job(&works_for) {
             let done = run(work);
             shared.finished(number, done);
         }

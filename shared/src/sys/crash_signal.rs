@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -40,7 +41,10 @@ static BLOCK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 /// The thread that speaks, by its id; 0: none yet.
 static SPEAKER: AtomicI32 = AtomicI32::new(0);
 
-thread_local!(static WORKS_FOR: Cell<Option<&'static AtomicI32>> = const { Cell::new(None) });
+thread_local! {
+    /// Whom this thread works for; null on the loop.
+    static WORKS_FOR: Cell<*const AtomicI32> = const { Cell::new(std::ptr::null()) };
+}
 
 /// Whom a fault is to be blamed on, by the word [`SUSPECT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +66,28 @@ pub fn suspect(word: u64) -> Suspect {
     }
 }
 
-/// Gives this thread, which is not the loop, what it needs to die in order: a stack to handle signals on and, in `works_for`, the
-/// connection that is to blame if it faults ([`NOBODY`]: none), whoever writes it. To be held by the thread to its end.
-pub fn prepare_thread(works_for: &'static AtomicI32) -> io::Result<AlternateStack> {
-    WORKS_FOR.set(Some(works_for));
-    AlternateStack::new()
+/// What a thread that is not the loop needs to die in order. To be held by it to its end.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What [`WORKS_FOR`] points to.
+    _works_for: Arc<AtomicI32>,
+    _stack: AlternateStack,
+}
+
+impl Prepared {
+    /// Gives this thread a stack to handle signals on and, in `works_for`, the connection that is to blame if it faults
+    /// ([`NOBODY`]: none), whoever writes it.
+    pub fn this_thread(works_for: Arc<AtomicI32>) -> io::Result<Prepared> {
+        let stack = AlternateStack::new()?;
+        WORKS_FOR.set(Arc::as_ptr(&works_for));
+        Ok(Prepared { _works_for: works_for, _stack: stack })
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        WORKS_FOR.set(std::ptr::null());
+    }
 }
 
 /// Installs the handler for this process; `block` (at least [`WORDS`] long) receives the last words.
@@ -166,8 +187,9 @@ fn record(block: &[AtomicU64], signal: libc::c_int, info: &libc::siginfo_t) {
 
 /// The word [`SUSPECT`] of this thread.
 fn works_for() -> u64 {
-    let works_for = WORKS_FOR.get().map(|works_for| works_for.load(Ordering::Acquire));
-    works_for.map_or(0, |fd| u64::try_from(fd).map_or(1, |fd| fd + 2))
+    // SAFETY: not null, it points into what this thread's `Prepared` holds, which makes it null before it lets go.
+    let works_for = unsafe { WORKS_FOR.get().as_ref() };
+    works_for.map_or(0, |fd| u64::try_from(fd.load(Ordering::Acquire)).map_or(1, |fd| fd + 2))
 }
 
 fn walk_stack(block: &[AtomicU64]) {
