@@ -97,9 +97,13 @@ fn text_of(address: &Address) -> String {
     }
 }
 
+fn in_use(address: SocketAddr) -> String {
+    format!("bind {address}: the address is in use by another program\n  hint: choose another address to listen on")
+}
+
 fn bind_tcp(address: SocketAddr) -> Result<Bound, String> {
     try_bind_tcp(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => format!("bind {address}: the address is in use by another program"),
+        io::ErrorKind::AddrInUse => in_use(address),
         io::ErrorKind::PermissionDenied => {
             format!("bind {address}: permission denied\n  hint: ports below 1024 need root or CAP_NET_BIND_SERVICE")
         }
@@ -163,7 +167,7 @@ pub(crate) fn check_free(listen: &[Listen]) -> Result<(), String> {
         if let Err(error) = probe()
             && error.kind() == io::ErrorKind::AddrInUse
         {
-            return Err(format!("bind {address}: the address is in use by another program"));
+            return Err(in_use(*address));
         }
     }
     Ok(())

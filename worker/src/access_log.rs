@@ -46,20 +46,23 @@ impl AccessLog {
         AccessLog { to, format, lines: Vec::new(), second: u64::MAX, stamp: String::new() }
     }
 
-    /// Whether anybody reads it.
-    pub fn is_on(&self) -> bool {
-        self.to.is_some()
-    }
-
-    /// Adds a request of `client` (none: it has no address) that a service answered with so many bytes of body.
-    pub fn add(&mut self, client: Option<IpAddr>, head: &Head<'_>, status: u16, bytes: u64, second: u64) {
-        if !self.is_on() {
+    /// Adds a request that a service answered with so many bytes of body. `client`, asked only if there is a log, gives whose it
+    /// was; none: one without an address.
+    pub fn add(
+        &mut self,
+        client: impl FnOnce() -> Option<IpAddr>,
+        head: &Head<'_>,
+        status: u16,
+        bytes: u64,
+        second: u64,
+    ) {
+        if self.to.is_none() {
             return;
         }
         self.append(
             second,
             &Line {
-                client,
+                client: client(),
                 method: head.method,
                 target: head.target,
                 version: if head.minor_version == 0 { "HTTP/1.0" } else { "HTTP/1.1" },
@@ -74,7 +77,7 @@ impl AccessLog {
 
     /// Adds what could not be read as a request.
     pub fn add_refused(&mut self, client: Option<IpAddr>, status: u16, bytes: u64, second: u64) {
-        if !self.is_on() {
+        if self.to.is_none() {
             return;
         }
         let line =

@@ -238,12 +238,12 @@ impl Pool {
         let mut results = Vec::new();
         for (number, done) in done {
             let Some(mut flight) = self.remove(number) else { continue };
-            let Some(first) = flight.waiters.pop() else { continue };
+            let Some(last) = flight.waiters.pop() else { continue };
             for waiter in flight.waiters {
                 let shared = done.as_deref().and_then(flight.share);
                 results.push((waiter.fd, waiter.ticket, shared));
             }
-            results.push((first.fd, first.ticket, done));
+            results.push((last.fd, last.ticket, done));
         }
         results
     }

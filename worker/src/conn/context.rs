@@ -70,42 +70,29 @@ pub struct Context {
 }
 
 /// The address of a connection's peer; a Unix socket has none.
-fn address_of(record: &Record) -> Option<IpAddr> {
+pub(super) fn address_of(record: &Record) -> Option<IpAddr> {
     match record.peer() {
         Peer::Ip(address) => Some(address.ip().to_canonical()),
         Peer::Unix => None,
     }
 }
 
+/// The address of the client that a request comes from: that of the peer or, if that is a proxy whose word is taken on its
+/// listener, the one that it names.
+pub(super) fn client_of(listens: &[Listen], record: &Record, head: &Head<'_>) -> Option<IpAddr> {
+    let peer = address_of(record);
+    let Some(listen) = listens.get(usize::from(record.listener())) else { return peer };
+    if peer.is_some() {
+        return forwarded::client_of(head, peer, |address| listen.trusted.contains(address));
+    }
+    if !listen.trusted.unix {
+        return None;
+    }
+    let trusts = |address| address == NO_ADDRESS || listen.trusted.contains(address);
+    forwarded::client_of(head, Some(NO_ADDRESS), trusts).filter(|client| *client != NO_ADDRESS)
+}
+
 impl Context {
-    /// The address of the client that a request comes from: that of the peer or, if that is a proxy whose word is taken, the
-    /// one that it names.
-    pub fn client_of(&self, record: &Record, head: &Head<'_>) -> Option<IpAddr> {
-        let peer = address_of(record);
-        let Some(listen) = self.listens.get(usize::from(record.listener())) else { return peer };
-        if peer.is_some() {
-            return forwarded::client_of(head, peer, |address| listen.trusted.contains(address));
-        }
-        if !listen.trusted.unix {
-            return None;
-        }
-        let trusts = |address| address == NO_ADDRESS || listen.trusted.contains(address);
-        forwarded::client_of(head, Some(NO_ADDRESS), trusts).filter(|client| *client != NO_ADDRESS)
-    }
-
-    /// Writes a request down that was answered with so many bytes of body.
-    pub fn write_down(&mut self, record: &Record, head: &Head<'_>, status: u16, bytes: u64, second: u64) {
-        if self.access_log.is_on() {
-            let client = self.client_of(record, head);
-            self.access_log.add(client, head, status, bytes, second);
-        }
-    }
-
-    /// Writes down what could not be read as a request.
-    pub fn write_refusal_down(&mut self, record: &Record, status: u16, bytes: u64, second: u64) {
-        self.access_log.add_refused(address_of(record), status, bytes, second);
-    }
-
     /// Whether connections of a listener begin with the word of a proxy.
     pub fn speaks_for_proxy(&self, listener: u8) -> bool {
         self.listens.get(usize::from(listener)).is_some_and(|listen| listen.proxy_protocol)
@@ -113,7 +100,7 @@ impl Context {
 
     /// Whether a client may make one more request of a route. Those without an address may.
     pub fn admits(&self, record: &Record, head: &Head<'_>, limit: &Limit) -> bool {
-        let Some(address) = self.client_of(record, head) else { return true };
+        let Some(address) = client_of(&self.listens, record, head) else { return true };
         let (rate, now) = (&limit.rate, since_boot());
         let verdict = self.clients.admit(limit.id, Client::from(address), rate.interval, rate.burst, now);
         verdict == Verdict::Admitted

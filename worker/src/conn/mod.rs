@@ -325,7 +325,7 @@ impl Connection {
         self.record.set_sent(self.record.sent() + TURNED_AWAY.len() as u64);
         cx.stats.add(Counter::BytesOut, TURNED_AWAY.len() as u64);
         cx.stats.count_status(503);
-        cx.write_refusal_down(&self.record, 503, 0, cx.clock.epoch_seconds());
+        cx.access_log.add_refused(context::address_of(&self.record), 503, 0, cx.clock.epoch_seconds());
         if cx.turned_away >= LEAVING {
             // What has come by now is read, so that it does not turn the close into a reset.
             let _gone = nix::sys::socket::shutdown(self.fd, Shutdown::Write);

@@ -7,6 +7,7 @@ use phalanx_shared::ledger::record::{Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
 
+use super::context::{address_of, client_of};
 use super::output::Output;
 use super::{Connection, Context, Fate, Why};
 use crate::crash_point::{self, Point};
@@ -279,8 +280,8 @@ impl Batch {
         entry.kind.status = reply.status();
         entry.kind.last = last;
         // A stream is written down when its length is known.
-        if cx.access_log.is_on() && (!reply.is_stream() || head.is_head()) {
-            let client = cx.client_of(&self.record, head);
+        if !reply.is_stream() || head.is_head() {
+            let client = || client_of(&cx.listens, &self.record, head);
             cx.access_log.add(client, head, reply.status(), reply.body_len(), date);
         }
         let envelope = Envelope {
@@ -337,8 +338,11 @@ impl Batch {
             kind,
         };
         match head {
-            Some(head) => cx.write_down(&self.record, head, status, body_len, date),
-            None => cx.write_refusal_down(&self.record, status, body_len, date),
+            Some(head) => {
+                let client = || client_of(&cx.listens, &self.record, head);
+                cx.access_log.add(client, head, status, body_len, date);
+            }
+            None => cx.access_log.add_refused(address_of(&self.record), status, body_len, date),
         }
         self.finish(entry, length);
         Step::Last

@@ -1,6 +1,7 @@
 //! A body that is made on the way: a thread makes the next portion once the last one has left, so that a peer that does not
 //! read costs one portion and no more.
 
+use super::context::client_of;
 use super::output::Output;
 use super::tail::Part;
 use super::{Connection, Context, Fate};
@@ -120,31 +121,31 @@ impl Connection {
         let mut scratch = HeaderScratch::new();
         if let Ok(Progress::Done(head)) = head::parse(bytes, cx.limits.head, &mut scratch) {
             let sent = (end - entry.response_start).saturating_sub(head_len);
-            cx.write_down(&self.record, &head, entry.kind.status, sent, entry.date);
+            let client = || client_of(&cx.listens, &self.record, &head);
+            cx.access_log.add(client, &head, entry.kind.status, sent, entry.date);
         }
         true
     }
 
     /// What the output waited for was done by the loop itself: others come first before it is sent.
     pub(super) fn fetched_here(&mut self, cx: &mut Context, done: Done) -> Fate {
-        let Some(mut output) = self.output.take() else { return Fate::Close };
-        if !self.take_in(cx, &mut output, done) {
-            crate::rescue::reset_on_close(self.fd);
-            return Fate::Close;
-        }
-        self.output = Some(output);
-        Fate::GoOn
+        if self.fetched(cx, done) { Fate::GoOn } else { Fate::Close }
     }
 
     /// A thread has done what the output waited for.
     pub(super) fn output_arrived(&mut self, cx: &mut Context, done: Done) -> Fate {
-        let Some(mut output) = self.output.take() else { return Fate::Close };
+        if self.fetched(cx, done) { self.writable(cx) } else { Fate::Close }
+    }
+
+    /// Makes output of what was fetched; false when there is nothing to be made of it, and the connection cannot go on.
+    fn fetched(&mut self, cx: &mut Context, done: Done) -> bool {
+        let Some(mut output) = self.output.take() else { return false };
         if !self.take_in(cx, &mut output, done) {
             // To an HTTP/1.0 peer an orderly end is the end of the body.
             crate::rescue::reset_on_close(self.fd);
-            return Fate::Close;
+            return false;
         }
         self.output = Some(output);
-        self.writable(cx)
+        true
     }
 }
