@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Answer, Command};
 use crate::cli;
@@ -57,6 +62,8 @@ pub(crate) fn ask(socket: &Path, command: &Command) -> Result<Answer, Error> {
 
 fn exchange(stream: &mut UnixStream, command: &Command) -> io::Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
+    // Before it is told to go: the number is certainly its own.
+    let master = matches!(command, Command::Stop { .. }).then(|| process_of(stream)).flatten();
     let mut line = serde_json::to_vec(command)?;
     line.push(b'\n');
     stream.write_all(&line)?;
@@ -66,9 +73,19 @@ fn exchange(stream: &mut UnixStream, command: &Command) -> io::Result<Answer> {
     if answer.is_empty() {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up"));
     }
-    if matches!(command, Command::Stop { .. }) {
-        // The master hangs up by exiting: then it is gone indeed.
-        let _gone = reader.read_to_end(&mut Vec::new());
+    if let Some(master) = master {
+        // That it hangs up is not enough: a process closes its descriptors some time before it has ended.
+        poll(
+            &mut [PollFd::new(master.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX),
+        )?;
     }
     Ok(serde_json::from_str(&answer)?)
+}
+
+/// The process that listens on the socket; readable once it has ended (`pidfd_open(2)`). None when it cannot be told, for
+/// instance from another namespace.
+fn process_of(stream: &UnixStream) -> Option<OwnedFd> {
+    let pid = getsockopt(stream, PeerCredentials).ok()?.pid();
+    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
