@@ -1,10 +1,20 @@
-//! Keepers are killed: what they held is let end, and their slots serve again.
+//! Keepers are killed: their slots get another table, and no connection is lost on the way from the old one.
+
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{self, Client, SOON, Setup, beside_others, processes, wait_until};
+use crate::harness::{
+    self, Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, beside_others, knob, processes, wait_for_moment,
+    wait_until,
+};
 
-const LARGE_BYTES: usize = 3 << 20;
+/// More than the kernel takes for a client that does not read.
+const LARGE_BYTES: usize = 6 << 20;
+
+fn keeper(server: &Server, slot: u32) -> Option<i32> {
+    Some(server.children().iter().find(|child| child.keeper() == Some(slot))?.pid)
+}
 
 #[test]
 fn a_killed_keeper_costs_no_response_and_its_slot_serves_again() {
@@ -25,17 +35,103 @@ fn a_killed_keeper_costs_no_response_and_its_slot_serves_again() {
         server.children().iter().any(|child| child.keeper() == Some(0) && child.pid != keeper.pid)
     });
     server.wait_serving();
-    // The orphan still lives, on the same listeners: it takes no new connection that it would have to turn away.
+    // Its worker still lives, on the same listeners: it takes no new connection.
     assert!(processes::lives(worker));
     for _connection in 0..20 {
         Client::connect(&address).assert_usable();
     }
+    idle.assert_usable();
     downloading.answer().assert(200, &large);
-    wait_until("the orphaned worker is gone", SOON, || !processes::lives(worker));
-    server.wait_total(22);
+    wait_until("the old table's worker is gone", SOON, || !processes::lives(worker));
+    downloading.assert_usable();
+    server.wait_total(24);
     let second = server.worker(0);
     assert!(processes::signal(second, Signal::SIGKILL));
     Client::connect(&address).assert_usable();
+    idle.assert_usable();
+    downloading.assert_usable();
+    assert_eq!(server.status().total("accepted"), 23);
+}
+
+/// Keepers are killed while clients ask, and workers too where `workers_too` says so. How many keepers there were to kill.
+fn kill_keepers(server: &Server, slots: u32, kills: u32, workers_too: bool) -> u32 {
+    let (start, mut killed) = (Instant::now(), 0);
+    for kill in 0..kills {
+        wait_for_moment(start + Duration::from_millis(120) * kill);
+        if let Some(keeper) = keeper(server, kill % slots) {
+            killed += u32::from(processes::signal(keeper, Signal::SIGKILL));
+        }
+        if workers_too {
+            // Of another slot: what dies with its keeper is lost.
+            wait_for_moment(start + Duration::from_millis(120) * kill + Duration::from_millis(60));
+            let another =
+                server.workers().into_iter().find(|it| it.worker().is_some_and(|it| it.0 == (kill + 1) % slots));
+            if let Some(worker) = another {
+                processes::signal(worker.pid, Signal::SIGKILL);
+            }
+        }
+    }
+    killed
+}
+
+fn nobody_notices_dead_keepers(workers_too: bool) {
+    let _machine = beside_others();
+    let server = Setup::new(3).start();
+    let address = server.address();
+    let mut idle: Vec<Client> = (0..24).map(|_| Client::connect(&address)).collect();
+    idle[..12].iter_mut().for_each(Client::assert_usable);
+    let load = Load::start(&address, 12, Manners::Strict, &[Ask::get("/hello", HELLO)]);
+    load.wait_for(200);
+    let kills = knob("PHALANX_KEEPER_KILLS", 24) as u32;
+    let killed = kill_keepers(&server, 3, kills, workers_too);
+    load.wait_for(200);
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_serving();
+    idle.iter_mut().for_each(Client::assert_usable);
+    server.wait_total(tally.answered + 36);
+    let status = server.status();
+    println!("{killed} keepers killed: {status}");
+    assert!(killed > kills / 2, "{killed} keepers killed");
+    assert_eq!((status.total("accepted"), status.total("closed")), (36, 0), "{status}");
+}
+
+#[test]
+fn nobody_notices_that_keepers_are_killed() {
+    nobody_notices_dead_keepers(false);
+}
+
+#[test]
+fn nobody_notices_that_keepers_and_workers_of_other_slots_are_killed() {
+    nobody_notices_dead_keepers(true);
+}
+
+#[test]
+fn a_worker_killed_while_it_fetches_is_succeeded_by_one_that_fetches_the_rest_once() {
+    let _machine = beside_others();
+    for nth in [1, 7, 70, 139] {
+        let server = Setup::new(1).environment("PHALANX_CRASH_POINT", &format!("moved:{nth}")).start();
+        let address = server.address();
+        let mut clients: Vec<Client> = (0..140).map(|_| Client::connect(&address)).collect();
+        clients[..100].iter_mut().for_each(Client::assert_usable);
+        // The beginning of a request moves with its connection.
+        clients[90..].iter_mut().for_each(|client| client.send(b"GET /hello HTTP/1.1\r\n"));
+        server.wait_total(100);
+        let old = server.worker(0);
+        assert!(processes::signal(keeper(&server, 0).unwrap(), Signal::SIGKILL));
+        wait_until("the old table's worker is gone", SOON, || !processes::lives(old));
+        for client in &mut clients[90..] {
+            client.send(b"Host: test\r\n\r\n");
+            client.answer().assert(200, HELLO);
+        }
+        clients.iter_mut().for_each(Client::assert_usable);
+        server.wait_total(290);
+        let status = server.status();
+        assert_eq!(status.sum("restarts"), 2, "the point was not passed: {status}");
+        assert_eq!((status.total("accepted"), status.total("closed")), (140, 0), "{status}");
+        drop(clients);
+        wait_until("no connection is open", SOON, || server.status().total("connections") == 0);
+    }
 }
 
 #[test]

@@ -1,17 +1,22 @@
-//! The keeper: holds a slot's descriptor table and clones the next worker when the master says so. Nothing else: it has no
-//! thread, serves nothing, and all signals but SIGKILL pass it by.
+//! The keeper: holds a slot's descriptor table, clones the next worker when the master says so, and sends connections to a
+//! later table of the slot when that asks. Nothing else: it has no thread, serves nothing, and all signals but SIGKILL pass it
+//! by.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use phalanx_shared::ipc::SlotId;
 use phalanx_shared::ipc::channel::MasterEnd;
-use phalanx_shared::ipc::keeper::{Birth, Cloned, Order, Wait, receive, send};
+use phalanx_shared::ipc::keeper::{Birth, Cloned, Order};
+use phalanx_shared::ipc::line::{Wait, receive, send};
 use phalanx_shared::ledger::Ledger;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::{table, title};
 use phalanx_shared::{error, log, warn};
 use phalanx_worker::enter::{Inheritance, enter};
+use phalanx_worker::give;
 
 use crate::privileges::Identity;
 
@@ -19,6 +24,8 @@ use crate::privileges::Identity;
 pub(crate) struct Charge {
     pub(crate) inheritance: Inheritance,
     pub(crate) orders: OwnedFd,
+    /// The end of the fetching line that the inheritance names.
+    pub(crate) giving: OwnedFd,
     /// The master's ends of the lanes: closed here.
     pub(crate) master_ends: Vec<MasterEnd>,
     /// Numbers to keep open besides 0, 1 and 2.
@@ -46,7 +53,8 @@ pub(crate) fn run(charge: Charge) -> ! {
 }
 
 fn settle_in(charge: Charge) -> io::Result<(Box<Inheritance>, OwnedFd)> {
-    let Charge { mut inheritance, orders, master_ends, keep, identity, strangers } = charge;
+    let Charge { mut inheritance, orders, giving, master_ends, keep, identity, strangers } = charge;
+    std::mem::forget(giving);
     for ledger in &strangers {
         ledger.seal_off()?;
     }
@@ -60,10 +68,16 @@ fn settle_in(charge: Charge) -> io::Result<(Box<Inheritance>, OwnedFd)> {
 
 /// Until the master hangs up.
 fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
+    let mut later_table = true;
     loop {
-        match receive::<Order>(orders.as_fd(), Wait::Yes) {
-            Ok(Some((Order::Clone(birth), blueprint))) => {
-                let outcome = match install_blueprint(inheritance, &birth, blueprint)
+        match wait(orders, inheritance, &mut later_table) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => return error!("keeper {}: wait: {error}", slot.0),
+        }
+        match receive::<Order>(orders.as_fd(), Wait::No) {
+            Ok(Some((Order::Clone(birth), descriptors))) => {
+                let outcome = match install_blueprint(inheritance, &birth, descriptors.into_iter().next())
                     .and_then(|()| process::clone_sharing_files())
                 {
                     Ok(Born::Child) => enter(inheritance, &birth),
@@ -71,21 +85,41 @@ fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
                     Err(error) => Err(format!("clone a worker: {error}")),
                 };
                 let answer = Cloned { incarnation: birth.incarnation, outcome };
-                if let Err(error) = send(orders.as_fd(), &answer, None) {
+                if let Err(error) = send(orders.as_fd(), &answer, &[]) {
                     warn!("keeper {}: tell the master: {error}", slot.0);
                 }
             }
-            Ok(Some((Order::Install { at }, Some(descriptor)))) => {
-                if let Err(error) = process::install(descriptor.as_fd(), at) {
-                    warn!("keeper {}: install descriptor {at}: {error}", slot.0);
+            Ok(Some((Order::Install { at }, descriptors))) => {
+                for descriptor in descriptors {
+                    if let Err(error) = process::install(descriptor.as_fd(), at) {
+                        warn!("keeper {}: install descriptor {at}: {error}", slot.0);
+                    }
                 }
             }
-            Ok(Some((Order::Install { .. }, None))) => {}
             Ok(None) => return,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             Err(error) => return error!("keeper {}: hear the master: {error}", slot.0),
         }
     }
+}
+
+/// Sleeps until there is an order: true. What a later table of the slot asks is answered meanwhile, as long as there can be one.
+fn wait(orders: &OwnedFd, inheritance: &Inheritance, later_table: &mut bool) -> io::Result<bool> {
+    let read = PollFlags::POLLIN;
+    let giving = table::borrow(inheritance.giving);
+    let mut polled = [PollFd::new(orders.as_fd(), read), PollFd::new(giving, read)];
+    let count = if *later_table { 2 } else { 1 };
+    match poll(&mut polled[..count], PollTimeout::NONE) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    let [orders, asked] = polled.map(|polled| polled.revents().unwrap_or(PollFlags::empty()));
+    if asked.contains(read) {
+        give::answer_fetches(inheritance);
+    }
+    *later_table &= !asked.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+    Ok(!orders.is_empty())
 }
 
 /// Puts the configuration that the next worker boots from where it looks for it. The descriptor that brought it is closed

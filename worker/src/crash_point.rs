@@ -35,6 +35,8 @@ pub enum Point {
     InPool,
     /// What the thread did has arrived, nothing is made of it yet.
     AfterPool,
+    /// A connection fetched from a former table is on record here, and still there.
+    Moved,
 }
 
 #[cfg(not(feature = "crash-points"))]

@@ -24,6 +24,7 @@ use crate::http::DateCache;
 use crate::model::reactor::Reactor;
 use crate::open_file::OpenFiles;
 use crate::pool::Pool;
+use crate::rescue::fetch::Formers;
 use crate::service::Setting;
 use crate::service::router::Router;
 use crate::{crash_point, in_handler, rescue};
@@ -41,6 +42,10 @@ pub struct Inheritance {
     pub lanes: Vec<WorkerEnd>,
     /// Rung by a predecessor that has given connections.
     pub handover: Doorbell,
+    /// This end of the line over which a later table of the slot fetches connections out of this one.
+    pub giving: RawFd,
+    /// Tables that the slot had before and that still hold connections.
+    pub formers: Vec<Former>,
     /// The installed configurations.
     pub blueprints: [RawFd; 2],
     /// Where access log lines go.
@@ -66,6 +71,18 @@ impl Listener {
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self.address, Address::Unix(_))
     }
+}
+
+/// A table that the slot had before this one: its keeper died, or its program was replaced.
+pub struct Former {
+    /// Tells it from other former tables of the slot.
+    pub number: u32,
+    /// The ledger of the connections in it.
+    pub ledger: Ledger,
+    /// The line to whoever has it.
+    pub line: RawFd,
+    /// Rung by a worker there that has given connections.
+    pub bell: RawFd,
 }
 
 /// What a listening socket is bound to.
@@ -124,6 +141,8 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     let alone = birth.alive.is_empty();
     let dead_lanes = if alone { 0..LANES } else { birth.lane..birth.lane + 1 };
     rescue::settle(ledger, dead_lanes);
+    let formers = Formers::new(&inheritance.formers, &birth.alive);
+    formers.finish_moves(ledger);
     let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
     // The sweep comes before the router: what that opens is this worker's own.
     let mut swept = Vec::new();
@@ -141,7 +160,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;
     let mut reactor =
-        Reactor::new(cx, duty, inheritance, &config.workers).map_err(|error| format!("epoll: {error}"))?;
+        Reactor::new(cx, duty, formers, inheritance, &config.workers).map_err(|error| format!("epoll: {error}"))?;
     reactor.adopt(connections);
     if birth.serve_at_once {
         reactor.begin_to_serve();

@@ -15,4 +15,6 @@ mod open_file;
 mod pool;
 pub mod proxy_protocol;
 mod rescue;
+
+pub use rescue::giver as give;
 pub mod service;

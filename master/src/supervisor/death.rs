@@ -1,13 +1,13 @@
 //! Workers and keepers end: who was to blame, and what follows.
 
 use nix::unistd::Pid;
-use phalanx_shared::ipc::{Closing, Incarnation, SlotId, ToWorker};
+use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::Guilt;
 
 use super::backoff;
 use super::event::Action;
 use super::roster::Roster;
-use super::slot::{Grave, Place, Stage, Worker};
+use super::slot::{Grave, Place, Post, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
 impl Roster {
@@ -21,8 +21,9 @@ impl Roster {
         }
         let keeper = self.slots.iter().find(|(_, slot)| slot.keeper == Some(pid)).map(|(id, _)| *id);
         if let Some(id) = keeper {
-            self.keeper_ended(id, cause);
+            return self.keeper_ended(id, cause);
         }
+        self.former_ended(pid, cause);
     }
 
     pub(super) fn worker_ended(&mut self, id: SlotId, incarnation: Incarnation, cause: Cause) {
@@ -41,7 +42,7 @@ impl Roster {
             // One that left before it served may have rescued connections while it booted.
             let survived = slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining));
             if worker.stage == Stage::Leaving && worker.pid.is_some() && survived {
-                slot.graves.push(Grave { dead: incarnation, lane: worker.lane, told: None });
+                slot.graves.push(Grave { dead: incarnation, post: worker.post, told: None });
             }
             return self.bury_the_dead(id);
         }
@@ -57,15 +58,15 @@ impl Roster {
             (None, false) => None,
         };
         if let Some(guilt) = guilt {
-            self.act(Action::Condemn(id, worker.lane, guilt));
+            self.act(Action::Condemn(worker.post, guilt));
         }
         if let Some(pid) = worker.pid {
             let (cause, serious) = (text.clone(), guilt.is_some());
-            self.act(Action::Report { slot: id, lane: worker.lane, pid, incarnation, cause, serious });
+            self.act(Action::Report { post: worker.post, pid, incarnation, cause, serious });
         }
         match worker.stage {
             Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text),
-            _ => self.died_serving(id, incarnation, worker.lane),
+            _ => self.died_serving(id, incarnation, worker.post),
         }
     }
 
@@ -93,7 +94,7 @@ impl Roster {
         self.act(Action::Warn(format!("slot {}: next attempt in {pause:?}", id.0)));
     }
 
-    fn died_serving(&mut self, id: SlotId, incarnation: Incarnation, lane: usize) {
+    fn died_serving(&mut self, id: SlotId, incarnation: Incarnation, post: Post) {
         let now = self.now;
         let of_reload = self.reload.as_ref().map(|reload| reload.generation);
         let fast_stop = self.stopping.as_ref().is_some_and(|stopping| stopping.fast);
@@ -111,7 +112,7 @@ impl Roster {
             slot.clone_at = Some(now);
             return;
         }
-        slot.graves.push(Grave { dead: incarnation, lane, told: None });
+        slot.graves.push(Grave { dead: incarnation, post, told: None });
         match successor {
             Some((successor, Stage::Waiting)) if !slot.serves_or_will() => self.promote(id, successor),
             _ => self.bury_the_dead(id),
@@ -128,16 +129,13 @@ impl Roster {
             slot.workers.retain(|worker| worker.pid.is_some());
             return;
         }
-        let orphans: Vec<Worker> = slot.workers.drain(..).collect();
-        slot.graves.clear();
+        self.last_ground += 1;
+        slot.stand_on(self.last_ground, self.now);
         slot.place = Place::Opening;
         slot.clone_at = None;
         slot.restarts += 1;
         slot.cause_of_last_death = Some(format!("its keeper died: {cause}"));
         self.act(Action::Warn(format!("keeper {} died ({cause}): the slot gets a new one", id.0)));
-        for orphan in &orphans {
-            self.act(orphan.told(id, ToWorker::Drain(Closing::Worker)));
-        }
         self.act(Action::Open(id));
         if self.reload.is_some() {
             self.roll_back(&format!("keeper {} died", id.0));

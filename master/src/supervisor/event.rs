@@ -7,6 +7,7 @@ use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{Incarnation, SlotId, ToMaster, ToWorker};
 use phalanx_shared::ledger::record::Guilt;
 
+use super::slot::Post;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::verdict::Cause;
@@ -23,7 +24,7 @@ pub(crate) enum Event {
     /// A worker has said something.
     Heard(SlotId, ToMaster),
     /// A worker asks to be asked.
-    Knocked(SlotId, usize),
+    Knocked(Post),
     /// The hung worker turned out to be stopped or waiting for its turn.
     Excused(SlotId, Incarnation),
     /// Somebody wants the service to stop.
@@ -43,23 +44,25 @@ pub(crate) enum Event {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Action {
-    /// Bind, make a ledger, fork a keeper. A slot that is open already and has lost its keeper keeps its listeners; its
-    /// workers are let end what they have.
+    /// Bind, make a ledger, fork a keeper. A slot that is open already and has lost its keeper keeps its listeners; what it
+    /// stood on is kept as a former ground.
     Open(SlotId),
+    /// Nothing is left on a former ground of the slot.
+    Dismiss(SlotId, u32),
     /// Write a configuration down as the blueprint of this number; it goes to a keeper with each order to clone.
     Publish(usize, Box<Config>),
     /// Have the keeper clone a worker.
     Clone(SlotId, Birth),
-    /// Say a word to this worker, on its lane.
-    Tell(SlotId, usize, Incarnation, ToWorker),
+    /// Say a word to this worker, at its post.
+    Tell(Post, Incarnation, ToWorker),
     /// End a process.
     Kill(Pid, Signal),
     /// End a worker that does not answer, unless it is stopped or starved.
     EndHung(SlotId, Incarnation, Pid),
     /// Tell the successor who was to blame.
-    Condemn(SlotId, usize, Guilt),
+    Condemn(Post, Guilt),
     /// Write down a worker's death.
-    Report { slot: SlotId, lane: usize, pid: Pid, incarnation: Incarnation, cause: String, serious: bool },
+    Report { post: Post, pid: Pid, incarnation: Incarnation, cause: String, serious: bool },
     /// Put the reopened log files into a keeper's table.
     InstallLogs(SlotId),
     /// Send new connections to the first slots only, or to all.

@@ -3,22 +3,21 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 use phalanx_shared::clients::{Client, Clients};
 use phalanx_shared::config::Config;
 use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
-use phalanx_shared::ipc::keeper::{self as line, Order};
-use phalanx_shared::ipc::{Incarnation, SlotId};
+use phalanx_shared::ipc::keeper::{Cloned, Order};
+use phalanx_shared::ipc::{Incarnation, SlotId, line};
 use phalanx_shared::ledger::record::Peer;
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::table::open_descriptors;
 use phalanx_shared::warn;
-use phalanx_worker::enter::{Address, Inheritance, Listener};
+use phalanx_worker::enter::{Address, Former, Inheritance, Listener};
 
 use super::{Premises, blueprint, put_in_place};
 use crate::keeper::{self, Charge};
@@ -29,18 +28,21 @@ pub(super) struct Ground {
     pub(super) ledger: Ledger,
     pub(super) listeners: Vec<Bound>,
     pub(super) orders: OwnedFd,
+    /// Tells this ground from others that the slot had or will have.
+    pub(super) number: u32,
+    /// Over this line a later table of the slot fetches what is left in this one.
+    line: OwnedFd,
+    /// Rung by workers that have given connections.
+    bell: OwnedFd,
     /// The keeper has hung up: its end is told by its SIGCHLD, there is nothing more to hear.
     pub(super) hung_up: Cell<bool>,
     pub(super) ends: Vec<MasterEnd>,
 }
 
-/// A slot whose keeper died: its workers end what they have.
-pub(super) struct Orphan {
-    pub(super) ledger: Ledger,
-    pub(super) pids: Vec<Pid>,
-    pub(super) deadline: Instant,
-    /// Held so that its workers can still speak and accept.
-    pub(super) _ground: Ground,
+/// What a slot stood on before its keeper died. Its workers give what they have to those of the slot's new ground.
+pub(super) struct FormerGround {
+    pub(super) slot: SlotId,
+    pub(super) ground: Ground,
 }
 
 /// What all slots share.
@@ -100,13 +102,15 @@ impl Common {
         }
     }
 
-    /// Makes a slot: its ledger, its lanes, its keeper, which is to know nothing of `strangers`.
+    /// Makes a ground for a slot: its ledger, its lanes, its keeper, which is to know nothing of `strangers`. Its workers will fetch what is
+    /// left on `formers`.
     pub(super) fn open(
         &self,
-        slot: SlotId,
+        (slot, number): (SlotId, u32),
         listeners: Vec<Bound>,
         premises: &Premises,
         strangers: Vec<Ledger>,
+        formers: &[&Ground],
     ) -> Result<(Ground, Pid), String> {
         let fail = |error: io::Error| format!("open slot {}: {error}", slot.0);
         let name = format!("phalanx-ledger-{}", slot.0);
@@ -119,10 +123,14 @@ impl Common {
             lanes.push(worker);
         }
         let handover = Doorbell::new().map_err(fail)?;
+        let bell = handover.as_fd().try_clone_to_owned().map_err(fail)?;
         let (orders, at_keeper) = line::pair().map_err(fail)?;
-        // ipc-channel tells no descriptor numbers: what has come since `before` is the lanes', the bell's and the line's.
+        let (line, giving) = line::pair().map_err(fail)?;
+        // ipc-channel tells no descriptor numbers: what has come since `before` is the lanes', the bell's and the lines'.
         let mut keep: Vec<RawFd> = open_descriptors().map_err(fail)?;
-        keep.retain(|number| !before.contains(number) && *number != orders.as_raw_fd());
+        let masters_own = [orders.as_raw_fd(), line.as_raw_fd(), bell.as_raw_fd()];
+        keep.retain(|number| !before.contains(number) && !masters_own.contains(number));
+        keep.extend(formers.iter().flat_map(|former| [former.line.as_raw_fd(), former.bell.as_raw_fd()]));
         keep.extend(listeners.iter().map(|bound| bound.as_fd().as_raw_fd()));
         keep.extend(self.blueprints.iter().map(AsRawFd::as_raw_fd));
         keep.extend(premises.logs.access());
@@ -133,16 +141,19 @@ impl Common {
             listeners: listeners.iter().map(listener).collect(),
             lanes,
             handover,
+            giving: giving.as_raw_fd(),
+            formers: formers.iter().map(|former| former.as_former()).collect(),
             blueprints: [self.blueprints[0].as_raw_fd(), self.blueprints[1].as_raw_fd()],
             access_log: premises.logs.access(),
             clients: self.clients,
             lifeline: self.lifeline.0.as_raw_fd(),
             infrastructure: Vec::new(),
         };
-        let ground = Ground { ledger, listeners, orders, hung_up: Cell::new(false), ends };
+        let ground = Ground { ledger, listeners, orders, number, line, bell, hung_up: Cell::new(false), ends };
         let charge = Charge {
             inheritance,
             orders: at_keeper,
+            giving,
             master_ends: Vec::new(),
             keep,
             identity: premises.identity.clone(),
@@ -157,9 +168,9 @@ fn fork_keeper(mut charge: Charge, ground: Ground) -> io::Result<(Ground, Pid)> 
     let mask = process::block_signals()?;
     let born = process::fork();
     if let Ok(Born::Child) = born {
-        let Ground { ends, listeners, orders, .. } = ground;
+        let Ground { ends, listeners, orders, line, bell, .. } = ground;
         // The numbers are the keeper's business now; their owners here must not close them.
-        std::mem::forget((listeners, orders));
+        std::mem::forget((listeners, orders, line, bell));
         charge.master_ends = ends;
         keeper::run(charge);
     }
@@ -179,8 +190,13 @@ fn listener(bound: &Bound) -> Listener {
 }
 
 impl Ground {
+    fn as_former(&self) -> Former {
+        let (line, bell) = (self.line.as_raw_fd(), self.bell.as_raw_fd());
+        Former { number: self.number, ledger: self.ledger.clone(), line, bell }
+    }
+
     pub(super) fn order(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        line::send(self.orders.as_fd(), order, descriptor)
+        line::send(self.orders.as_fd(), order, descriptor.as_slice())
     }
 
     /// Puts a descriptor of the master's into the keeper's table, under the same number.
@@ -195,7 +211,7 @@ impl Ground {
     pub(super) fn births(&self) -> Vec<(Incarnation, Result<Pid, String>)> {
         let mut births = Vec::new();
         loop {
-            match line::receive::<line::Cloned>(self.orders.as_fd(), line::Wait::No) {
+            match line::receive::<Cloned>(self.orders.as_fd(), line::Wait::No) {
                 Ok(Some((cloned, _))) => births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw))),
                 Ok(None) => {
                     self.hung_up.set(true);

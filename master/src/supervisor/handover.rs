@@ -8,7 +8,7 @@ use phalanx_shared::ipc::{Closing, Generation, Incarnation, SlotId, ToWorker};
 
 use super::event::Action;
 use super::roster::{PING_EVERY, Roster};
-use super::slot::{Place, Stage, Worker};
+use super::slot::{Place, Post, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
 /// How long a predecessor may keep the lane that a further successor needs.
@@ -32,7 +32,7 @@ impl Roster {
         }
         let Some(birth) = slot.conceive(generation, blueprint, true) else { return };
         slot.clone_at = None;
-        slot.workers.push(Worker::new(&birth, now));
+        slot.workers.push(Worker::new(&birth, id, slot.ground, now));
         self.act(Action::Clone(id, birth));
     }
 
@@ -61,7 +61,7 @@ impl Roster {
         let closing = slot.place == Place::Closing;
         let Some(worker) = slot.worker(incarnation) else { return };
         worker.ping.next = Some(now + PING_EVERY);
-        let (lane, generation) = (worker.lane, worker.generation);
+        let (lane, generation) = (worker.post.lane, worker.generation);
         match worker.stage {
             Stage::Booting { serve_at_once: true } => {
                 worker.enter(Stage::Serving, now);
@@ -91,13 +91,13 @@ impl Roster {
         for worker in &mut slot.workers {
             if worker.incarnation == incarnation {
                 worker.enter(Stage::Serving, now);
-                actions.push(worker.told(id, ToWorker::Serve));
+                actions.push(worker.told(ToWorker::Serve));
             }
         }
         for worker in slot.workers.iter_mut().filter(|worker| worker.incarnation != incarnation) {
             if worker.stage == Stage::Serving {
                 worker.enter(Stage::Retiring, now);
-                actions.push(worker.told(id, ToWorker::Retire));
+                actions.push(worker.told(ToWorker::Retire));
             }
         }
         self.out.append(&mut actions);
@@ -115,7 +115,9 @@ impl Roster {
         let mut actions = Vec::new();
         for grave in slot.graves.iter_mut().filter(|grave| grave.told.is_none()) {
             grave.told = Some(survivor.incarnation);
-            actions.push(survivor.told(id, ToWorker::Bury { dead: grave.dead, lane: grave.lane }));
+            let Post { ground, lane, .. } = grave.post;
+            let former = (ground != survivor.post.ground).then_some(ground);
+            actions.push(survivor.told(ToWorker::Bury { dead: grave.dead, lane, former }));
         }
         self.out.append(&mut actions);
     }
@@ -131,7 +133,7 @@ impl Roster {
         let now = self.now;
         let Some(slot) = self.slots.get_mut(&id) else { return false };
         let Some(birth) = slot.conceive(generation, blueprint, false) else { return false };
-        slot.workers.push(Worker::new(&birth, now));
+        slot.workers.push(Worker::new(&birth, id, slot.ground, now));
         self.act(Action::Clone(id, birth));
         true
     }

@@ -7,7 +7,7 @@ use phalanx_shared::ipc::{Incarnation, SlotId, ToMaster, ToWorker, Word};
 
 use super::event::Action;
 use super::roster::{DRAIN_MARGIN, PING_EVERY, Roster};
-use super::slot::Stage;
+use super::slot::{Post, Stage};
 
 /// How old a worker is before its memory counts: a limit below what a fresh one takes must not recycle without end.
 const LEAST_AGE: Duration = Duration::from_secs(10);
@@ -20,7 +20,8 @@ impl Roster {
     pub(super) fn heard(&mut self, id: SlotId, message: ToMaster) {
         let (max_requests, max_memory) = (self.config.workers.max_requests, self.config.workers.max_memory);
         let now = self.now;
-        let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(message.from)) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(worker) = slot.worker(message.from) else { return slot.heard_from_former(&message, now) };
         match message.word {
             Word::Buried(dead) => self.buried(id, dead),
             Word::Failed(why) => worker.complaint = Some(why),
@@ -50,16 +51,16 @@ impl Roster {
                 worker.ping.number += 1;
                 worker.ping.outstanding = Some(now);
                 worker.ping.next = Some(now + PING_EVERY);
-                actions.push(worker.told(id, ToWorker::Ping(worker.ping.number)));
+                actions.push(worker.told(ToWorker::Ping(worker.ping.number)));
             }
         }
         self.out.append(&mut actions);
     }
 
-    pub(super) fn knocked(&mut self, id: SlotId, lane: usize) {
+    pub(super) fn knocked(&mut self, post: Post) {
         let now = self.now;
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        for worker in slot.workers.iter_mut().filter(|worker| worker.lane == lane) {
+        let Some(slot) = self.slots.get_mut(&post.slot) else { return };
+        for worker in slot.workers.iter_mut().filter(|worker| worker.post == post) {
             if worker.ping.next.is_some() {
                 worker.ping.next = Some(now);
             }

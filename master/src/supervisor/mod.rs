@@ -3,6 +3,7 @@
 mod backoff;
 mod death;
 mod event;
+mod former;
 mod ground;
 mod handover;
 mod health;
@@ -49,9 +50,10 @@ use crate::signals::{Signals, Wish};
 use crate::status::{self, Status};
 use crate::verdict::{self, Cause, Ending};
 use event::{Action, Event};
-use ground::{Common, Ground, Orphan};
+use ground::{Common, FormerGround, Ground};
 use report::Reporters;
 use roster::Roster;
+use slot::Post;
 
 /// What the supervisor takes over from the start: everything that could be refused is open.
 pub(crate) struct Premises {
@@ -68,13 +70,6 @@ pub(crate) struct Premises {
     pub(crate) signals: Signals,
 }
 
-/// Where a process of ours stands.
-#[derive(Debug, Clone, Copy)]
-struct Post {
-    slot: SlotId,
-    lane: usize,
-}
-
 /// The master.
 pub(crate) struct Supervisor {
     premises: Premises,
@@ -82,7 +77,7 @@ pub(crate) struct Supervisor {
     roster: Roster,
     common: Common,
     grounds: BTreeMap<SlotId, Ground>,
-    orphans: Vec<Orphan>,
+    formers: Vec<FormerGround>,
     posts: HashMap<Pid, Post>,
     /// Ended before their keeper told their number, and when.
     unclaimed: HashMap<Pid, (Ending, Instant)>,
@@ -106,7 +101,7 @@ impl Supervisor {
             roster,
             common,
             grounds: BTreeMap::new(),
-            orphans: Vec::new(),
+            formers: Vec::new(),
             posts: HashMap::new(),
             unclaimed: HashMap::new(),
             reporters: Reporters::default(),
@@ -156,12 +151,14 @@ impl Supervisor {
             Action::Open(slot) => return Some(Event::Opened(slot, self.open(slot))),
             Action::Publish(number, config) => self.publish(number, &config),
             Action::Clone(slot, birth) => return self.order_clone(slot, &birth),
-            Action::Tell(slot, lane, to, word) => self.tell(slot, lane, Said { to, word }),
+            Action::Dismiss(slot, ground) => self.dismiss(slot, ground),
+            Action::Tell(post, to, word) => self.tell(post, Said { to, word }),
             Action::Kill(pid, signal) => end(pid, signal),
             Action::EndHung(slot, incarnation, pid) => return self.end_hung(slot, incarnation, pid),
-            Action::Condemn(slot, lane, guilt) => self.condemn(slot, lane, guilt),
-            Action::Report { slot, lane, pid, incarnation, cause, serious } => {
-                if let Some(ground) = self.grounds.get(&slot) {
+            Action::Condemn(post, guilt) => self.condemn(post, guilt),
+            Action::Report { post, pid, incarnation, cause, serious } => {
+                if let Some(ground) = self.ground(post) {
+                    let Post { slot, lane, .. } = post;
                     let report = verdict::report(&ground.ledger, slot, lane, pid.as_raw(), incarnation, &cause);
                     self.reporters.take(report, serious, &self.roster.config.master);
                 }
@@ -193,30 +190,52 @@ impl Supervisor {
             first if !first.is_empty() => first,
             _ => self.premises.listeners.bind_slot()?,
         };
-        let (ground, keeper) = self.common.open(slot, listeners, &self.premises, self.ledgers())?;
+        let (ground, keeper) = self.common.open(self.number(slot), listeners, &self.premises, self.ledgers(), &[])?;
         self.grounds.insert(slot, ground);
         Ok(keeper)
     }
 
-    /// All ledgers there are.
-    fn ledgers(&self) -> Vec<Ledger> {
-        let grounds = self.grounds.values().map(|ground| &ground.ledger);
-        grounds.chain(self.orphans.iter().map(|orphan| &orphan.ledger)).cloned().collect()
+    /// The slot with the number of the ground that it is to stand on.
+    fn number(&self, slot: SlotId) -> (SlotId, u32) {
+        (slot, self.roster.slots.get(&slot).map_or(0, |slot| slot.ground))
     }
 
+    /// The ground of that number, present or former.
+    fn ground(&self, post: Post) -> Option<&Ground> {
+        self.all_grounds().map(|(_, ground)| ground).find(|ground| ground.number == post.ground)
+    }
+
+    /// Present and former grounds, with their slots.
+    fn all_grounds(&self) -> impl Iterator<Item = (SlotId, &Ground)> {
+        let present = self.grounds.iter().map(|(slot, ground)| (*slot, ground));
+        present.chain(self.formers.iter().map(|former| (former.slot, &former.ground)))
+    }
+
+    /// The ledgers of other slots than a new one.
+    fn ledgers(&self) -> Vec<Ledger> {
+        self.all_grounds().map(|(_, ground)| ground.ledger.clone()).collect()
+    }
+
+    /// A slot that has lost its keeper gets another ground. What it stood on stays until its workers have given what they have.
     fn replace(&mut self, slot: SlotId) -> Result<Pid, String> {
         let listeners = self.grounds.get(&slot).map(|ground| ground.listeners.clone()).unwrap_or_default();
-        let (ground, keeper) = self.common.open(slot, listeners, &self.premises, self.ledgers())?;
-        let Some(old) = self.grounds.insert(slot, ground) else { return Ok(keeper) };
-        let mut pids: Vec<Pid> = self.posts.iter().filter(|(_, post)| post.slot == slot).map(|(pid, _)| *pid).collect();
-        self.posts.retain(|_, post| post.slot != slot);
-        // A worker cloned just before its keeper died has not been heard of yet.
-        let unheard = old.births().into_iter().filter_map(|(_, outcome)| outcome.ok());
-        pids.extend(unheard.filter(|pid| self.unclaimed.remove(pid).is_none()));
-        let deadline = Instant::now() + self.roster.config.workers.drain_timeout;
-        self.orphans.push(Orphan { ledger: old.ledger.clone(), pids, deadline, _ground: old });
-        self.dismiss_orphans();
+        let (own, others): (Vec<_>, Vec<_>) = self.all_grounds().partition(|(of, _)| *of == slot);
+        let own: Vec<&Ground> = own.into_iter().map(|(_, ground)| ground).collect();
+        let strangers = others.into_iter().map(|(_, ground)| ground.ledger.clone()).collect();
+        let (ground, keeper) = self.common.open(self.number(slot), listeners, &self.premises, strangers, &own)?;
+        if let Some(old) = self.grounds.insert(slot, ground) {
+            self.formers.push(FormerGround { slot, ground: old });
+        }
         Ok(keeper)
+    }
+
+    /// Keeps the totals of a former ground, and nothing else of it.
+    fn dismiss(&mut self, slot: SlotId, number: u32) {
+        for former in self.formers.extract_if(.., |former| (former.slot, former.ground.number) == (slot, number)) {
+            self.retired.add(&ground::final_stats(&former.ground.ledger));
+            self.common.forget_connections(&former.ground.ledger);
+            ground::give_back(&former.ground.ledger);
+        }
     }
 
     fn close(&mut self, slot: SlotId) {
@@ -245,17 +264,17 @@ impl Supervisor {
         }
     }
 
-    fn tell(&self, slot: SlotId, lane: usize, said: Said) {
-        if let Some(end) = self.grounds.get(&slot).and_then(|ground| ground.ends.get(lane))
+    fn tell(&self, post: Post, said: Said) {
+        if let Some(end) = self.ground(post).and_then(|ground| ground.ends.get(post.lane))
             && let Err(error) = end.say(said)
         {
-            warn!("slot {}: tell the worker on lane {lane}: {error}", slot.0);
+            warn!("slot {}: tell the worker on lane {}: {error}", post.slot.0, post.lane);
         }
     }
 
-    fn condemn(&self, slot: SlotId, lane: usize, guilt: Guilt) {
-        let (Some(ground), Some(known)) = (self.grounds.get(&slot), self.roster.slots.get(&slot)) else { return };
-        let lane = ground.ledger.lane(lane);
+    fn condemn(&self, post: Post, guilt: Guilt) {
+        let (Some(ground), Some(known)) = (self.ground(post), self.roster.slots.get(&post.slot)) else { return };
+        let lane = ground.ledger.lane(post.lane);
         // It is the loop that hangs, whatever a thread of the pool did since.
         let accused = if guilt == Guilt::Hang { lane.current() } else { lane.accused() };
         let suspect = accused.and_then(|fd| ground.ledger.record(fd));
@@ -362,7 +381,7 @@ impl Supervisor {
 
     fn status(&self) -> Status {
         let mut totals = self.retired;
-        self.orphans.iter().for_each(|orphan| totals.add(&orphan.ledger.stats()));
+        self.formers.iter().for_each(|former| totals.add(&former.ground.ledger.stats()));
         let mut slots = Vec::new();
         for (id, slot) in &self.roster.slots {
             let stats = self.grounds.get(id).map(|ground| ground.ledger.stats()).unwrap_or_default();
@@ -427,7 +446,7 @@ impl Supervisor {
                 WaitStatus::StillAlive => break,
                 _ => continue,
             };
-            if self.reporters.ended(pid, &self.roster.config.master) || self.orphan_ended(pid) {
+            if self.reporters.ended(pid, &self.roster.config.master) {
                 continue;
             }
             ended.push((pid, ending));
@@ -441,27 +460,11 @@ impl Supervisor {
 
     fn ended(&mut self, pid: Pid, ending: Ending) -> Event {
         let post = self.posts.remove(&pid);
-        let cause = match post.and_then(|post| Some((post, self.grounds.get(&post.slot)?))) {
+        let cause = match post.and_then(|post| Some((post, self.ground(post)?))) {
             Some((post, ground)) => verdict::cause(&ground.ledger, post.lane, ending),
             None => Cause { ending, own_fault: false },
         };
         Event::Ended(pid, cause)
-    }
-
-    fn orphan_ended(&mut self, pid: Pid) -> bool {
-        let Some(orphan) = self.orphans.iter_mut().find(|orphan| orphan.pids.contains(&pid)) else { return false };
-        orphan.pids.retain(|other| *other != pid);
-        self.dismiss_orphans();
-        true
-    }
-
-    /// Keeps the totals of orphaned slots whose workers have gone, and nothing else of them.
-    fn dismiss_orphans(&mut self) {
-        for orphan in self.orphans.extract_if(.., |orphan| orphan.pids.is_empty()) {
-            self.retired.add(&ground::final_stats(&orphan.ledger));
-            self.common.forget_connections(&orphan.ledger);
-            ground::give_back(&orphan.ledger);
-        }
     }
 
     // ---- the end ----
@@ -472,13 +475,12 @@ impl Supervisor {
             return;
         }
         let keepers: Vec<Pid> = self.roster.slots.values().filter_map(|slot| slot.keeper).collect();
-        let orphans = self.orphans.iter().flat_map(|orphan| orphan.pids.iter().copied());
-        for pid in keepers.into_iter().chain(orphans) {
+        for pid in keepers {
             end(pid, Signal::SIGKILL);
             let _reaped_already = waitpid(pid, None);
         }
         self.grounds.clear();
-        self.orphans.clear();
+        self.formers.clear();
         self.common.first_slot.clear();
         self.premises.listeners.remove();
         if let Some(control) = &self.premises.control {

@@ -140,10 +140,10 @@ impl Roster {
         let Some(reload) = self.reload.take() else { return };
         let now = self.now;
         let mut actions = Vec::new();
-        for (id, slot) in &mut self.slots {
+        for slot in self.slots.values_mut() {
             for worker in slot.workers.iter_mut().filter(|worker| worker.generation == reload.generation) {
                 match (worker.stage, worker.pid) {
-                    (Stage::Waiting, _) => actions.push(worker.told(*id, ToWorker::Leave)),
+                    (Stage::Waiting, _) => actions.push(worker.told(ToWorker::Leave)),
                     (_, Some(pid)) => actions.push(Action::Kill(pid, Signal::SIGKILL)),
                     (_, None) => {}
                 }

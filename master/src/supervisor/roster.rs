@@ -30,6 +30,8 @@ pub(crate) struct Roster {
     pub(crate) generation: Generation,
     pub(crate) blueprint: usize,
     pub(super) last_generation: Generation,
+    /// Grounds are numbered in the order in which they are made.
+    pub(super) last_ground: u32,
     pub(super) reload: Option<Reload>,
     /// Asked for while one was under way.
     pub(super) reload_again: Option<Vec<Option<ClientId>>>,
@@ -50,6 +52,7 @@ impl Roster {
             generation: Generation(1),
             blueprint: 0,
             last_generation: Generation(1),
+            last_ground: 0,
             reload: None,
             reload_again: None,
             target: count,
@@ -69,7 +72,7 @@ impl Roster {
             Event::Born(slot, incarnation, outcome) => self.born(slot, incarnation, outcome),
             Event::Ended(pid, cause) => self.ended(pid, cause),
             Event::Heard(slot, message) => self.heard(slot, message),
-            Event::Knocked(slot, lane) => self.knocked(slot, lane),
+            Event::Knocked(post) => self.knocked(post),
             Event::Excused(slot, incarnation) => self.excused(slot, incarnation),
             Event::Stop { fast, client } => self.stop(fast, client, None),
             Event::Reload { client, read } => self.reload(client, read),
@@ -87,7 +90,7 @@ impl Roster {
         let busy = self.stopping.is_some()
             || self.reload.is_some()
             || self.scaling.active
-            || self.slots.values().any(|slot| !slot.is_quiet() || slot.wants_logs);
+            || self.slots.values().any(|slot| !slot.is_quiet() || slot.wants_logs || !slot.formers.is_empty());
         if busy {
             return Some(self.now + IMPATIENCE);
         }
@@ -123,6 +126,7 @@ impl Roster {
             self.end_what_is_overdue(id);
             self.recycle_if_wanted(id);
             self.install_logs(id);
+            self.empty_formers(id);
         }
         self.go_on_reloading();
         self.report_start();

@@ -31,7 +31,8 @@ impl Roster {
         let closing = self.slots.len() as u32 - open;
         if open < self.target && closing == 0 {
             for number in open..self.target {
-                self.slots.insert(SlotId(number), Slot::new());
+                self.last_ground += 1;
+                self.slots.insert(SlotId(number), Slot::new(self.last_ground));
                 self.act(Action::Open(SlotId(number)));
             }
         }
@@ -102,12 +103,7 @@ impl Roster {
 
     /// A slot whose last worker has gone while it was closing is closed.
     pub(crate) fn emptied(&mut self) -> Vec<SlotId> {
-        let gone: Vec<SlotId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.place == Place::Closing && slot.workers.is_empty() && slot.clone_at.is_none())
-            .map(|(id, _)| *id)
-            .collect();
+        let gone: Vec<SlotId> = self.slots.iter().filter(|(_, slot)| slot.is_empty()).map(|(id, _)| *id).collect();
         if self.stopping.is_none() {
             gone.iter().for_each(|id| drop(self.slots.remove(id)));
             gone

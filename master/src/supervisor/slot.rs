@@ -8,6 +8,16 @@ use phalanx_shared::ipc::{Generation, Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::LANES;
 
 use super::event::Action;
+use super::former::FormerTable;
+
+/// A worker's place: the lane that it writes, of the ledger of a ground that its slot stands on or stood on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Post {
+    pub(crate) slot: SlotId,
+    /// The number of the ground.
+    pub(crate) ground: u32,
+    pub(crate) lane: usize,
+}
 
 /// Where a worker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +42,7 @@ pub(crate) enum Stage {
 pub(crate) struct Worker {
     pub(crate) incarnation: Incarnation,
     pub(crate) generation: Generation,
-    pub(crate) lane: usize,
+    pub(crate) post: Post,
     /// None until the keeper has told it.
     pub(crate) pid: Option<Pid>,
     pub(crate) stage: Stage,
@@ -59,11 +69,11 @@ pub(crate) struct Ping {
 }
 
 impl Worker {
-    pub(crate) fn new(birth: &Birth, now: Instant) -> Worker {
+    pub(crate) fn new(birth: &Birth, slot: SlotId, ground: u32, now: Instant) -> Worker {
         Worker {
             incarnation: birth.incarnation,
             generation: birth.generation,
-            lane: birth.lane,
+            post: Post { slot, ground, lane: birth.lane },
             pid: None,
             stage: Stage::Booting { serve_at_once: birth.serve_at_once },
             since: now,
@@ -81,8 +91,8 @@ impl Worker {
     }
 
     /// The action that says `word` to it.
-    pub(crate) fn told(&self, slot: SlotId, word: ToWorker) -> Action {
-        Action::Tell(slot, self.lane, self.incarnation, word)
+    pub(crate) fn told(&self, word: ToWorker) -> Action {
+        Action::Tell(self.post, self.incarnation, word)
     }
 
     pub(crate) fn is_booting(&self) -> bool {
@@ -94,7 +104,7 @@ impl Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Grave {
     pub(crate) dead: Incarnation,
-    pub(crate) lane: usize,
+    pub(crate) post: Post,
     /// Who has been told to.
     pub(crate) told: Option<Incarnation>,
 }
@@ -113,6 +123,10 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) place: Place,
+    /// The number of the ground that it stands on.
+    pub(crate) ground: u32,
+    /// Those that it stood on before and that still hold connections.
+    pub(crate) formers: Vec<FormerTable>,
     pub(crate) keeper: Option<Pid>,
     pub(crate) workers: Vec<Worker>,
     last_incarnation: u32,
@@ -131,9 +145,11 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new() -> Slot {
+    pub(crate) fn new(ground: u32) -> Slot {
         Slot {
             place: Place::Opening,
+            ground,
+            formers: Vec::new(),
             keeper: None,
             workers: Vec::new(),
             last_incarnation: 0,
@@ -150,19 +166,23 @@ impl Slot {
     /// The next worker's particulars; none while both lanes are in use. One that will be alone takes over from all the dead.
     pub(crate) fn conceive(&mut self, generation: Generation, blueprint: usize, serve_at_once: bool) -> Option<Birth> {
         if self.workers.is_empty() {
-            self.graves.clear();
+            self.graves.retain(|grave| grave.post.ground != self.ground);
         }
+        let here = |grave: &&Grave| grave.post.ground == self.ground;
         let in_use = |lane| {
-            self.workers.iter().any(|worker| worker.lane == lane) || self.graves.iter().any(|grave| grave.lane == lane)
+            self.workers.iter().any(|worker| worker.post.lane == lane)
+                || self.graves.iter().filter(here).any(|grave| grave.post.lane == lane)
         };
         let lane = (0..LANES).find(|lane| !in_use(*lane))?;
         self.last_incarnation += 1;
         let incarnation = Incarnation(self.last_incarnation);
-        let living = self.workers.iter().map(|worker| worker.incarnation);
+        let formers = self.formers.iter().flat_map(|former| &former.workers);
+        let living = self.workers.iter().chain(formers).map(|worker| worker.incarnation);
         let alive = living.chain(self.graves.iter().map(|grave| grave.dead)).collect();
         Some(Birth { incarnation, generation, blueprint, lane, alive, serve_at_once })
     }
 
+    /// A worker on the slot's present ground.
     pub(crate) fn worker(&mut self, incarnation: Incarnation) -> Option<&mut Worker> {
         self.workers.iter_mut().find(|worker| worker.incarnation == incarnation)
     }
@@ -178,6 +198,12 @@ impl Slot {
     /// One worker, which serves, and nothing under way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.place == Place::Open && self.workers.len() == 1 && self.serving().is_some()
+    }
+
+    /// A slot that was closing and has nobody left.
+    pub(crate) fn is_empty(&self) -> bool {
+        let nobody = self.workers.is_empty() && self.formers.is_empty();
+        self.place == Place::Closing && nobody && self.clone_at.is_none()
     }
 
     /// A worker serves, or will as soon as it is ready.

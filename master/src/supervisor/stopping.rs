@@ -50,16 +50,16 @@ impl Roster {
             match worker.stage {
                 Stage::Serving => {
                     worker.enter(Stage::Draining, now);
-                    actions.push(worker.told(id, ToWorker::Drain(closing)));
+                    actions.push(worker.told(ToWorker::Drain(closing)));
                 }
                 Stage::Retiring => {
                     // Its successor goes too: what it still has ends here.
                     worker.enter(Stage::Draining, now);
-                    actions.push(worker.told(id, ToWorker::Drain(Closing::Worker)));
+                    actions.push(worker.told(ToWorker::Drain(Closing::Worker)));
                 }
                 Stage::Waiting => {
                     worker.enter(Stage::Leaving, now);
-                    actions.push(worker.told(id, ToWorker::Leave));
+                    actions.push(worker.told(ToWorker::Leave));
                 }
                 Stage::Booting { serve_at_once: false } => {
                     // One that is not born yet is ended when it is.
@@ -70,6 +70,7 @@ impl Roster {
             }
         }
         self.out.append(&mut actions);
+        self.drain_formers(id);
     }
 
     fn kill_all(&mut self) {
@@ -77,7 +78,7 @@ impl Roster {
         let mut actions = Vec::new();
         for slot in self.slots.values_mut() {
             slot.clone_at = None;
-            for worker in &mut slot.workers {
+            for worker in slot.all_workers() {
                 worker.enter(Stage::Leaving, now);
                 actions.extend(worker.pid.map(|pid| Action::Kill(pid, Signal::SIGKILL)));
             }
@@ -94,8 +95,8 @@ impl Roster {
         let Some(stopping) = &mut self.stopping else { return };
         // Of a worker whose keeper never told its number there is nothing to wait for: it goes when the master has gone.
         let over = |slot: &Slot| match stopping.fast {
-            true => slot.workers.iter().all(|worker| worker.pid.is_none()),
-            false => slot.workers.is_empty() && slot.clone_at.is_none(),
+            true => slot.workers.iter().all(|worker| worker.pid.is_none()) && slot.formers.is_empty(),
+            false => slot.workers.is_empty() && slot.formers.is_empty() && slot.clone_at.is_none(),
         };
         let empty = self.slots.values().all(over);
         if !empty {

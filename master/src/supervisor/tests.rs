@@ -13,7 +13,7 @@ use phalanx_shared::stats::Snapshot;
 
 use super::event::{Action, Event};
 use super::roster::Roster;
-use super::slot::Stage;
+use super::slot::{Post, Stage};
 use crate::control::server::ClientId;
 use crate::verdict::{Cause, Ending};
 
@@ -25,6 +25,9 @@ fn config(count: u16) -> Config {
     config.workers.count = Count::Fixed(count);
     config
 }
+
+/// Where the first worker of the first slot sits.
+const POST: Post = Post { slot: SlotId(0), ground: 1, lane: 0 };
 
 /// A rank played without processes. Keepers and workers do at once what they are told, unless a case says otherwise.
 struct Play {
@@ -80,13 +83,13 @@ impl Play {
                 let born = Event::Born(*slot, *incarnation, Ok(self.pid()));
                 if self.slow { vec![born] } else { vec![born, ready(*slot, *incarnation)] }
             }
-            Action::Tell(slot, lane, _, ToWorker::Retire | ToWorker::Leave | ToWorker::Drain(_)) => {
-                let slot = &self.roster.slots[slot];
-                let told = slot.workers.iter().find(|worker| worker.lane == *lane).and_then(|worker| worker.pid);
+            Action::Tell(post, _, ToWorker::Retire | ToWorker::Yield | ToWorker::Leave | ToWorker::Drain(_)) => {
+                let slot = self.roster.slots.get_mut(&post.slot).expect("a slot");
+                let told = slot.all_workers().find(|worker| worker.post == *post).and_then(|worker| worker.pid);
                 told.map(|pid| Event::Ended(pid, LEFT)).into_iter().collect()
             }
-            Action::Tell(slot, _, from, ToWorker::Bury { dead, .. }) => {
-                vec![Event::Heard(*slot, ToMaster { from: *from, word: Word::Buried(*dead) })]
+            Action::Tell(post, from, ToWorker::Bury { dead, .. }) => {
+                vec![Event::Heard(post.slot, ToMaster { from: *from, word: Word::Buried(*dead) })]
             }
             Action::Kill(pid, Signal::SIGKILL) => vec![Event::Ended(*pid, KILLED)],
             _ => Vec::new(),
@@ -128,7 +131,7 @@ fn pong(slot: u32, from: Incarnation, number: u64, wants_successor: bool) -> Eve
 /// Where among `actions` the worker on that lane is told `word`.
 fn told_at(actions: &[Action], slot: u32, lane: usize, word: &ToWorker) -> Option<usize> {
     actions.iter().position(|action| match action {
-        Action::Tell(to_slot, to_lane, _, said) => (to_slot.0, *to_lane, said) == (slot, lane, word),
+        Action::Tell(post, _, said) => (post.slot.0, post.lane, said) == (slot, lane, word),
         _ => false,
     })
 }
@@ -191,7 +194,7 @@ fn a_worker_that_died_of_itself_is_condemned_before_its_successor_is_cloned() {
     let (pid, _) = play.worker(0);
     play.event(Event::Ended(pid, Cause { ending: Ending::Killed(11), own_fault: true }));
     let done = play.done();
-    let condemned = done.iter().position(|action| *action == Action::Condemn(SlotId(0), 0, Guilt::Fault));
+    let condemned = done.iter().position(|action| *action == Action::Condemn(POST, Guilt::Fault));
     let cloned = done.iter().position(|action| matches!(action, Action::Clone(..)));
     assert!(condemned.unwrap() < cloned.unwrap(), "{done:?}");
 }
@@ -255,7 +258,7 @@ fn a_predecessor_that_dies_before_its_successor_serves_is_buried_by_it() {
     play.event(ready(SlotId(0), Incarnation(incarnation.0 + 1)));
     let done = play.done();
     assert!(told(&done, 0, 1, &ToWorker::Serve), "{done:?}");
-    assert!(told(&done, 0, 1, &ToWorker::Bury { dead: incarnation, lane: 0 }), "{done:?}");
+    assert!(told(&done, 0, 1, &ToWorker::Bury { dead: incarnation, lane: 0, former: None }), "{done:?}");
 }
 
 #[test]
@@ -393,7 +396,7 @@ fn a_silent_worker_is_ended_in_two_steps_and_its_request_condemned() {
     play.wait(Duration::from_secs(2));
     let done = play.done();
     assert!(done.contains(&Action::Kill(pid, Signal::SIGKILL)), "{done:?}");
-    assert!(done.contains(&Action::Condemn(SlotId(0), 0, Guilt::Hang)), "{done:?}");
+    assert!(done.contains(&Action::Condemn(POST, Guilt::Hang)), "{done:?}");
 }
 
 #[test]
@@ -505,6 +508,6 @@ fn a_predecessor_that_dies_while_a_rescuer_boots_is_buried_by_the_rescuer() {
     play.event(Event::Ended(first, KILLED));
     assert!(births(&play.done()).is_empty(), "one rescuer is enough");
     play.event(ready(SlotId(0), rescuer));
-    let lane = play.roster.slots[&SlotId(0)].serving().unwrap().lane;
-    assert!(told(&play.done(), 0, lane, &ToWorker::Bury { dead: oldest, lane: 0 }));
+    let lane = play.roster.slots[&SlotId(0)].serving().unwrap().post.lane;
+    assert!(told(&play.done(), 0, lane, &ToWorker::Bury { dead: oldest, lane: 0, former: None }));
 }

@@ -4,12 +4,12 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::ipc::SlotId;
 
+use super::Supervisor;
 use super::event::Event;
-use super::{Post, Supervisor, end};
+use super::slot::Post;
 use crate::verdict::Ending;
 
 /// How long an end waits for the keeper's word whose worker it was: some are never claimed, and numbers are used again.
@@ -21,7 +21,7 @@ enum Source {
     Signals,
     Control,
     Keeper(SlotId),
-    Bell(SlotId, usize),
+    Bell(Post),
 }
 
 impl Supervisor {
@@ -37,8 +37,8 @@ impl Supervisor {
         }
         let signalled = woken.iter().any(|source| matches!(source, Source::Signals));
         for source in &woken {
-            if let Source::Bell(slot, lane) = *source {
-                self.words(slot, lane, &mut events);
+            if let Source::Bell(post) = *source {
+                self.words(post, &mut events);
             }
         }
         if woken.iter().any(|source| matches!(source, Source::Control)) {
@@ -47,7 +47,6 @@ impl Supervisor {
         if signalled {
             self.signals(&mut events);
         }
-        self.end_overdue_orphans();
         events
     }
 
@@ -61,8 +60,11 @@ impl Supervisor {
             if !ground.hung_up.get() {
                 sources.push((ground.orders.as_fd(), Source::Keeper(*slot), read));
             }
+        }
+        for (slot, ground) in self.all_grounds() {
             for (lane, end) in ground.ends.iter().enumerate() {
-                sources.push((AsFd::as_fd(&*end.bell), Source::Bell(*slot, lane), read));
+                let post = Post { slot, ground: ground.number, lane };
+                sources.push((AsFd::as_fd(&*end.bell), Source::Bell(post), read));
             }
         }
         let mut polled: Vec<PollFd<'_>> = sources.iter().map(|(fd, _, flags)| PollFd::new(*fd, *flags)).collect();
@@ -82,13 +84,9 @@ impl Supervisor {
         let Some(ground) = self.grounds.get(&slot) else { return };
         for (incarnation, outcome) in ground.births() {
             if let Ok(pid) = outcome {
-                let lane = self
-                    .roster
-                    .slots
-                    .get_mut(&slot)
-                    .and_then(|slot| slot.worker(incarnation))
-                    .map_or(0, |worker| worker.lane);
-                self.posts.insert(pid, Post { slot, lane });
+                let known = self.roster.slots.get_mut(&slot).and_then(|slot| slot.worker(incarnation));
+                let Some(post) = known.map(|worker| worker.post) else { continue };
+                self.posts.insert(pid, post);
                 events.push(Event::Born(slot, incarnation, Ok(pid)));
                 if let Some((ending, _)) = self.unclaimed.remove(&pid) {
                     self.all_words(slot, events);
@@ -100,22 +98,22 @@ impl Supervisor {
         }
     }
 
-    fn words(&mut self, slot: SlotId, lane: usize, events: &mut Vec<Event>) {
-        let Some(end) = self.grounds.get(&slot).and_then(|ground| ground.ends.get(lane)) else { return };
+    fn words(&mut self, post: Post, events: &mut Vec<Event>) {
+        let Some(end) = self.ground(post).and_then(|ground| ground.ends.get(post.lane)) else { return };
         end.bell.silence();
         let mut said_nothing = true;
         while let Some(message) = end.hear() {
             said_nothing = false;
-            events.push(Event::Heard(slot, message));
+            events.push(Event::Heard(post.slot, message));
         }
         if said_nothing {
-            events.push(Event::Knocked(slot, lane));
+            events.push(Event::Knocked(post));
         }
     }
 
     fn all_words(&mut self, slot: SlotId, events: &mut Vec<Event>) {
-        let Some(ground) = self.grounds.get(&slot) else { return };
-        for end in &ground.ends {
+        let grounds = self.all_grounds().filter(|(of, _)| *of == slot);
+        for end in grounds.flat_map(|(_, ground)| &ground.ends) {
             while let Some(message) = end.hear() {
                 events.push(Event::Heard(slot, message));
             }
@@ -146,7 +144,13 @@ impl Supervisor {
                     self.all_words(slot, events);
                     events.push(self.ended(pid, ending));
                 }
-                None if self.is_keeper(pid) => events.push(self.ended(pid, ending)),
+                None if self.is_keeper(pid) => {
+                    // What it had still to tell comes first.
+                    for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
+                        self.births(slot, events);
+                    }
+                    events.push(self.ended(pid, ending));
+                }
                 None => self.leave_unclaimed(pid, ending),
             }
         }
@@ -156,13 +160,5 @@ impl Supervisor {
         let now = Instant::now();
         self.unclaimed.retain(|_, (_, since)| now - *since < CLAIM_LIMIT);
         self.unclaimed.insert(pid, (ending, now));
-    }
-
-    fn end_overdue_orphans(&mut self) {
-        let now = Instant::now();
-        for orphan in self.orphans.iter_mut().filter(|orphan| orphan.deadline < now) {
-            orphan.pids.iter().for_each(|pid| end(*pid, Signal::SIGKILL));
-            orphan.deadline = now + Duration::from_secs(60);
-        }
     }
 }

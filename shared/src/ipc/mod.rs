@@ -5,7 +5,9 @@
 //! once in a worker's life; a worker speaks when it is READY or has failed, and otherwise only in answer.
 
 pub mod channel;
+pub mod fetch;
 pub mod keeper;
+pub mod line;
 
 use serde::{Deserialize, Serialize};
 
@@ -53,12 +55,17 @@ pub enum ToWorker {
     Serve,
     /// A successor serves: give over what is quiet, end what is in flight, exit.
     Retire,
+    /// As `Retire`; but a worker of another table serves, and this one is to hold what it gives until that has fetched it:
+    /// nobody else has this table.
+    Yield,
     /// This incarnation is dead: take over what it owned, and say `Buried`.
     Bury {
         /// Who.
         dead: Incarnation,
         /// The lane it wrote.
         lane: usize,
+        /// The number of the former table that it was in; none: in this one.
+        former: Option<u32>,
     },
     /// Accept what is queued, end what is in flight, close, exit.
     Drain(Closing),

@@ -194,6 +194,13 @@ impl Record {
         self.words[OWNER].compare_exchange(given, taken, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Copies what another ledger's record says of the same connection, all but its owner and its buffer.
+    pub fn copy(&self, other: &Record) {
+        for index in (0..WORDS).filter(|index| ![OWNER, BUFFER].contains(index)) {
+            self.set(index, other.get(index));
+        }
+    }
+
     /// What the connection is in the middle of.
     pub fn state(&self) -> State {
         State::from_word(self.get(STATE))
@@ -364,6 +371,21 @@ mod tests {
         assert!(record.claim_given(Incarnation(2)));
         assert!(!record.claim_given(Incarnation(3)));
         assert_eq!(record.owner(), Some(Owner::Worker(Incarnation(2))));
+    }
+
+    #[test]
+    fn a_copy_tells_the_same_of_the_connection_but_has_an_owner_and_a_buffer_of_its_own() {
+        let (ledger, _fd) = Ledger::create("test", 8, 1).unwrap();
+        let (from, to) = (ledger.record(6).unwrap(), ledger.record(7).unwrap());
+        from.fill(42, Peer::Ip("10.1.2.3:80".parse().unwrap()), 3);
+        from.set_owner(Owner::Given);
+        from.set_buffer(Some(1));
+        from.set_consumed(17);
+        from.condemn(Guilt::Hang);
+        to.copy(&from);
+        assert_eq!((to.owner(), to.buffer()), (None, None));
+        assert_eq!((to.cookie(), to.peer(), to.listener(), to.consumed()), (42, from.peer(), 3, 17));
+        assert_eq!(to.guilt(), Some(Guilt::Hang));
     }
 
     #[test]

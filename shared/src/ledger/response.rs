@@ -79,6 +79,13 @@ impl Pending {
         }
     }
 
+    /// Copies another list, that of the same connection in another ledger.
+    pub fn copy(&self, other: &Pending) {
+        for (word, value) in self.words.iter().zip(other.words) {
+            word.store(value.load(Ordering::Acquire), Ordering::Release);
+        }
+    }
+
     /// Reads entry `index`; none beyond the list.
     pub fn get(&self, index: usize) -> Option<Entry> {
         let words = self.words.get(index * WORDS..)?.get(..WORDS)?;

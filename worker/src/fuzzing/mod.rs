@@ -336,6 +336,8 @@ fn inheritance(ledger: &Ledger, listener: &TcpListener) -> io::Result<Inheritanc
         listeners: vec![Listener { fd: listener.as_raw_fd(), address: Address::Tcp(listener.local_addr()?) }],
         lanes: Vec::new(),
         handover: Doorbell::new()?,
+        giving: -1,
+        formers: Vec::new(),
         blueprints: [-1, -1],
         access_log: None,
         clients: Clients::create(64)?.0,

@@ -3,6 +3,8 @@
 //!
 //! The ledger is untrusted here: a crashing worker may have written anything into it.
 
+pub(crate) mod fetch;
+pub mod giver;
 mod place;
 pub(crate) mod sweep;
 #[cfg(test)]

@@ -18,13 +18,15 @@ use crate::enter::{Address, Inheritance};
 /// are recorded now and returned. Only for a worker that is alone in its slot, before it opens anything of its own.
 pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connection> {
     let closing: Vec<RawFd> = (0..LANES).filter_map(|lane| cx.ledger.lane(lane).closing()).collect();
+    // A connection fetched from a former table may look as if it had just been accepted; its record is still there.
+    let accepting = (0..LANES).any(|lane| cx.ledger.lane(lane).is_accepting());
     let mut adopted = Vec::new();
     for fd in open_descriptors().unwrap_or_default() {
         let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
         if fd <= 2 || recorded || inheritance.infrastructure.contains(&fd) {
             continue;
         }
-        let fresh = if closing.contains(&fd) { None } else { adopt_fresh(cx, fd, inheritance) };
+        let fresh = if closing.contains(&fd) || !accepting { None } else { adopt_fresh(cx, fd, inheritance) };
         match fresh {
             Some(connection) => adopted.push(connection),
             None => table::close(fd),
@@ -97,14 +99,14 @@ fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option
 }
 
 /// Whether `fd` is a connected socket that came in by one of the listeners.
-fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
+pub(super) fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
     let local = getsockname::<SockaddrStorage>(fd);
     local.is_ok_and(|local| inheritance.listeners.iter().any(|listener| came_by(&local, &listener.address)))
         && peer_of(fd).is_some()
 }
 
 /// Whether `fd` is a connection that came in by one of the listeners and on which nothing has happened yet.
-fn just_accepted(fd: RawFd, inheritance: &Inheritance) -> Option<(Peer, u8)> {
+pub(super) fn just_accepted(fd: RawFd, inheritance: &Inheritance) -> Option<(Peer, u8)> {
     let local = getsockname::<SockaddrStorage>(fd).ok()?;
     let peer = peer_of(fd)?;
     let position = inheritance.listeners.iter().position(|listener| came_by(&local, &listener.address))?;

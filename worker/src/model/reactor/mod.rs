@@ -20,6 +20,8 @@ use crate::enter::Inheritance;
 use crate::event::epoll::Epoll;
 use crate::event::timers::Timers;
 use crate::event::{Event, Interest, Poller};
+use crate::rescue::fetch::Formers;
+use crate::rescue::giver::answer_fetches;
 
 /// How long a draining worker waits for requests on idle connections before it closes them.
 const IDLE_GRACE: Duration = Duration::from_millis(150);
@@ -56,6 +58,9 @@ pub(crate) struct Reactor {
     /// Counts events of connections.
     events: u64,
     stage: Stage,
+    /// What this worker gives is held here until another table has fetched it.
+    yielding: bool,
+    formers: Formers,
     duty: Duty,
     inheritance: &'static Inheritance,
     drain_timeout: Duration,
@@ -66,6 +71,7 @@ impl Reactor {
     pub(crate) fn new(
         cx: Context,
         duty: Duty,
+        formers: Formers,
         inheritance: &'static Inheritance,
         workers: &Workers,
     ) -> io::Result<Reactor> {
@@ -85,6 +91,8 @@ impl Reactor {
             turn: 0,
             events: 0,
             stage: Stage::Waiting,
+            yielding: false,
+            formers,
             duty,
             inheritance,
             drain_timeout: workers.drain_timeout,
@@ -150,7 +158,8 @@ impl Reactor {
             fd if fd == self.duty.lifeline() => self.master_died(),
             fd if Some(fd) == self.cx.pool.bell() => self.take_results(),
             fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
-            _ => {}
+            fd if fd == self.inheritance.giving => answer_fetches(self.inheritance),
+            fd => self.fetched(fd),
         }
     }
 
@@ -237,7 +246,7 @@ impl Reactor {
         let now = self.cx.clock.now();
         self.accept_again();
         match self.stage {
-            Stage::Retiring if self.count == 0 => self.stage = Stage::Gone,
+            Stage::Retiring if self.count == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
             Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),
             _ => {}
         }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use nix::sys::socket::{Shutdown, shutdown};
 use phalanx_shared::config::OnMasterDeath;
 use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
-use phalanx_shared::ledger::LANES;
+use phalanx_shared::ledger::record::Owner;
+use phalanx_shared::ledger::{LANES, Record};
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::borrow;
 use phalanx_shared::{error, info, warn};
@@ -40,7 +41,12 @@ impl Reactor {
                 ToWorker::Ping(_) => {}
                 ToWorker::Serve => self.begin_to_serve(),
                 ToWorker::Retire => self.retire(),
-                ToWorker::Bury { dead, lane } => self.bury(dead, lane),
+                ToWorker::Yield => self.yield_all(),
+                ToWorker::Bury { dead, lane, former: None } => self.bury(dead, lane),
+                ToWorker::Bury { dead, lane, former: Some(former) } => {
+                    self.formers.bury(former, dead, lane);
+                    self.duty.say(Word::Buried(dead));
+                }
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Leave => self.stage = Stage::Gone,
             }
@@ -60,7 +66,22 @@ impl Reactor {
         if let Err(error) = self.poller.add(self.inheritance.handover.as_fd().as_raw_fd(), Interest::Read) {
             error!("watch the handover bell: {error}");
         }
+        for fd in self.formers.descriptors().collect::<Vec<_>>() {
+            if let Err(error) = self.poller.add(fd, Interest::Read) {
+                error!("watch a former table of the slot: {error}");
+            }
+        }
+        self.formers.ask_all();
         self.take_given();
+    }
+
+    /// Something has come from a former table, or is ready there.
+    pub(super) fn fetched(&mut self, fd: RawFd) {
+        let (come, over) = self.formers.turn(&mut self.cx, fd);
+        for fd in over {
+            let _not_watched = self.poller.remove(fd);
+        }
+        self.adopt(come);
     }
 
     pub(super) fn take_given(&mut self) {
@@ -74,6 +95,8 @@ impl Reactor {
 
     fn bury(&mut self, dead: Incarnation, lane: usize) {
         if lane < LANES && lane != self.cx.lane_number {
+            // What the dead one had fetched is this table's own.
+            self.formers.finish_moves(&self.cx.ledger);
             let taken = rescue::bury(&mut self.cx, dead, lane, self.inheritance);
             info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
             self.adopt(taken);
@@ -84,11 +107,31 @@ impl Reactor {
     /// Gives over what is quiet; the rest when it becomes so.
     fn retire(&mut self) {
         self.stop_accepting();
-        let _not_watched = self.poller.remove(self.inheritance.handover.as_fd().as_raw_fd());
+        let watched = [self.inheritance.handover.as_fd().as_raw_fd()];
+        for fd in self.formers.descriptors().chain(watched) {
+            let _not_watched = self.poller.remove(fd);
+        }
         self.stage = Stage::Retiring;
         for fd in 0..self.connections.len() {
             self.give_if_quiet(fd as RawFd);
         }
+    }
+
+    /// As `retire`, for a worker of another table.
+    fn yield_all(&mut self) {
+        self.yielding = true;
+        if let Err(error) = self.poller.add(self.inheritance.giving, Interest::Read) {
+            error!("watch the line to the slot's new table: {error}");
+        }
+        if self.stage != Stage::Retiring {
+            self.retire();
+        }
+    }
+
+    /// Whether connections given over are in no table but this one.
+    pub(super) fn holds_what_it_gave(&self) -> bool {
+        let is_given = |record: Record| record.owner() == Some(Owner::Given);
+        self.yielding && self.cx.ledger.recorded().any(|(_, record)| is_given(record))
     }
 
     pub(super) fn give_if_quiet(&mut self, fd: RawFd) {

@@ -1,0 +1,125 @@
+//! Tables that a slot had before its present one. Their workers serve on until one of the new table does; then they give what
+//! they have to that one, end the rest, and leave.
+
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use phalanx_shared::ipc::{Closing, SlotId, ToMaster, ToWorker, Word};
+
+use super::event::Action;
+use super::roster::{DRAIN_MARGIN, Roster};
+use super::slot::{Grave, Slot, Stage, Worker};
+use crate::verdict::{Cause, Ending};
+
+/// A former table and who lives in it. Its keeper is dead: when the last worker has gone, it is gone too.
+#[derive(Debug)]
+pub(crate) struct FormerTable {
+    /// The number of the ground it belonged to.
+    pub(crate) ground: u32,
+    pub(crate) workers: Vec<Worker>,
+    /// Since when its workers give.
+    yielding: Option<Instant>,
+}
+
+impl Slot {
+    /// The slot's keeper is dead: what it stood on becomes a former table, and another ground is made.
+    pub(super) fn stand_on(&mut self, ground: u32, now: Instant) {
+        let mut workers: Vec<Worker> = self.workers.drain(..).collect();
+        // How long they have stood where they stand matters no longer.
+        workers.iter_mut().for_each(|worker| worker.since = now);
+        self.formers.push(FormerTable { ground: self.ground, workers, yielding: None });
+        self.graves.iter_mut().for_each(|grave| grave.told = None);
+        self.ground = ground;
+    }
+
+    /// Every worker of the slot, those of former tables too.
+    pub(super) fn all_workers(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.workers.iter_mut().chain(self.formers.iter_mut().flat_map(|former| &mut former.workers))
+    }
+
+    /// A worker of a former table has said something.
+    pub(super) fn heard_from_former(&mut self, message: &ToMaster, now: Instant) {
+        let mut workers = self.formers.iter_mut().flat_map(|former| &mut former.workers);
+        let Some(worker) = workers.find(|worker| worker.incarnation == message.from) else { return };
+        match message.word {
+            Word::Ready if worker.is_booting() => worker.enter(Stage::Serving, now),
+            Word::Buried(dead) => self.graves.retain(|grave| grave.dead != dead),
+            _ => {}
+        }
+    }
+}
+
+impl Roster {
+    /// A worker of a former table has ended, or nobody whom the roster knows.
+    pub(super) fn former_ended(&mut self, pid: Pid, cause: Cause) {
+        let mut found = None;
+        for (id, slot) in &mut self.slots {
+            for former in &mut slot.formers {
+                if let Some(index) = former.workers.iter().position(|worker| worker.pid == Some(pid)) {
+                    found = Some((*id, former.workers.remove(index), former.workers.is_empty()));
+                }
+            }
+        }
+        let Some((id, worker, was_last)) = found else { return };
+        let (post, incarnation) = (worker.post, worker.incarnation);
+        if worker.stage == Stage::Leaving || cause.ending == Ending::Exited(0) {
+            return;
+        }
+        self.act(Action::Report { post, pid, incarnation, cause: cause.to_string(), serious: false });
+        // The table went with its last process, and all that was in it.
+        if let (false, Some(slot)) = (was_last, self.slots.get_mut(&id)) {
+            slot.graves.push(Grave { dead: incarnation, post, told: None });
+            self.bury_the_dead(id);
+        }
+    }
+
+    /// Has the workers of former tables give as soon as somebody is there to take, and ends those that do not end.
+    pub(super) fn empty_formers(&mut self, id: SlotId) {
+        let (now, workers) = (self.now, self.config.workers.clone());
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let somebody_serves = slot.serving().is_some();
+        let mut actions = Vec::new();
+        for former in &mut slot.formers {
+            if former.yielding.is_none() && somebody_serves {
+                former.yielding = Some(now);
+                for worker in former.workers.iter_mut().filter(|worker| !is_ending(worker)) {
+                    worker.enter(Stage::Retiring, now);
+                    actions.push(worker.told(ToWorker::Yield));
+                }
+            }
+            let overdue = former.yielding.is_some_and(|since| now - since > workers.drain_timeout + DRAIN_MARGIN);
+            for worker in former.workers.iter_mut().filter(|worker| overdue && worker.stage != Stage::Leaving) {
+                worker.enter(Stage::Leaving, now);
+                actions.extend(worker.pid.map(|pid| Action::Kill(pid, Signal::SIGKILL)));
+            }
+            // One that its keeper never told of may never have been.
+            let patient = |worker: &Worker| worker.stage != Stage::Leaving && now - worker.since < workers.boot_timeout;
+            former.workers.retain(|worker| worker.pid.is_some() || patient(worker));
+        }
+        for former in slot.formers.extract_if(.., |former| former.workers.is_empty()) {
+            slot.graves.retain(|grave| grave.post.ground != former.ground);
+            actions.push(Action::Dismiss(id, former.ground));
+        }
+        self.out.append(&mut actions);
+    }
+
+    /// The slot or the service ends: workers of former tables end what they have.
+    pub(super) fn drain_formers(&mut self, id: SlotId) {
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut actions = Vec::new();
+        for former in &mut slot.formers {
+            former.yielding.get_or_insert(now);
+            for worker in former.workers.iter_mut().filter(|worker| !is_ending(worker)) {
+                worker.enter(Stage::Draining, now);
+                actions.push(worker.told(ToWorker::Drain(Closing::Worker)));
+            }
+        }
+        self.out.append(&mut actions);
+    }
+}
+
+fn is_ending(worker: &Worker) -> bool {
+    matches!(worker.stage, Stage::Draining | Stage::Leaving)
+}

@@ -1,0 +1,243 @@
+//! Fetching what a former table of the slot holds, into this one. A connection moves in three steps, each of which a death may
+//! follow: its record is written here (and counts from then on), the record there is freed, the descriptor there is closed.
+//! Whoever finds a connection in both ledgers goes on with the second step; nothing is read or written before that.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ipc::fetch::{Ask, BATCH, Named, Sent};
+use phalanx_shared::ipc::line::{self, Wait};
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::ledger::record::{Owner, Record};
+use phalanx_shared::ledger::{LANES, Ledger};
+use phalanx_shared::sys::socket::cookie;
+use phalanx_shared::sys::table::{self, borrow};
+use phalanx_shared::{info, warn};
+
+use super::{Lost, Refusal, adopt, close, rescue, reset, settle, sweep};
+use crate::conn::{Connection, Context, uncount};
+use crate::crash_point::{self, Point};
+use crate::enter::Former;
+
+/// The former tables of the slot, as this worker sees them.
+pub(crate) struct Formers {
+    formers: &'static [Former],
+    /// Workers that live in one of them, or whose death this worker has not been told.
+    alive: Vec<Incarnation>,
+    /// By former: how many answers are awaited.
+    awaited: Vec<u32>,
+    /// By former: nobody has that table any more.
+    over: Vec<bool>,
+}
+
+impl Formers {
+    pub(crate) fn new(formers: &'static [Former], alive: &[Incarnation]) -> Formers {
+        let count = formers.len();
+        Formers { formers, alive: alive.to_vec(), awaited: vec![0; count], over: vec![false; count] }
+    }
+
+    /// What to watch: the bells of those who give, the lines to those who answer.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.formers.iter().flat_map(|former| [former.bell, former.line])
+    }
+
+    /// Frees the records there of connections that are on record here already: who moved them died on the way. Before the
+    /// connections of this table are looked at.
+    pub(crate) fn finish_moves(&self, ledger: &Ledger) {
+        if self.formers.is_empty() {
+            return;
+        }
+        let connections = ledger.recorded().filter(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))));
+        let here: HashMap<u64, RawFd> = connections.map(|(fd, record)| (record.cookie(), fd)).collect();
+        for former in self.formers {
+            let mut moved = Vec::new();
+            for (fd, record) in former.ledger.recorded() {
+                if self.may_fetch(&record) && here.contains_key(&record.cookie()) {
+                    moved.push(Named { fd, cookie: record.cookie() });
+                    record.free();
+                }
+            }
+            ask_to_close(former, moved);
+        }
+    }
+
+    /// Whether nobody there touches the connection any more.
+    fn may_fetch(&self, record: &Record) -> bool {
+        match record.owner() {
+            Some(Owner::Given) => true,
+            Some(Owner::Worker(owner)) => !self.alive.contains(&owner),
+            _ => false,
+        }
+    }
+
+    /// Asks everybody for what there is to fetch.
+    pub(crate) fn ask_all(&mut self) {
+        (0..self.formers.len()).for_each(|index| self.ask(index));
+    }
+
+    /// Asks one for the next batch, unless an answer is awaited.
+    fn ask(&mut self, index: usize) {
+        let former = &self.formers[index];
+        if self.awaited[index] > 0 || self.over[index] {
+            return;
+        }
+        let ready = former.ledger.recorded().filter(|(_, record)| self.may_fetch(record));
+        let named: Vec<Named> = ready.map(|(fd, record)| Named { fd, cookie: record.cookie() }).take(BATCH).collect();
+        if !named.is_empty() && put(former, &Ask::Send(named)) {
+            self.awaited[index] += 1;
+        }
+    }
+
+    /// A worker there is dead: what it had is fetched too.
+    pub(crate) fn bury(&mut self, number: u32, dead: Incarnation, lane: usize) {
+        self.alive.retain(|living| *living != dead);
+        let Some(index) = self.formers.iter().position(|former| former.number == number) else { return };
+        if lane < LANES {
+            settle(&self.formers[index].ledger, lane..lane + 1);
+            put(&self.formers[index], &Ask::Fresh { lane });
+        }
+        self.ask(index);
+    }
+
+    /// Something has happened on one of the descriptors. Returns the connections that have come, and the descriptors that need not be watched
+    /// any more.
+    pub(crate) fn turn(&mut self, cx: &mut Context, fd: RawFd) -> (Vec<Connection>, Vec<RawFd>) {
+        let Some(index) = self.formers.iter().position(|former| [former.bell, former.line].contains(&fd)) else {
+            return Default::default();
+        };
+        let former = &self.formers[index];
+        let _silent = nix::unistd::read(borrow(former.bell), &mut [0; 8]);
+        let mut come = Vec::new();
+        // Bounded by what has been asked for.
+        loop {
+            match line::receive::<Sent>(borrow(former.line), Wait::No) {
+                Ok(Some((Sent::Connections(named), descriptors))) => {
+                    self.awaited[index] = 0;
+                    self.take_in(cx, former, &named, descriptors, &mut come);
+                }
+                Ok(Some((Sent::Fresh(listeners), descriptors))) => take_in_fresh(cx, listeners, descriptors, &mut come),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                // Its last holder is dead, and with it the connections that it still had.
+                Ok(None) | Err(_) => {
+                    self.over[index] = true;
+                    self.give_up(cx, former);
+                    return (come, vec![former.bell, former.line]);
+                }
+            }
+        }
+        self.ask(index);
+        (come, Vec::new())
+    }
+
+    fn take_in(
+        &self,
+        cx: &mut Context,
+        former: &Former,
+        named: &[Named],
+        descriptors: Vec<OwnedFd>,
+        come: &mut Vec<Connection>,
+    ) {
+        let (mut moved, mut lost) = (Vec::new(), Lost::default());
+        let before = come.len();
+        for (named, descriptor) in named.iter().zip(descriptors) {
+            let Some(theirs) = former.ledger.record(named.fd) else { continue };
+            // The answer to a question of a worker that died may come twice, and later than what it is about.
+            let same = theirs.cookie() == named.cookie && self.may_fetch(&theirs);
+            if !same || cookie(borrow(descriptor.as_raw_fd())).is_ok_and(|cookie| cookie != named.cookie) {
+                continue;
+            }
+            moved.push(*named);
+            let fd = descriptor.into_raw_fd();
+            cx.lane.set_current(Some(fd));
+            match move_here(cx, former, &theirs, fd) {
+                Ok(connection) => come.push(connection),
+                Err(why) => lost.note(why),
+            }
+        }
+        cx.lane.set_current(None);
+        ask_to_close(former, moved);
+        lost.tell(come.len() - before);
+    }
+
+    /// Nobody has the table any more: the connections recorded there are gone, and are counted so.
+    fn give_up(&self, cx: &Context, former: &Former) {
+        let mut gone = 0;
+        for (_, record) in former.ledger.recorded().filter(|(_, record)| self.may_fetch(record)) {
+            uncount(cx, &record);
+            record.free();
+            gone += 1;
+        }
+        cx.stats.add(Counter::Closed, gone);
+        if gone > 0 {
+            warn!("{gone} connections were lost with the last process that had their descriptors");
+        }
+    }
+}
+
+/// Puts a question; false when it could not be sent. That somebody is to answer is told by the line's hang-up.
+fn put(former: &Former, ask: &Ask) -> bool {
+    line::send(borrow(former.line), ask, &[]).is_ok()
+}
+
+fn ask_to_close(former: &Former, moved: Vec<Named>) {
+    for batch in moved.chunks(BATCH) {
+        put(former, &Ask::Close(batch.to_vec()));
+    }
+}
+
+/// Brings a connection that has arrived as `fd` here: record, buffer, what is under way. It is closed if that fails.
+fn move_here(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result<Connection, Refusal> {
+    let given = theirs.owner() == Some(Owner::Given);
+    let moved = copy(cx, former, theirs, fd);
+    crash_point::pass(Point::Moved);
+    theirs.free();
+    let record = moved?;
+    let arrived = if given { adopt(cx, fd, record) } else { rescue(cx, fd, record) };
+    arrived.inspect_err(|why| close(cx, fd, &record, why))
+}
+
+/// Writes the record here; it counts when it is whole.
+fn copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result<Record, Refusal> {
+    let copied = try_copy(cx, former, theirs, fd);
+    if copied.is_err() {
+        cx.stats.add(Counter::Closed, 1);
+        uncount(cx, theirs);
+        reset(fd);
+    }
+    copied
+}
+
+fn try_copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result<Record, Refusal> {
+    let record = cx.ledger.record(fd).ok_or("the ledger has no room for its descriptor")?;
+    record.copy(theirs);
+    record.set_buffer(None);
+    if let Some(number) = theirs.buffer() {
+        let their_buffer = former.ledger.buffer(number).ok_or("its buffer is out of range or another's")?;
+        let mut buffer = cx.buffers.take().ok_or("there is no buffer for it")?;
+        buffer.bytes_mut().copy_from_slice(their_buffer.bytes());
+        cx.ledger.pending(&buffer).copy(&former.ledger.pending(&their_buffer));
+        record.set_buffer(Some(buffer.index()));
+    }
+    cx.lane.raise_high_water(fd);
+    record.set_owner(Owner::Worker(cx.incarnation));
+    Ok(record)
+}
+
+fn take_in_fresh(cx: &mut Context, listeners: Vec<u8>, descriptors: Vec<OwnedFd>, come: &mut Vec<Connection>) {
+    cx.lane.set_accepting(true);
+    for (listener, descriptor) in listeners.into_iter().zip(descriptors) {
+        let fd = descriptor.into_raw_fd();
+        let peer = sweep::peer_of(fd).filter(|_| usize::from(listener) < cx.listens.len());
+        match peer.and_then(|peer| Connection::record(cx, fd, peer, listener).ok().flatten()) {
+            Some(connection) => {
+                info!("connection {fd} had been accepted and not recorded: fetched");
+                cx.stats.add(Counter::Accepted, 1);
+                come.push(connection);
+            }
+            None => table::close(fd),
+        }
+    }
+    cx.lane.set_accepting(false);
+}

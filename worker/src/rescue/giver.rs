@@ -1,0 +1,74 @@
+//! What whoever still has a former table of a slot, keeper or worker, does for the worker that fetches its connections.
+
+use std::os::fd::{BorrowedFd, RawFd};
+
+use phalanx_shared::ipc::fetch::{Ask, BATCH, Named, Sent};
+use phalanx_shared::ipc::line::{self, Wait};
+use phalanx_shared::ledger::{LANES, Ledger};
+use phalanx_shared::sys::socket::cookie;
+use phalanx_shared::sys::table::{self, borrow, open_descriptors};
+use phalanx_shared::warn;
+
+use super::sweep::{is_connection, just_accepted};
+use crate::enter::Inheritance;
+
+/// Answers what has been asked. Keeper and worker may both be woken by one question: one of them gets it.
+pub fn answer_fetches(inheritance: &Inheritance) {
+    let socket = borrow(inheritance.giving);
+    // Bounded: the asker waits for an answer before it asks again. An error is an empty line, or an asker that is gone:
+    // its successor asks anew.
+    while let Ok(Some((ask, _))) = line::receive::<Ask>(socket, Wait::No) {
+        match ask {
+            Ask::Send(named) => send_connections(socket, named),
+            Ask::Close(named) => named.iter().filter(|named| is_still(named)).for_each(|named| table::close(named.fd)),
+            Ask::Fresh { lane } if lane < LANES => send_fresh(socket, inheritance, lane),
+            Ask::Fresh { .. } => {}
+        }
+    }
+}
+
+fn is_still(named: &Named) -> bool {
+    named.fd > 2 && cookie(borrow(named.fd)).is_ok_and(|cookie| cookie == named.cookie)
+}
+
+fn send_connections(socket: BorrowedFd<'_>, mut named: Vec<Named>) {
+    named.truncate(BATCH);
+    named.retain(is_still);
+    let descriptors: Vec<BorrowedFd<'_>> = named.iter().map(|named| borrow(named.fd)).collect();
+    if let Err(error) = line::send(socket, &Sent::Connections(named), &descriptors) {
+        warn!("send connections to the slot's new table: {error}");
+    }
+}
+
+fn send_fresh(socket: BorrowedFd<'_>, inheritance: &Inheritance, lane: usize) {
+    let fresh = fresh(&inheritance.ledger, inheritance, lane);
+    for fresh in fresh.chunks(BATCH) {
+        let listeners = fresh.iter().map(|(_, listener)| *listener).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = fresh.iter().map(|(fd, _)| borrow(*fd)).collect();
+        match line::send(socket, &Sent::Fresh(listeners), &descriptors) {
+            Ok(()) => fresh.iter().for_each(|(fd, _)| table::close(*fd)),
+            Err(error) => warn!("send connections just accepted to the slot's new table: {error}"),
+        }
+    }
+}
+
+/// What the dead worker of `lane` had accepted and not recorded, and by which listener. What it was closing is closed.
+fn fresh(ledger: &Ledger, inheritance: &Inheritance, lane: usize) -> Vec<(RawFd, u8)> {
+    let lane = ledger.lane(lane);
+    let is_recorded = |fd| ledger.record(fd).is_some_and(|record| record.owner().is_some());
+    if let Some(fd) = lane.closing()
+        && !is_recorded(fd)
+        && is_connection(fd, inheritance)
+    {
+        table::close(fd);
+    }
+    let mut fresh = Vec::new();
+    if lane.is_accepting() {
+        let unknown = open_descriptors().unwrap_or_default().into_iter();
+        let unknown = unknown.filter(|&fd| fd > 2 && !is_recorded(fd) && !inheritance.infrastructure.contains(&fd));
+        fresh.extend(unknown.filter_map(|fd| just_accepted(fd, inheritance).map(|(_, listener)| (fd, listener))));
+    }
+    lane.set_closing(None);
+    lane.set_accepting(false);
+    fresh
+}
