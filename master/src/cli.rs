@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use phalanx_shared::config::{self, Config, Count, ListenAddress, Problems};
+use phalanx_shared::config::{self, Count, ListenAddress, Problems};
 
 use crate::control::{Command, client};
+use crate::start::Wanted;
 use crate::{start, status};
 
 /// Exit codes: done, failed, bad usage or configuration, not running.
@@ -59,6 +60,14 @@ enum Action {
     },
     /// Take up the changed configuration without losing a connection
     Reload(Service),
+    /// Go on as another program, without losing a connection: a new version of this one
+    Upgrade {
+        /// The program; without it the file that the service was started from
+        #[arg(value_name = "PATH")]
+        program: Option<PathBuf>,
+        #[command(flatten)]
+        service: Service,
+    },
     /// Change the number of workers
     Scale {
         /// How many workers there are to be
@@ -110,14 +119,21 @@ pub fn main() -> ExitCode {
 fn run(action: Action) -> u8 {
     match action {
         Action::Serve { dir, listen, workers, model: _, control } => serve(dir, listen, workers, control),
-        Action::Run(file) => with_config(&file.config, |config| start::foreground(config, Some(&file.config))),
-        Action::Start(file) => with_config(&file.config, |config| start::daemon(config, &file.config)),
-        Action::Check(file) => with_config(&file.config, |_| {
-            say(&format!("{}: the configuration is good", file.config.display()));
-            DONE
-        }),
+        Action::Run(file) => begin(&file.config, false),
+        Action::Start(file) => begin(&file.config, true),
+        Action::Check(file) => match config::load(&file.config) {
+            Ok(_) => {
+                say(&format!("{}: the configuration is good", file.config.display()));
+                DONE
+            }
+            Err(problems) => complain(BAD_USAGE, &problems.to_string()),
+        },
         Action::Stop { service, fast } => ask(&service, &Command::Stop { fast }),
         Action::Reload(service) => ask(&service, &Command::Reload),
+        Action::Upgrade { program, service } => match program.map(std::path::absolute).transpose() {
+            Ok(program) => ask(&service, &Command::Upgrade { program }),
+            Err(error) => complain(BAD_USAGE, &format!("the program: {error}")),
+        },
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
         Action::Status { service, json } => tell_status(&service, json),
     }
@@ -133,14 +149,12 @@ fn serve(dir: PathBuf, listen: Vec<ListenAddress>, workers: Option<u16>, control
     let mut config = config::serve_defaults(root, listen);
     config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
     config.master.control_socket = control.and_then(|path| std::path::absolute(path).ok());
-    start::foreground(config, None)
+    start::begin(Wanted { config: Ok(config), file: None, daemon: false })
 }
 
-fn with_config(path: &Path, run: impl FnOnce(Config) -> u8) -> u8 {
-    match config::load(path) {
-        Ok(config) => run(config),
-        Err(problems) => complain(BAD_USAGE, &problems.to_string()),
-    }
+fn begin(file: &Path, daemon: bool) -> u8 {
+    let config = config::load(file).map_err(|problems| problems.to_string());
+    start::begin(Wanted { config, file: Some(file), daemon })
 }
 
 /// The control socket that `service` means.

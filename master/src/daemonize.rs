@@ -1,6 +1,7 @@
 //! Becoming a daemon: two forks and a session of its own, while the program that was started waits for the outcome.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 
 use nix::sys::wait::waitpid;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -32,6 +33,11 @@ impl Herald {
     /// For a service in the foreground: nobody waits.
     pub(crate) fn silent() -> Herald {
         Herald(None)
+    }
+
+    /// To whoever reads the other end of this pipe.
+    pub(crate) fn over(pipe: OwnedFd) -> Herald {
+        Herald(Some(pipe.into()))
     }
 
     /// Whether somebody waits.
@@ -90,10 +96,16 @@ pub(crate) fn leave_terminal() {
 fn hear(reader: PipeReader) -> Outcome {
     let mut bytes = Vec::new();
     let _cut = reader.take(MAX_REASON).read_to_end(&mut bytes);
+    let died = || Outcome::Failed("the daemon died before it was ready; its log may say why".to_owned());
+    parse_outcome(&bytes).unwrap_or_else(died)
+}
+
+/// What a [`Herald`] has said; none if that was nothing.
+pub(crate) fn parse_outcome(bytes: &[u8]) -> Option<Outcome> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match bytes.split_first() {
-        Some((&READY, rest)) => Outcome::Ready(text(rest)),
-        Some((&FAILED, rest)) => Outcome::Failed(text(rest)),
-        _ => Outcome::Failed("the daemon died before it was ready; its log may say why".to_owned()),
+    match bytes.split_first()? {
+        (&READY, rest) => Some(Outcome::Ready(text(rest))),
+        (&FAILED, rest) => Some(Outcome::Failed(text(rest))),
+        _ => None,
     }
 }

@@ -15,7 +15,7 @@ use phalanx_shared::ledger::Ledger;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::{table, title};
 use phalanx_shared::{error, log, warn};
-use phalanx_worker::enter::{Inheritance, enter};
+use phalanx_worker::enter::{Former, Inheritance, enter};
 use phalanx_worker::give;
 
 use crate::privileges::Identity;
@@ -95,6 +95,9 @@ fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
                         warn!("keeper {}: install descriptor {at}: {error}", slot.0);
                     }
                 }
+            }
+            Ok(Some((Order::Forget { former }, _))) => {
+                inheritance.formers.iter().filter(|known| known.number == former).for_each(Former::forget);
             }
             Ok(None) => return,
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}

@@ -15,6 +15,7 @@ mod signals;
 mod start;
 mod status;
 mod supervisor;
+mod upgrade;
 mod verdict;
 
 pub use cli::main;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,6 +11,8 @@ use phalanx_shared::config::{Listen, ListenAddress};
 use phalanx_shared::sys::rest;
 use phalanx_worker::enter::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::upgrade::{self, state};
 
 /// Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -47,6 +49,50 @@ impl Listeners {
         }
         first.extend(listeners.unix.iter().cloned());
         Ok((listeners, first))
+    }
+
+    /// Nothing is listened on.
+    pub(crate) fn none() -> Listeners {
+        Listeners { tcp: Vec::new(), unix: Vec::new() }
+    }
+
+    /// What the program before this one listened on.
+    pub(crate) fn inherit(state: &[state::Listener]) -> Result<Listeners, String> {
+        let mut listeners = Listeners { tcp: Vec::new(), unix: Vec::new() };
+        for listener in state {
+            match listener {
+                state::Listener::Tcp(address) => listeners.tcp.push(*address),
+                state::Listener::Unix(path, fd) => {
+                    let socket = Rc::new(upgrade::inherited(*fd)?);
+                    listeners.unix.push(Bound { socket, address: Address::Unix(path.clone()) });
+                }
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// What another program goes on with.
+    pub(crate) fn state(&self) -> Vec<state::Listener> {
+        let tcp = self.tcp.iter().map(|address| state::Listener::Tcp(*address));
+        let unix = self.unix.iter().filter_map(|bound| match &bound.address {
+            Address::Unix(path) => Some(state::Listener::Unix(path.clone(), bound.as_fd().as_raw_fd())),
+            Address::Tcp(_) => None,
+        });
+        tcp.chain(unix).collect()
+    }
+
+    /// A slot's sockets that the program before this one had: TCP sockets by their numbers, and the Unix sockets.
+    pub(crate) fn inherit_slot(&self, sockets: &[RawFd]) -> Result<Vec<Bound>, String> {
+        if sockets.len() != self.tcp.len() {
+            return Err(format!("{} sockets for {} addresses were handed over", sockets.len(), self.tcp.len()));
+        }
+        let mut bound = Vec::new();
+        for (address, number) in self.tcp.iter().zip(sockets) {
+            let socket = Rc::new(upgrade::inherited(*number)?);
+            bound.push(Bound { socket, address: Address::Tcp(*address) });
+        }
+        bound.extend(self.unix.iter().cloned());
+        Ok(bound)
     }
 
     /// The sockets of one more slot.

@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,19 @@ impl PidFile {
             }
         }
         Err(format!("the pid file {} keeps vanishing", path.display()))
+    }
+
+    /// The pid file that the program before this one held in this very process, locked already.
+    pub(crate) fn inherit(path: &Path, fd: OwnedFd) -> Result<PidFile, String> {
+        let fail = |error: nix::Error| format!("keep the pid file {}: {error}", path.display());
+        // The lock is the open file's, not the program's: taking it again changes nothing (flock(2)).
+        let lock = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, error)| fail(error))?;
+        Ok(PidFile { path: path.to_owned(), lock })
+    }
+
+    /// Its descriptor.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.lock.as_raw_fd()
     }
 
     /// Writes this process's id into it.

@@ -1,37 +1,61 @@
 //! From a configuration to a running service, in the foreground or as a daemon.
 
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use phalanx_shared::config::Config;
-use phalanx_shared::sys::{process, title};
+use nix::sys::signal::SigSet;
+use phalanx_shared::config::{Config, Count};
+use phalanx_shared::sys::{process, table, title};
 
-use crate::cli::{DONE, FAILED, complain, say};
+use crate::cli::{BAD_USAGE, DONE, FAILED, complain, say};
 use crate::control::server::Server;
 use crate::daemonize::{Herald, Outcome, Side, daemonize, leave_terminal};
-use crate::listeners;
+use crate::listeners::{self, Bound, Listeners};
 use crate::log_files::LogFiles;
 use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::Signals;
 use crate::supervisor::{Premises, Supervisor};
+use crate::upgrade::origin::Origin;
+use crate::upgrade::state::{Fixed, State};
+use crate::upgrade::{self, Role};
 
-/// Runs in the foreground until stopped; returns the exit code.
-pub(crate) fn foreground(config: Config, file: Option<&Path>) -> u8 {
-    if let Err(why) = check_single_threaded() {
-        return complain(FAILED, &why);
+/// What the command line asks for.
+pub(crate) struct Wanted<'a> {
+    /// The configuration, or what is wrong with it.
+    pub(crate) config: Result<Config, String>,
+    /// Where it was read from; none for `serve`.
+    pub(crate) file: Option<&'a Path>,
+    /// Go to the background when every worker is ready.
+    pub(crate) daemon: bool,
+}
+
+/// Starts the service, or does what an upgrade executed this program for. Returns the exit code when the service, or the
+/// program that starts a daemon, is through.
+pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
+    let origin = Origin::of_this_process();
+    let role = match Role::of_this_program().and_then(|role| check_single_threaded().map(|()| role)) {
+        Ok(role) => role,
+        Err(why) => return complain(FAILED, &why),
+    };
+    let file = wanted.file.map(std::path::absolute).transpose();
+    let (config, file) = match file {
+        Ok(file) => (wanted.config, file),
+        Err(error) => (Err(format!("the configuration file: {error}")), None),
+    };
+    match role {
+        Role::TakeOver(state) => take_over(config, file, wanted.daemon, origin, &state),
+        Role::Rehearse { state, outcome } => rehearse(config, origin, &state, outcome),
+        Role::Start => match (config, wanted.daemon) {
+            (Err(why), _) => complain(BAD_USAGE, &why),
+            (Ok(config), true) => daemon(config, file, origin),
+            (Ok(config), false) => serve(config, file, Herald::silent(), origin),
+        },
     }
-    serve(config, file, Herald::silent())
 }
 
 /// Starts a daemon and waits until every worker is ready, or for the reason why not.
-pub(crate) fn daemon(config: Config, file: &Path) -> u8 {
-    if let Err(why) = check_single_threaded() {
-        return complain(FAILED, &why);
-    }
-    let file = match std::path::absolute(file) {
-        Ok(file) => file,
-        Err(error) => return complain(FAILED, &format!("{}: {error}", file.display())),
-    };
+fn daemon(config: Config, file: Option<PathBuf>, origin: Origin) -> u8 {
     match daemonize() {
         Err(error) => complain(FAILED, &format!("become a daemon: {error}")),
         Ok(Side::Starter(Outcome::Ready(text))) => {
@@ -39,7 +63,7 @@ pub(crate) fn daemon(config: Config, file: &Path) -> u8 {
             DONE
         }
         Ok(Side::Starter(Outcome::Failed(why))) => complain(FAILED, &format!("not started: {why}")),
-        Ok(Side::Daemon(herald)) => process::exit_now(serve(config, Some(&file), herald).into()),
+        Ok(Side::Daemon(herald)) => process::exit_now(serve(config, file, herald, origin).into()),
     }
 }
 
@@ -56,17 +80,15 @@ fn check_single_threaded() -> Result<(), String> {
     ))
 }
 
-fn serve(config: Config, file: Option<&Path>, mut herald: Herald) -> u8 {
-    title::prepare();
-    title::set("phalanx: master");
-    phalanx_shared::log::set_name("master");
+fn serve(config: Config, file: Option<PathBuf>, mut herald: Herald, origin: Origin) -> u8 {
+    take_name("master");
     let daemon = herald.is_awaited();
-    match open(config, file) {
-        Ok(premises) => {
+    match open(config, file, origin) {
+        Ok((premises, first_slot)) => {
             if daemon {
                 leave_terminal();
             }
-            Supervisor::new(premises, herald).run()
+            Supervisor::new(premises, first_slot, herald).run()
         }
         Err(why) if daemon => {
             herald.failed(&why);
@@ -76,8 +98,15 @@ fn serve(config: Config, file: Option<&Path>, mut herald: Herald) -> u8 {
     }
 }
 
-/// Takes what the service needs, in the order in which a refusal costs least.
-fn open(config: Config, file: Option<&Path>) -> Result<Premises, String> {
+fn take_name(name: &str) {
+    title::prepare();
+    title::set(&format!("phalanx: {name}"));
+    phalanx_shared::log::set_name(name);
+}
+
+/// Takes what the service needs, in the order in which a refusal costs least. Returns the sockets of the first slot too, which
+/// finding the ports has bound.
+fn open(config: Config, file: Option<PathBuf>, origin: Origin) -> Result<(Premises, Vec<Bound>), String> {
     let identity = Identity::of(&config.master)?;
     let pid_file = match &config.master.pid_file {
         Some(path) => Some(PidFile::take(path)?),
@@ -86,10 +115,9 @@ fn open(config: Config, file: Option<&Path>) -> Result<Premises, String> {
     let control = config.master.control_socket.as_deref().map(Server::bind).transpose()?;
     raise_descriptor_limit();
     let opened = listeners::check_free(&config.listen).and_then(|()| {
-        let (listeners, first_slot) = listeners::Listeners::prepare(&config.listen)?;
+        let (listeners, first_slot) = Listeners::prepare(&config.listen)?;
         let logs = LogFiles::open(&config.log)?;
-        let signals = Signals::take_up().map_err(|error| format!("take up signals: {error}"))?;
-        Ok((listeners, first_slot, logs, signals))
+        Ok((listeners, first_slot, logs, take_up_signals()?))
     });
     let mut pid_file = pid_file;
     let opened = opened.and_then(|opened| pid_file.as_mut().map_or(Ok(()), PidFile::write).map(|()| opened));
@@ -105,17 +133,108 @@ fn open(config: Config, file: Option<&Path>) -> Result<Premises, String> {
             return Err(why);
         }
     };
-    Ok(Premises {
-        config,
-        file: file.map(Path::to_owned),
-        identity,
-        pid_file,
-        control,
-        listeners,
-        first_slot,
-        logs,
-        signals,
-    })
+    Ok((Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin }, first_slot))
+}
+
+fn take_up_signals() -> Result<Signals, String> {
+    Signals::take_up().map_err(|error| format!("take up signals: {error}"))
+}
+
+/// Shows that this program could take over: it knows what it would be handed, and one worker becomes ready.
+fn rehearse(config: Result<Config, String>, origin: Origin, state: &OwnedFd, outcome: OwnedFd) -> u8 {
+    take_name("rehearsal");
+    let mut herald = Herald::over(outcome);
+    let opened = config.and_then(|mut config| {
+        State::read(state)?.fixed.check(&Fixed::of(&config))?;
+        config.workers.count = Count::Fixed(1);
+        let identity = Identity::of(&config.master)?;
+        raise_descriptor_limit();
+        let logs = LogFiles::open(&config.log)?;
+        let (pid_file, control, listeners) = (None, None, Listeners::none());
+        let signals = take_up_signals()?;
+        Ok(Premises { config, file: None, identity, pid_file, control, listeners, logs, signals, origin })
+    });
+    match opened {
+        Ok(premises) => Supervisor::new(premises, Vec::new(), herald).rehearse(),
+        Err(why) => {
+            herald.failed(&why);
+            FAILED
+        }
+    }
+}
+
+/// Goes on with the service that the program before this one has written down.
+fn take_over(
+    config: Result<Config, String>,
+    file: Option<PathBuf>,
+    daemon: bool,
+    origin: Origin,
+    state: &OwnedFd,
+) -> u8 {
+    take_name("master");
+    let state = match State::read(state) {
+        Ok(state) => state,
+        Err(why) => return complain(FAILED, &why),
+    };
+    if daemon {
+        let _stays_where_it_is = std::env::set_current_dir("/");
+    }
+    let config = match &state.rolled_back {
+        // What the file says by now may be what the other program needed.
+        Some(_) => serde_json::from_value(state.config.clone()).map_err(|error| error.to_string()),
+        None => config,
+    };
+    // Nothing that can fail comes after the first descriptor that is taken: it could not be handed back.
+    let ready = config.and_then(|config| {
+        state.fixed.check(&Fixed::of(&config))?;
+        let identity = Identity::of(&config.master)?;
+        let logs = LogFiles::open(&config.log)?;
+        Ok((config, identity, logs, take_up_signals()?))
+    });
+    let (config, identity, logs, signals) = match ready {
+        Ok(ready) => ready,
+        Err(why) => return go_back(state, &origin, &why),
+    };
+    let inherit = || -> Result<Supervisor, String> {
+        let pid_file = match (&config.master.pid_file, state.pid_file) {
+            (Some(path), Some(fd)) => Some(PidFile::inherit(path, upgrade::inherited(fd)?)?),
+            _ => None,
+        };
+        let control = match (&config.master.control_socket, &state.control) {
+            (Some(path), Some(control)) => Some(Server::inherit(path, control)?),
+            _ => None,
+        };
+        let listeners = Listeners::inherit(&state.listeners)?;
+        let premises = Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin };
+        Supervisor::inherit(premises, &state)
+    };
+    match inherit() {
+        Ok(supervisor) => {
+            // Blocked since before this program was executed, so that none met it unprepared.
+            let _unblocked = process::set_signal_mask(&SigSet::empty());
+            supervisor.run()
+        }
+        Err(why) => complain(FAILED, &why),
+    }
+}
+
+/// Executes the program before this one again.
+fn go_back(mut state: State, origin: &Origin, why: &str) -> u8 {
+    if state.rolled_back.is_some() {
+        return complain(FAILED, &format!("the program that was returned to cannot go on: {why}"));
+    }
+    state.rolled_back = Some(why.to_owned());
+    state.executed = state.program;
+    let program = table::borrow(state.program);
+    let error = match state.write().map_err(|error| error.to_string()) {
+        Ok(memory) => {
+            let passed = upgrade::pass_on(&memory, true);
+            let Err(error) = passed.and_then(|()| origin.execute_to_take_over(&program, memory.as_raw_fd()));
+            error.to_string()
+        }
+        Err(error) => error,
+    };
+    complain(FAILED, &format!("{why}; and the program before this one cannot be executed: {error}"))
 }
 
 /// A slot's connections are descriptors: as many as the system allows.

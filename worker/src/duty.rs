@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use phalanx_shared::ipc::{Incarnation, Pong, ToMaster, ToWorker, Word};
-use phalanx_shared::ledger::lane::Stats;
+use phalanx_shared::ipc::{Closing, Incarnation, Pong, ToMaster, ToWorker, Word};
+use phalanx_shared::ledger::lane::{Stats, Wish};
 use phalanx_shared::sys::rest::private_bytes;
 
 use crate::enter::Inheritance;
@@ -71,6 +71,11 @@ impl Duty {
                 word => words.push(word),
             }
         }
+        // The master may have been replaced by a program that has no end of the channel.
+        words.extend(self.inheritance.ledger.lane(self.lane).wish().map(|wish| match wish {
+            Wish::Yield => ToWorker::Yield,
+            Wish::Drain => ToWorker::Drain(Closing::Worker),
+        }));
         words
     }
 

@@ -1,5 +1,6 @@
 //! A worker's first steps: what it drops, resets and takes over between its clone and its loop.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -8,13 +9,13 @@ use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
 use phalanx_shared::config::{Cache, Config, Limits, Listen, ListenAddress};
-use phalanx_shared::error;
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{SlotId, Word};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::log;
 use phalanx_shared::sys::{crash_signal, process, table, title};
+use phalanx_shared::{error, warn};
 
 use crate::access_log::AccessLog;
 use crate::conn::buffers::Buffers;
@@ -83,6 +84,19 @@ pub struct Former {
     pub line: RawFd,
     /// Rung by a worker there that has given connections.
     pub bell: RawFd,
+    /// Nothing is left there, and its ledger may not be touched any more.
+    pub gone: Cell<bool>,
+}
+
+impl Former {
+    /// Lets go of the ledger, in this process and those cloned from it.
+    pub fn forget(&self) {
+        if !self.gone.replace(true)
+            && let Err(error) = self.ledger.seal_off()
+        {
+            warn!("let go of a former ledger: {error}");
+        }
+    }
 }
 
 /// What a listening socket is bound to.
@@ -128,6 +142,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     let lane = ledger.lane(birth.lane);
     in_handler::install_panic_hook();
     process::reset_dispositions(&IGNORED).map_err(|error| format!("reset signal dispositions: {error}"))?;
+    lane.set_wish(None);
     for word in lane.last_words() {
         word.store(0, std::sync::atomic::Ordering::Release);
     }

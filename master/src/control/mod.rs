@@ -3,6 +3,8 @@
 pub(crate) mod client;
 pub(crate) mod server;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cli;
@@ -21,6 +23,12 @@ pub(crate) enum Command {
     },
     /// Take up the changed configuration.
     Reload,
+    /// Go on as another program.
+    Upgrade {
+        /// Its file; none: the one that the service was started from.
+        #[serde(default)]
+        program: Option<PathBuf>,
+    },
     /// Have this many workers.
     Scale { count: u32 },
 }

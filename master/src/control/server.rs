@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use phalanx_shared::warn;
 
 use super::{Answer, Command};
+use crate::upgrade::{self, state};
 
 /// A client's number, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +67,32 @@ impl Server {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
         listener.set_nonblocking(true).map_err(fail)?;
         Ok(Server { listener, path: path.to_owned(), clients: BTreeMap::new(), next: 1 })
+    }
+
+    /// The socket and the clients that the program before this one had.
+    pub(crate) fn inherit(path: &Path, state: &state::Control) -> Result<Server, String> {
+        let listener = UnixListener::from(upgrade::inherited(state.listener)?);
+        let mut clients = BTreeMap::new();
+        for client in &state.clients {
+            let stream = UnixStream::from(upgrade::inherited(client.stream)?);
+            let state::Client { received, unsent, owed, finished, .. } = client.clone();
+            clients.insert(ClientId(client.id), Client { stream, received, unsent, owed, finished, gone: false });
+        }
+        Ok(Server { listener, path: path.to_owned(), clients, next: state.next })
+    }
+
+    /// What another program goes on with.
+    pub(crate) fn state(&self) -> state::Control {
+        let clients = self.clients.iter().filter(|(_, client)| !client.gone);
+        let clients = clients.map(|(id, client)| state::Client {
+            id: id.0,
+            stream: client.stream.as_raw_fd(),
+            received: client.received.clone(),
+            unsent: client.unsent.clone(),
+            owed: client.owed,
+            finished: client.finished,
+        });
+        state::Control { listener: self.listener.as_raw_fd(), clients: clients.collect(), next: self.next }
     }
 
     /// What to poll, and for what.

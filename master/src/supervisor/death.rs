@@ -64,6 +64,12 @@ impl Roster {
             let (cause, serious) = (text.clone(), guilt.is_some());
             self.act(Action::Report { post: worker.post, pid, incarnation, cause, serious });
         }
+        if guilt.is_some() && self.is_on_probation() && !worker.is_booting() {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.graves.push(Grave { dead: incarnation, post: worker.post, told: None });
+            }
+            return self.go_back(&format!("worker {} died: {text}", id.0));
+        }
         match worker.stage {
             Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text),
             _ => self.died_serving(id, incarnation, worker.post),
@@ -71,6 +77,9 @@ impl Roster {
     }
 
     fn died_at_boot(&mut self, id: SlotId, worker: &Worker, why: &str) {
+        if self.is_taking_over() {
+            self.go_back(&format!("worker {} did not become ready: {why}", id.0));
+        }
         if !self.started && self.stopping.is_none() {
             return self.stop(true, None, Some(format!("worker {} did not become ready: {why}", id.0)));
         }

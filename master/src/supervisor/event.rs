@@ -1,5 +1,7 @@
 //! All that can happen to the master, and all that it can do about it.
 
+use std::path::PathBuf;
+
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::config::Config;
@@ -31,6 +33,14 @@ pub(crate) enum Event {
     Stop { fast: bool, client: Option<ClientId> },
     /// Somebody wants a reload; the file has been read already.
     Reload { client: Option<ClientId>, read: Result<Box<Config>, String> },
+    /// Somebody wants another program in this one's place.
+    Upgrade { client: Option<ClientId>, program: Option<PathBuf> },
+    /// The other program has shown whether it could take over.
+    Rehearsed(Result<(), String>),
+    /// The other program could not be executed.
+    NotExecuted(String),
+    /// No connection is left on a former ground of the slot.
+    Emptied(SlotId, u32),
     /// Somebody wants this many slots.
     Scale { client: Option<ClientId>, count: u32 },
     /// Somebody wants one slot more or less.
@@ -47,6 +57,18 @@ pub(crate) enum Action {
     /// Bind, make a ledger, fork a keeper. A slot that is open already and has lost its keeper keeps its listeners; what it
     /// stood on is kept as a former ground.
     Open(SlotId),
+    /// See whether the other program could take over.
+    Rehearse(Option<PathBuf>),
+    /// Never mind.
+    EndRehearsal,
+    /// Execute it.
+    TakeOver(Option<ClientId>),
+    /// Execute the program before this one again: why.
+    GoBack(Option<ClientId>, String),
+    /// There is no way back any more, and no need of one.
+    Confirm,
+    /// Look whether connections are left on a former ground of the slot.
+    LookInto(SlotId, u32),
     /// Nothing is left on a former ground of the slot.
     Dismiss(SlotId, u32),
     /// Write a configuration down as the blueprint of this number; it goes to a keeper with each order to clone.

@@ -12,14 +12,28 @@ use super::roster::{DRAIN_MARGIN, Roster};
 use super::slot::{Grave, Slot, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
-/// A former table and who lives in it. Its keeper is dead: when the last worker has gone, it is gone too.
+/// A former table and who has it. When the last of them has gone, it is gone too.
 #[derive(Debug)]
 pub(crate) struct FormerTable {
     /// The number of the ground it belonged to.
     pub(crate) ground: u32,
+    /// None when it is dead, which is how most tables become former ones.
+    pub(crate) keeper: Option<Pid>,
     pub(crate) workers: Vec<Worker>,
     /// Since when its workers give.
     yielding: Option<Instant>,
+}
+
+impl FormerTable {
+    /// Nobody has it any more.
+    fn is_gone(&self) -> bool {
+        self.workers.is_empty() && self.keeper.is_none()
+    }
+
+    /// One that the program before this one made.
+    pub(crate) fn inherit(ground: u32, keeper: Option<Pid>, workers: Vec<Worker>) -> FormerTable {
+        FormerTable { ground, keeper, workers, yielding: None }
+    }
 }
 
 impl Slot {
@@ -28,7 +42,7 @@ impl Slot {
         let mut workers: Vec<Worker> = self.workers.drain(..).collect();
         // How long they have stood where they stand matters no longer.
         workers.iter_mut().for_each(|worker| worker.since = now);
-        self.formers.push(FormerTable { ground: self.ground, workers, yielding: None });
+        self.formers.push(FormerTable { ground: self.ground, keeper: None, workers, yielding: None });
         self.graves.iter_mut().for_each(|grave| grave.told = None);
         self.ground = ground;
     }
@@ -56,19 +70,22 @@ impl Roster {
         let mut found = None;
         for (id, slot) in &mut self.slots {
             for former in &mut slot.formers {
+                if former.keeper == Some(pid) {
+                    former.keeper = None;
+                }
                 if let Some(index) = former.workers.iter().position(|worker| worker.pid == Some(pid)) {
-                    found = Some((*id, former.workers.remove(index), former.workers.is_empty()));
+                    found = Some((*id, former.workers.remove(index), former.is_gone()));
                 }
             }
         }
-        let Some((id, worker, was_last)) = found else { return };
+        let Some((id, worker, gone)) = found else { return };
         let (post, incarnation) = (worker.post, worker.incarnation);
         if worker.stage == Stage::Leaving || cause.ending == Ending::Exited(0) {
             return;
         }
         self.act(Action::Report { post, pid, incarnation, cause: cause.to_string(), serious: false });
         // The table went with its last process, and all that was in it.
-        if let (false, Some(slot)) = (was_last, self.slots.get_mut(&id)) {
+        if let (false, Some(slot)) = (gone, self.slots.get_mut(&id)) {
             slot.graves.push(Grave { dead: incarnation, post, told: None });
             self.bury_the_dead(id);
         }
@@ -97,11 +114,29 @@ impl Roster {
             let patient = |worker: &Worker| worker.stage != Stage::Leaving && now - worker.since < workers.boot_timeout;
             former.workers.retain(|worker| worker.pid.is_some() || patient(worker));
         }
-        for former in slot.formers.extract_if(.., |former| former.workers.is_empty()) {
+        for former in slot.formers.iter().filter(|former| former.workers.is_empty() && !former.is_gone()) {
+            actions.push(Action::LookInto(id, former.ground));
+        }
+        let limit = workers.drain_timeout + 2 * DRAIN_MARGIN;
+        let is_over = |former: &mut FormerTable| {
+            let overdue = former.yielding.is_some_and(|since| now - since > limit);
+            former.is_gone() || overdue && former.workers.is_empty()
+        };
+        for former in slot.formers.extract_if(.., is_over) {
             slot.graves.retain(|grave| grave.post.ground != former.ground);
             actions.push(Action::Dismiss(id, former.ground));
         }
         self.out.append(&mut actions);
+    }
+
+    /// No connection is left in a former table whose workers have gone.
+    pub(super) fn emptied_former(&mut self, id: SlotId, ground: u32) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let is_over = |former: &mut FormerTable| former.ground == ground && former.workers.is_empty();
+        if slot.formers.extract_if(.., is_over).next().is_some() {
+            slot.graves.retain(|grave| grave.post.ground != ground);
+            self.act(Action::Dismiss(id, ground));
+        }
     }
 
     /// The slot or the service ends: workers of former tables end what they have.

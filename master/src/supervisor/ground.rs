@@ -10,8 +10,9 @@ use phalanx_shared::clients::{Client, Clients};
 use phalanx_shared::config::Config;
 use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
 use phalanx_shared::ipc::keeper::{Cloned, Order};
-use phalanx_shared::ipc::{Incarnation, SlotId, line};
-use phalanx_shared::ledger::record::Peer;
+use phalanx_shared::ipc::{Incarnation, Said, SlotId, ToWorker, line};
+use phalanx_shared::ledger::lane::Wish;
+use phalanx_shared::ledger::record::{Owner, Peer};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process::{self, Born};
@@ -22,6 +23,8 @@ use phalanx_worker::enter::{Address, Former, Inheritance, Listener};
 use super::{Premises, blueprint, put_in_place};
 use crate::keeper::{self, Charge};
 use crate::listeners::Bound;
+use crate::upgrade;
+use crate::upgrade::state::{self, State};
 
 /// One slot's.
 pub(super) struct Ground {
@@ -32,6 +35,10 @@ pub(super) struct Ground {
     pub(super) number: u32,
     /// Over this line a later table of the slot fetches what is left in this one.
     line: OwnedFd,
+    /// What the ledger lives in.
+    memory: OwnedFd,
+    /// The workers' bells of the lanes, of a ground that another program made: it has no `ends` here.
+    lane_bells: Vec<OwnedFd>,
     /// Rung by workers that have given connections.
     bell: OwnedFd,
     /// The keeper has hung up: its end is told by its SIGCHLD, there is nothing more to hear.
@@ -55,25 +62,32 @@ pub(super) struct Common {
     /// The reading half is every child's, the writing half the master's alone: it hangs up when the master dies.
     lifeline: (OwnedFd, OwnedFd),
     clients: Clients,
+    /// What the table of clients lives in.
+    clients_memory: OwnedFd,
     descriptors: usize,
     connections: usize,
 }
 
+/// What all processes of the service share, whichever program they are of.
+pub(super) type Shared = ((OwnedFd, OwnedFd), (Clients, OwnedFd));
+
 impl Common {
-    pub(super) fn new(premises: &Premises, first_slot: Vec<Bound>) -> Common {
-        let (read, write) = io::pipe().map(|(read, write)| (read.into(), write.into())).unwrap_or_else(|error| {
-            // Without descriptors at the start there is nothing to supervise with.
-            warn!("create the lifeline: {error}");
-            process::exit_now(1)
-        });
+    /// The numbers of lifeline and table of clients.
+    pub(super) fn shared(&self) -> ((RawFd, RawFd), RawFd) {
+        ((self.lifeline.0.as_raw_fd(), self.lifeline.1.as_raw_fd()), self.clients_memory.as_raw_fd())
+    }
+
+    pub(super) fn new(premises: &Premises, first_slot: Vec<Bound>, shared: Option<Shared>) -> Common {
+        let (lifeline, (clients, clients_memory)) = shared.unwrap_or_else(fresh);
         let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
         let descriptors = limit.map_or(1024, |(soft, _)| soft).min(1 << 20) as usize;
         Common {
             blueprints: Vec::new(),
             log_numbers: Vec::new(),
             first_slot,
-            lifeline: (read, write),
-            clients: clients(),
+            lifeline,
+            clients,
+            clients_memory,
             descriptors,
             connections: (premises.config.limits.connections as usize).min(descriptors),
         }
@@ -114,7 +128,7 @@ impl Common {
     ) -> Result<(Ground, Pid), String> {
         let fail = |error: io::Error| format!("open slot {}: {error}", slot.0);
         let name = format!("phalanx-ledger-{}", slot.0);
-        let (ledger, _memfd) = Ledger::create(&name, self.descriptors, self.connections).map_err(fail)?;
+        let (ledger, memory) = Ledger::create(&name, self.descriptors, self.connections).map_err(fail)?;
         let before = open_descriptors().map_err(fail)?;
         let (mut ends, mut lanes) = (Vec::new(), Vec::new());
         for _ in 0..LANES {
@@ -149,7 +163,18 @@ impl Common {
             lifeline: self.lifeline.0.as_raw_fd(),
             infrastructure: Vec::new(),
         };
-        let ground = Ground { ledger, listeners, orders, number, line, bell, hung_up: Cell::new(false), ends };
+        let ground = Ground {
+            ledger,
+            listeners,
+            orders,
+            number,
+            line,
+            memory,
+            lane_bells: Vec::new(),
+            bell,
+            hung_up: Cell::new(false),
+            ends,
+        };
         let charge = Charge {
             inheritance,
             orders: at_keeper,
@@ -168,9 +193,9 @@ fn fork_keeper(mut charge: Charge, ground: Ground) -> io::Result<(Ground, Pid)> 
     let mask = process::block_signals()?;
     let born = process::fork();
     if let Ok(Born::Child) = born {
-        let Ground { ends, listeners, orders, line, bell, .. } = ground;
+        let Ground { ends, listeners, orders, line, memory, bell, .. } = ground;
         // The numbers are the keeper's business now; their owners here must not close them.
-        std::mem::forget((listeners, orders, line, bell));
+        std::mem::forget((listeners, orders, line, memory, bell));
         charge.master_ends = ends;
         keeper::run(charge);
     }
@@ -192,7 +217,70 @@ fn listener(bound: &Bound) -> Listener {
 impl Ground {
     fn as_former(&self) -> Former {
         let (line, bell) = (self.line.as_raw_fd(), self.bell.as_raw_fd());
-        Former { number: self.number, ledger: self.ledger.clone(), line, bell }
+        Former { number: self.number, ledger: self.ledger.clone(), line, bell, gone: Cell::new(false) }
+    }
+
+    /// Whether connections are on record here.
+    pub(super) fn has_connections(&self) -> bool {
+        self.ledger.recorded().any(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))))
+    }
+
+    /// Its TCP sockets, by number.
+    pub(super) fn sockets(&self) -> Vec<RawFd> {
+        let tcp = self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
+        tcp.map(|bound| bound.as_fd().as_raw_fd()).collect()
+    }
+
+    /// The ground that the program before this one made.
+    pub(super) fn inherit(state: &state::Ground, listeners: Vec<Bound>) -> Result<Ground, String> {
+        let memory = upgrade::inherited(state.ledger)?;
+        let ledger = Ledger::open(&memory, state.descriptors, state.connections)
+            .map_err(|error| format!("map the ledger of ground {}: {error}", state.number))?;
+        let lane_bells = state.lane_bells.iter().map(|bell| upgrade::inherited(*bell)).collect::<Result<_, _>>()?;
+        Ok(Ground {
+            ledger,
+            listeners,
+            orders: upgrade::inherited(state.orders)?,
+            number: state.number,
+            line: upgrade::inherited(state.line)?,
+            memory,
+            lane_bells,
+            bell: upgrade::inherited(state.bell)?,
+            hung_up: Cell::new(false),
+            ends: Vec::new(),
+        })
+    }
+
+    /// What another program goes on with.
+    pub(super) fn state(&self, keeper: Option<Pid>, workers: Vec<state::Worker>) -> state::Ground {
+        let own = self.ends.iter().map(|end| end.their_bell().as_raw_fd());
+        state::Ground {
+            number: self.number,
+            ledger: self.memory.as_raw_fd(),
+            descriptors: self.ledger.descriptors(),
+            connections: self.ledger.connections(),
+            orders: self.orders.as_raw_fd(),
+            line: self.line.as_raw_fd(),
+            bell: self.bell.as_raw_fd(),
+            lane_bells: own.chain(self.lane_bells.iter().map(AsRawFd::as_raw_fd)).collect(),
+            keeper: keeper.map(Pid::as_raw),
+            workers,
+        }
+    }
+
+    /// Says a word to the worker on `lane`: over its channel or, where another program has made that, by the ledger.
+    pub(super) fn tell(&self, lane: usize, said: Said) -> io::Result<()> {
+        if let Some(end) = self.ends.get(lane) {
+            return end.say(said);
+        }
+        let wish = match said.word {
+            ToWorker::Yield => Wish::Yield,
+            ToWorker::Drain(_) => Wish::Drain,
+            _ => return Err(io::Error::other("the program that it is of has no such word")),
+        };
+        self.ledger.lane(lane.min(LANES - 1)).set_wish(Some(wish));
+        self.lane_bells.get(lane).iter().for_each(|bell| channel::ring(bell.as_fd()));
+        Ok(())
     }
 
     pub(super) fn order(&self, order: &Order, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -234,15 +322,25 @@ impl Ground {
 /// Client addresses whose rate is remembered, and as many whose connections are counted.
 const CLIENTS: usize = 1 << 16;
 
-/// The table of the service's clients. Its memory is touched by those who are limited alone.
-fn clients() -> Clients {
-    match Clients::create(CLIENTS) {
-        Ok((clients, _memfd)) => clients,
+/// The lifeline, and the table of the service's clients, whose memory is touched by those who are limited alone.
+fn fresh() -> Shared {
+    let lifeline = io::pipe().map(|(read, write)| (read.into(), write.into()));
+    match lifeline.and_then(|lifeline| Ok((lifeline, Clients::create(CLIENTS)?))) {
+        Ok(shared) => shared,
         Err(error) => {
-            warn!("create the table of clients: {error}");
+            // Without descriptors at the start there is nothing to supervise with.
+            warn!("create the lifeline and the table of clients: {error}");
             process::exit_now(1)
         }
     }
+}
+
+/// The lifeline and the table of clients of the program before this one.
+pub(super) fn inherit_shared(state: &State) -> Result<Shared, String> {
+    let lifeline = (upgrade::inherited(state.lifeline.0)?, upgrade::inherited(state.lifeline.1)?);
+    let memory = upgrade::inherited(state.clients)?;
+    let clients = Clients::open(&memory).map_err(|error| format!("map the table of clients: {error}"))?;
+    Ok((lifeline, (clients, memory)))
 }
 
 /// The totals of a slot whose workers are gone.

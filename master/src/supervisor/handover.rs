@@ -18,6 +18,7 @@ impl Roster {
     pub(super) fn clone_if_due(&mut self, id: SlotId) {
         let (generation, blueprint, now) = (self.generation, self.blueprint, self.now);
         let stopping = self.stopping.is_some();
+        let at_once = !self.is_taking_over();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.keeper.is_none() && (stopping || slot.place == Place::Closing) {
             // Nobody is left who could clone, and nobody will be.
@@ -30,7 +31,7 @@ impl Roster {
             slot.clone_at = None;
             return;
         }
-        let Some(birth) = slot.conceive(generation, blueprint, true) else { return };
+        let Some(birth) = slot.conceive(generation, blueprint, at_once) else { return };
         slot.clone_at = None;
         slot.workers.push(Worker::new(&birth, id, slot.ground, now));
         self.act(Action::Clone(id, birth));
@@ -57,6 +58,7 @@ impl Roster {
         let now = self.now;
         let generation_of_reload = self.reload.as_ref().map(|reload| reload.generation);
         let stopping = self.stopping.is_some();
+        let taking_over = self.is_taking_over();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let closing = slot.place == Place::Closing;
         let Some(worker) = slot.worker(incarnation) else { return };
@@ -75,7 +77,7 @@ impl Roster {
             Stage::Booting { serve_at_once: false } => {
                 worker.enter(Stage::Waiting, now);
                 slot.deaths_at_boot = 0;
-                if generation_of_reload != Some(generation) {
+                if generation_of_reload != Some(generation) && !taking_over {
                     self.promote(id, incarnation);
                 }
             }

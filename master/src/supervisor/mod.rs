@@ -8,6 +8,7 @@ mod ground;
 mod handover;
 mod health;
 mod reload;
+mod replacement;
 mod report;
 mod roster;
 mod scaling;
@@ -15,6 +16,7 @@ mod slot;
 mod stopping;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -48,6 +50,8 @@ use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};
 use crate::status::{self, Status};
+use crate::upgrade::origin::Origin;
+use crate::upgrade::rehearsal::Rehearsal;
 use crate::verdict::{self, Cause, Ending};
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground};
@@ -64,10 +68,10 @@ pub(crate) struct Premises {
     pub(crate) pid_file: Option<PidFile>,
     pub(crate) control: Option<Server>,
     pub(crate) listeners: Listeners,
-    /// The sockets that finding the ports bound: the first slot's.
-    pub(crate) first_slot: Vec<Bound>,
     pub(crate) logs: LogFiles,
     pub(crate) signals: Signals,
+    /// How this program was executed.
+    pub(crate) origin: Origin,
 }
 
 /// The master.
@@ -87,14 +91,25 @@ pub(crate) struct Supervisor {
     started: Instant,
     leaving: Option<Result<(), String>>,
     vacated: bool,
+    /// This program only shows that it could serve.
+    rehearses: bool,
+    rehearsal: Option<Rehearsal>,
+    /// The program that is rehearsed, to be executed if that goes well.
+    successor: Option<OwnedFd>,
+    /// The program before this one, to go back to.
+    predecessor: Option<OwnedFd>,
 }
 
 impl Supervisor {
-    pub(crate) fn new(mut premises: Premises, herald: Herald) -> Supervisor {
-        let first_slot = std::mem::take(&mut premises.first_slot);
+    /// `first_slot` are the sockets that finding the ports bound.
+    pub(crate) fn new(premises: Premises, first_slot: Vec<Bound>, herald: Herald) -> Supervisor {
         let count = reload::count_of(&premises.config);
         let roster = Roster::new(premises.config.clone(), count, Instant::now());
-        let common = Common::new(&premises, first_slot);
+        let common = Common::new(&premises, first_slot, None);
+        Supervisor::of(premises, herald, roster, common)
+    }
+
+    fn of(premises: Premises, herald: Herald, roster: Roster, common: Common) -> Supervisor {
         Supervisor {
             premises,
             herald,
@@ -109,12 +124,16 @@ impl Supervisor {
             started: Instant::now(),
             leaving: None,
             vacated: false,
+            rehearses: false,
+            rehearsal: None,
+            successor: None,
+            predecessor: None,
         }
     }
 
     /// The loop: sleep until something happens, decide, do. Returns the exit code.
     pub(crate) fn run(mut self) -> u8 {
-        info!("phalanx {} starts", env!("CARGO_PKG_VERSION"));
+        info!("phalanx {} {}", env!("CARGO_PKG_VERSION"), if self.roster.started { "takes over" } else { "starts" });
         let first =
             self.common.publish(0, &self.premises.config).and_then(|()| self.common.publish(1, &self.premises.config));
         if let Err(error) = first {
@@ -170,7 +189,20 @@ impl Supervisor {
             Action::Reply(client, answer) => self.reply(client, &answer),
             Action::Say(text) => info!("{text}"),
             Action::Warn(text) => warn!("{text}"),
+            Action::Ready if self.rehearses => {
+                self.herald.ready("");
+                return Some(Event::Stop { fast: true, client: None });
+            }
             Action::Ready => self.announce(),
+            Action::Rehearse(program) => return self.begin_rehearsal(program).err().map(Event::NotExecuted),
+            Action::EndRehearsal => (self.rehearsal, self.successor) = (None, None),
+            Action::TakeOver(client) => return self.hand_over(client).err().map(Event::NotExecuted),
+            Action::GoBack(client, why) => self.go_back(client, why),
+            Action::Confirm => self.predecessor = None,
+            Action::LookInto(slot, ground) => {
+                let left = self.ground(Post { slot, ground, lane: 0 }).is_some_and(Ground::has_connections);
+                return (!left).then_some(Event::Emptied(slot, ground));
+            }
             Action::Leave(outcome) => {
                 self.vacate();
                 // The first word counts: what follows an end is not a reason for it.
@@ -183,7 +215,7 @@ impl Supervisor {
     // ---- slots ----
 
     fn open(&mut self, slot: SlotId) -> Result<Pid, String> {
-        if self.grounds.contains_key(&slot) {
+        if self.all_grounds().any(|(of, _)| of == slot) {
             return self.replace(slot);
         }
         let listeners = match std::mem::take(&mut self.common.first_slot) {
@@ -218,7 +250,8 @@ impl Supervisor {
 
     /// A slot that has lost its keeper gets another ground. What it stood on stays until its workers have given what they have.
     fn replace(&mut self, slot: SlotId) -> Result<Pid, String> {
-        let listeners = self.grounds.get(&slot).map(|ground| ground.listeners.clone()).unwrap_or_default();
+        let listeners = self.all_grounds().find(|(of, _)| *of == slot).map(|(_, ground)| ground.listeners.clone());
+        let listeners = listeners.unwrap_or_default();
         let (own, others): (Vec<_>, Vec<_>) = self.all_grounds().partition(|(of, _)| *of == slot);
         let own: Vec<&Ground> = own.into_iter().map(|(_, ground)| ground).collect();
         let strangers = others.into_iter().map(|(_, ground)| ground.ledger.clone()).collect();
@@ -235,6 +268,10 @@ impl Supervisor {
             self.retired.add(&ground::final_stats(&former.ground.ledger));
             self.common.forget_connections(&former.ground.ledger);
             ground::give_back(&former.ground.ledger);
+        }
+        let present = self.grounds.get(&slot).map(|ground| ground.order(&Order::Forget { former: number }, None));
+        if let Some(Err(error)) = present {
+            debug!("order a keeper to forget a former table: {error}");
         }
     }
 
@@ -265,8 +302,8 @@ impl Supervisor {
     }
 
     fn tell(&self, post: Post, said: Said) {
-        if let Some(end) = self.ground(post).and_then(|ground| ground.ends.get(post.lane))
-            && let Err(error) = end.say(said)
+        if let Some(ground) = self.ground(post)
+            && let Err(error) = ground.tell(post.lane, said)
         {
             warn!("slot {}: tell the worker on lane {}: {error}", post.slot.0, post.lane);
         }
@@ -338,8 +375,8 @@ impl Supervisor {
                 }
             },
             Wish::Upgrade => {
-                warn!("{name}: upgrade is not yet available");
-                None
+                info!("{name}: upgrading");
+                Some(Event::Upgrade { client: None, program: None })
             }
             Wish::OneMore => Some(Event::ScaleBy(1)),
             Wish::OneLess => Some(Event::ScaleBy(-1)),
@@ -355,6 +392,7 @@ impl Supervisor {
             }
             Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),
             Command::Reload => self.read_config(Some(client)),
+            Command::Upgrade { program } => Some(Event::Upgrade { client: Some(client), program }),
             Command::Scale { count } if (1..=1024).contains(&count) => {
                 Some(Event::Scale { client: Some(client), count })
             }
@@ -446,7 +484,8 @@ impl Supervisor {
                 WaitStatus::StillAlive => break,
                 _ => continue,
             };
-            if self.reporters.ended(pid, &self.roster.config.master) {
+            let rehearsed = self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.ended(pid, ending));
+            if rehearsed || self.reporters.ended(pid, &self.roster.config.master) {
                 continue;
             }
             ended.push((pid, ending));
@@ -455,7 +494,8 @@ impl Supervisor {
     }
 
     fn is_keeper(&self, pid: Pid) -> bool {
-        self.roster.slots.values().any(|slot| slot.keeper == Some(pid))
+        let keeps_former = |slot: &slot::Slot| slot.formers.iter().any(|former| former.keeper == Some(pid));
+        self.roster.slots.values().any(|slot| slot.keeper == Some(pid) || keeps_former(slot))
     }
 
     fn ended(&mut self, pid: Pid, ending: Ending) -> Event {

@@ -12,6 +12,7 @@ use super::reload::Reload;
 use super::scaling::Scaling;
 use super::slot::{Slot, Worker};
 use super::stopping::Stopping;
+use super::upgrade::Upgrade;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 
@@ -35,6 +36,7 @@ pub(crate) struct Roster {
     pub(super) reload: Option<Reload>,
     /// Asked for while one was under way.
     pub(super) reload_again: Option<Vec<Option<ClientId>>>,
+    pub(super) upgrade: Option<Upgrade>,
     pub(crate) target: u32,
     pub(super) scaling: Scaling,
     pub(super) stopping: Option<Stopping>,
@@ -55,6 +57,7 @@ impl Roster {
             last_ground: 0,
             reload: None,
             reload_again: None,
+            upgrade: None,
             target: count,
             scaling: Scaling::default(),
             stopping: None,
@@ -76,6 +79,10 @@ impl Roster {
             Event::Excused(slot, incarnation) => self.excused(slot, incarnation),
             Event::Stop { fast, client } => self.stop(fast, client, None),
             Event::Reload { client, read } => self.reload(client, read),
+            Event::Upgrade { client, program } => self.upgrade(client, program),
+            Event::Rehearsed(outcome) => self.rehearsed(outcome),
+            Event::NotExecuted(why) => self.not_executed(&why),
+            Event::Emptied(slot, ground) => self.emptied_former(slot, ground),
             Event::Scale { client, count } => self.scale(client, count),
             Event::ScaleBy(by) => self.scale(None, self.target.saturating_add_signed(by).max(1)),
             Event::LogsReopened => self.slots.values_mut().for_each(|slot| slot.wants_logs = true),
@@ -89,6 +96,7 @@ impl Roster {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let busy = self.stopping.is_some()
             || self.reload.is_some()
+            || self.upgrade.is_some()
             || self.scaling.active
             || self.slots.values().any(|slot| !slot.is_quiet() || slot.wants_logs || !slot.formers.is_empty());
         if busy {
@@ -129,6 +137,7 @@ impl Roster {
             self.empty_formers(id);
         }
         self.go_on_reloading();
+        self.go_on_upgrading();
         self.report_start();
         self.finish_scaling();
         self.finish_stopping();

@@ -61,7 +61,7 @@ impl Roster {
     }
 
     pub(super) fn opened(&mut self, id: SlotId, outcome: Result<Pid, String>) {
-        let now = self.now;
+        let (now, taking_over) = (self.now, self.is_taking_over());
         let Some(slot) = self.slots.get_mut(&id) else { return };
         match outcome {
             Ok(keeper) => {
@@ -70,6 +70,10 @@ impl Roster {
                     slot.place = Place::Open;
                 }
                 slot.clone_at = Some(now);
+            }
+            Err(why) if taking_over => {
+                slot.open_at = Some(now + backoff::jittered(1));
+                self.go_back(&why);
             }
             Err(why) if !self.started => self.stop(true, None, Some(why)),
             Err(why) if slot.restarts == 0 => {

@@ -70,12 +70,19 @@ pub(crate) struct Ping {
 
 impl Worker {
     pub(crate) fn new(birth: &Birth, slot: SlotId, ground: u32, now: Instant) -> Worker {
+        let post = Post { slot, ground, lane: birth.lane };
+        let stage = Stage::Booting { serve_at_once: birth.serve_at_once };
+        Worker { stage, ..Worker::at(post, birth.incarnation, birth.generation, now) }
+    }
+
+    /// One that boots.
+    pub(crate) fn at(post: Post, incarnation: Incarnation, generation: Generation, now: Instant) -> Worker {
         Worker {
-            incarnation: birth.incarnation,
-            generation: birth.generation,
-            post: Post { slot, ground, lane: birth.lane },
+            incarnation,
+            generation,
+            post,
             pid: None,
-            stage: Stage::Booting { serve_at_once: birth.serve_at_once },
+            stage: Stage::Booting { serve_at_once: false },
             since: now,
             ping: Ping::default(),
             hung: None,
@@ -129,7 +136,7 @@ pub(crate) struct Slot {
     pub(crate) formers: Vec<FormerTable>,
     pub(crate) keeper: Option<Pid>,
     pub(crate) workers: Vec<Worker>,
-    last_incarnation: u32,
+    pub(super) last_incarnation: u32,
     /// Deaths in a row before READY.
     pub(crate) deaths_at_boot: u32,
     /// When to clone a worker again.

@@ -10,6 +10,7 @@ use phalanx_shared::ipc::SlotId;
 use super::Supervisor;
 use super::event::Event;
 use super::slot::Post;
+use crate::upgrade::rehearsal::Rehearsal;
 use crate::verdict::Ending;
 
 /// How long an end waits for the keeper's word whose worker it was: some are never claimed, and numbers are used again.
@@ -22,6 +23,7 @@ enum Source {
     Control,
     Keeper(SlotId),
     Bell(Post),
+    Rehearsal,
 }
 
 impl Supervisor {
@@ -41,12 +43,16 @@ impl Supervisor {
                 self.words(post, &mut events);
             }
         }
+        if let (true, Some(rehearsal)) = (woken.iter().any(|it| matches!(it, Source::Rehearsal)), &mut self.rehearsal) {
+            rehearsal.hear();
+        }
         if woken.iter().any(|source| matches!(source, Source::Control)) {
             self.commands(&mut events);
         }
         if signalled {
             self.signals(&mut events);
         }
+        events.extend(self.rehearsal.as_ref().and_then(Rehearsal::verdict).map(Event::Rehearsed));
         events
     }
 
@@ -61,6 +67,7 @@ impl Supervisor {
                 sources.push((ground.orders.as_fd(), Source::Keeper(*slot), read));
             }
         }
+        sources.extend(self.rehearsal.iter().filter_map(Rehearsal::descriptor).map(|fd| (fd, Source::Rehearsal, read)));
         for (slot, ground) in self.all_grounds() {
             for (lane, end) in ground.ends.iter().enumerate() {
                 let post = Post { slot, ground: ground.number, lane };

@@ -20,9 +20,10 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
 use siphasher::sip::SipHasher13;
 
 use crate::sys::region::Region;
@@ -87,16 +88,32 @@ impl Clients {
     /// either part, resident once its page is used. Returns the memfd too; the mapping does not need it.
     pub fn create(entries: usize) -> io::Result<(Clients, OwnedFd)> {
         let words = entries.clamp(WAYS, MOST_ENTRIES).next_power_of_two();
-        let bytes = words * size_of::<AtomicU64>();
-        let (region, fd) = Region::create("phalanx-clients", HEADER_BYTES + 2 * bytes)?;
+        let (region, fd) = Region::create("phalanx-clients", HEADER_BYTES + words * 2 * size_of::<AtomicU64>())?;
         let random = RandomState::new();
-        let clients = Clients {
+        for (number, word) in region.words(8, 2).iter().enumerate() {
+            word.store(random.hash_one(number), Ordering::Release);
+        }
+        Ok((Clients::of(&region, words), fd))
+    }
+
+    /// The table that another program created, by its descriptor. Fails when that cannot be one.
+    pub fn open(fd: &OwnedFd) -> io::Result<Clients> {
+        let size = usize::try_from(fstat(fd)?.st_size).unwrap_or(0);
+        let words = size.saturating_sub(HEADER_BYTES) / (2 * size_of::<AtomicU64>());
+        if !words.is_power_of_two() || !(WAYS..=MOST_ENTRIES).contains(&words) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no table of clients"));
+        }
+        Ok(Clients::of(&Region::open(fd, HEADER_BYTES + words * 2 * size_of::<AtomicU64>())?, words))
+    }
+
+    fn of(region: &Region, words: usize) -> Clients {
+        let key = region.words(8, 2);
+        Clients {
             entries: &region.words(0, 1)[0],
             rates: region.words(HEADER_BYTES, words),
-            connections: region.words(HEADER_BYTES + bytes, words),
-            key: (random.hash_one(0), random.hash_one(1)),
-        };
-        Ok((clients, fd))
+            connections: region.words(HEADER_BYTES + words * size_of::<AtomicU64>(), words),
+            key: (key[0].load(Ordering::Acquire), key[1].load(Ordering::Acquire)),
+        }
     }
 
     /// One request of `who` under the limit `limit` at `now`: at most `burst` (at least 1) at once, and one more each

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::{Group, User, geteuid};
 
@@ -20,6 +21,7 @@ pub(super) fn master(mut table: Table<'_>) -> Master {
         user: user.map(|user| user.name),
         group: table.entry("group").and_then(|entry| group(&entry)).or(own_group),
         crash_dir: table.path("crash_dir"),
+        probation: table.duration("probation", Duration::from_secs(3)),
         crash_reports: table.number("crash_reports", 100, &CRASH_REPORTS),
     };
     table.finish();

@@ -53,6 +53,8 @@ pub struct Master {
     pub crash_dir: Option<PathBuf>,
     /// How many crash reports the directory keeps.
     pub crash_reports: u32,
+    /// How long after an upgrade a worker that dies of itself brings the program before it back.
+    pub probation: Duration,
 }
 
 /// The processes that serve.

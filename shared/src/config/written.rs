@@ -70,6 +70,7 @@ pub(super) static MASTER: Schema = Schema {
         key("control_socket", "the Unix socket that `phalanx status`, `reload` and the like talk to"),
         key("user", "the user that workers run as; without it they stay who the master is"),
         key("group", "the group that workers run as; without it the user's own"),
+        key("probation", "how long after an upgrade a worker that dies of itself brings the program before it back"),
         key("crash_dir", "the directory for crash reports; without it they are only logged"),
         key("crash_reports", "how many crash reports the directory keeps"),
     ],

@@ -30,6 +30,11 @@ impl Doorbell {
     }
 }
 
+/// Rings a bell that another program made.
+pub fn ring(bell: BorrowedFd<'_>) {
+    let _full = nix::unistd::write(bell, &1u64.to_ne_bytes());
+}
+
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -68,6 +73,11 @@ impl<Out: Serialize, In: DeserializeOwned + Serialize> End<Out, In> {
         self.sender.send(message).map_err(io::Error::other)?;
         self.theirs.ring();
         Ok(())
+    }
+
+    /// What rings at the other end, by its descriptor.
+    pub fn their_bell(&self) -> BorrowedFd<'_> {
+        AsFd::as_fd(&*self.theirs)
     }
 
     /// Rings without a word: "ask me".

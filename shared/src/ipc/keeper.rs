@@ -11,6 +11,11 @@ use super::{Generation, Incarnation};
 pub enum Order {
     /// Install the blueprint that comes with this order, and clone a worker.
     Clone(Birth),
+    /// Nothing is left in the former table of this number: let go of its ledger.
+    Forget {
+        /// The number.
+        former: u32,
+    },
     /// Put the descriptor that comes with this order at number `at`, replacing what stood there.
     Install {
         /// A number that the keeper was born with.

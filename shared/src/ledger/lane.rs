@@ -18,6 +18,7 @@ const HIGH_WATER: usize = 1;
 const TURNS: usize = 2;
 const CLOSING: usize = 3;
 const ACCEPTING: usize = 4;
+const WISH: usize = 5;
 const CRASH_POINTS: usize = 8;
 const JOURNAL: usize = 40;
 const STATS: usize = 64;
@@ -25,6 +26,15 @@ const NOTES: usize = 80;
 const LAST_WORDS: usize = 128;
 /// Descriptors that a worker can note as its own.
 const MAX_NOTES: usize = LAST_WORDS - NOTES;
+
+/// What can be wished of a worker by its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// `ToWorker::Yield`.
+    Yield = 1,
+    /// `ToWorker::Drain` of this worker alone.
+    Drain = 2,
+}
 
 /// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +184,21 @@ impl Lane {
     /// Where the fatal-signal handler writes.
     pub fn last_words(&self) -> &'static [AtomicU64] {
         &self.words[LAST_WORDS..LAST_WORDS + crash_signal::WORDS]
+    }
+
+    /// What the program that replaced the master wishes of the lane's worker: it has no channel to it. The bell of the lane rings
+    /// with it.
+    pub fn wish(&self) -> Option<Wish> {
+        match self.words[WISH].load(Ordering::Acquire) {
+            1 => Some(Wish::Yield),
+            2 => Some(Wish::Drain),
+            _ => None,
+        }
+    }
+
+    /// Sets [`Lane::wish`].
+    pub fn set_wish(&self, wish: Option<Wish>) {
+        self.words[WISH].store(wish.map_or(0, |wish| wish as u64), Ordering::Release);
     }
 
     /// How often crash point `index` (below 32) has been passed in this slot, this time included.

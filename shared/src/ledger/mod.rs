@@ -21,6 +21,11 @@ pub use lane::Lane;
 pub use record::Record;
 pub use response::Pending;
 
+/// The version of all that stands in a ledger and where. It changes with every change of that which a program of the version
+/// before would misread: an upgrade hands connections over between programs of one version, and lets them end otherwise.
+pub const LAYOUT: u32 = 1;
+/// The largest number of descriptors or connections that a ledger of another program is believed to have.
+const MOST: usize = 1 << 24;
 /// Workers that can live in a slot at the same time, predecessor and successor; each has a lane of the ledger to itself.
 pub const LANES: usize = 2;
 /// Bytes of a connection's request buffer.
@@ -96,8 +101,28 @@ impl Ledger {
     pub fn create(name: &str, descriptors: usize, connections: usize) -> io::Result<(Ledger, OwnedFd)> {
         let layout = Layout { descriptors, buffers_per_lane: connections };
         let (region, fd) = Region::create(name, layout.bytes())?;
+        Ok((Ledger::of(region, layout), fd))
+    }
+
+    /// Maps a ledger that another program created with the same numbers and the same [`LAYOUT`], by its descriptor. Fails when
+    /// its size says otherwise.
+    pub fn open(fd: &OwnedFd, descriptors: usize, connections: usize) -> io::Result<Ledger> {
+        let bounded = descriptors <= MOST && connections <= MOST;
+        let layout = Layout { descriptors, buffers_per_lane: connections };
+        if !bounded {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ledger is too large"));
+        }
+        Ok(Ledger::of(Region::open(fd, layout.bytes())?, layout))
+    }
+
+    fn of(region: Region, layout: Layout) -> Ledger {
         let arena = Arena::new(region, layout.buffers(), BUFFER_BYTES, layout.buffer_count());
-        Ok((Ledger { table: Table { region, layout }, arena }, fd))
+        Ledger { table: Table { region, layout }, arena }
+    }
+
+    /// The most connections at once.
+    pub fn connections(&self) -> usize {
+        self.table.layout.buffers_per_lane
     }
 
     /// Gives the memory back in this process: it is not this ledger's slot, or the slot is gone. Touching it from then on is a
@@ -182,6 +207,16 @@ mod tests {
         drop(buffer);
         assert!(ledger.buffer(3).is_some());
         assert!(ledger.buffer(8).is_none(), "two lanes of four buffers end at 7");
+    }
+
+    #[test]
+    fn a_ledger_is_opened_by_its_descriptor_and_by_its_own_numbers_only() {
+        let (ledger, fd) = Ledger::create("test", 64, 4).unwrap();
+        ledger.record(5).unwrap().set_consumed(17);
+        let same = Ledger::open(&fd, ledger.descriptors(), ledger.connections()).unwrap();
+        assert_eq!(same.record(5).unwrap().consumed(), 17);
+        assert!(Ledger::open(&fd, 64, 5).is_err());
+        assert!(Ledger::open(&fd, usize::MAX, 4).is_err());
     }
 
     #[test]

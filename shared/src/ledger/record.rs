@@ -48,6 +48,16 @@ const GIVEN: u64 = u64::MAX;
 /// Set in the owner's word when the descriptor is a file.
 const FILE: u64 = 1 << 32;
 
+impl Owner {
+    fn to_word(self) -> u64 {
+        match self {
+            Owner::Given => GIVEN,
+            Owner::Worker(incarnation) => u64::from(incarnation.0),
+            Owner::File(incarnation) => u64::from(incarnation.0) | FILE,
+        }
+    }
+}
+
 /// What a connection is in the middle of; one word, so that a change of it is one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct State {
@@ -177,21 +187,19 @@ impl Record {
 
     /// Hands the connection to `owner`.
     pub fn set_owner(&self, owner: Owner) {
-        self.set(
-            OWNER,
-            match owner {
-                Owner::Given => GIVEN,
-                Owner::Worker(incarnation) => u64::from(incarnation.0),
-                Owner::File(incarnation) => u64::from(incarnation.0) | FILE,
-            },
-        );
+        self.set(OWNER, owner.to_word());
     }
 
-    /// Takes a connection that a predecessor has given; false when it is not given (any more). Two workers may try at the
-    /// same time, when one handover follows another: one of them gets it.
+    /// Takes a connection that a predecessor has given; false when it is not given (any more).
     pub fn claim_given(&self, owner: Incarnation) -> bool {
-        let (given, taken) = (GIVEN, u64::from(owner.0));
-        self.words[OWNER].compare_exchange(given, taken, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.claim(Owner::Given, owner)
+    }
+
+    /// Takes a connection that `from` had; false when that has it no more. Two workers may try at the same time, when one
+    /// handover follows another: one of them gets it.
+    pub fn claim(&self, from: Owner, owner: Incarnation) -> bool {
+        let (from, to) = (from.to_word(), Owner::Worker(owner).to_word());
+        self.words[OWNER].compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Copies what another ledger's record says of the same connection, all but its owner and its buffer.

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
 /// A shared mapping of fixed size, zero at first. Children made by fork or clone see the same memory. It is never unmapped:
@@ -26,12 +27,24 @@ impl Region {
     pub fn create(name: &str, len: usize) -> io::Result<(Region, OwnedFd)> {
         let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
         ftruncate(&fd, len as i64)?;
+        Ok((Region::map(&fd, len)?, fd))
+    }
+
+    /// Maps a region that another program created, by the descriptor it lives in. Fails when that is not `len` bytes long.
+    pub fn open(fd: &OwnedFd, len: usize) -> io::Result<Region> {
+        if fstat(fd)?.st_size as u64 != len as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the region has another size"));
+        }
+        Region::map(fd, len)
+    }
+
+    fn map(fd: &OwnedFd, len: usize) -> io::Result<Region> {
         let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing; the file has `len` bytes and is
         // sealed against shrinking by nobody having a reason to: only this crate holds the descriptor.
         let start =
-            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0) }?;
-        Ok((Region { start: start.cast(), len }, fd))
+            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Region { start: start.cast(), len })
     }
 
     /// Replaces the mapping by one that nobody may touch: the memory is given back and a stale reference faults, since the

@@ -1,6 +1,7 @@
-//! Fetching what a former table of the slot holds, into this one. A connection moves in three steps, each of which a death may
-//! follow: its record is written here (and counts from then on), the record there is freed, the descriptor there is closed.
-//! Whoever finds a connection in both ledgers goes on with the second step; nothing is read or written before that.
+//! Fetching what a former table of the slot holds, into this one. A connection moves in four steps, each of which a death may
+//! follow: the record there is claimed, its record is written here (and counts from then on), the record there is freed, the
+//! descriptor there is closed.
+//! Whoever finds a connection in both ledgers goes on with the third step; nothing is read or written before that.
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -25,32 +26,33 @@ pub(crate) struct Formers {
     formers: &'static [Former],
     /// Workers that live in one of them, or whose death this worker has not been told.
     alive: Vec<Incarnation>,
-    /// By former: how many answers are awaited.
-    awaited: Vec<u32>,
-    /// By former: nobody has that table any more.
-    over: Vec<bool>,
+    /// By former: an answer is awaited.
+    awaited: Vec<bool>,
 }
 
 impl Formers {
     pub(crate) fn new(formers: &'static [Former], alive: &[Incarnation]) -> Formers {
-        let count = formers.len();
-        Formers { formers, alive: alive.to_vec(), awaited: vec![0; count], over: vec![false; count] }
+        Formers { formers, alive: alive.to_vec(), awaited: vec![false; formers.len()] }
     }
 
     /// What to watch: the bells of those who give, the lines to those who answer.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.formers.iter().flat_map(|former| [former.bell, former.line])
+        self.present().flat_map(|former| [former.bell, former.line])
+    }
+
+    fn present(&self) -> impl Iterator<Item = &'static Former> {
+        self.formers.iter().filter(|former| !former.gone.get())
     }
 
     /// Frees the records there of connections that are on record here already: who moved them died on the way. Before the
     /// connections of this table are looked at.
     pub(crate) fn finish_moves(&self, ledger: &Ledger) {
-        if self.formers.is_empty() {
+        if self.present().next().is_none() {
             return;
         }
         let connections = ledger.recorded().filter(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))));
         let here: HashMap<u64, RawFd> = connections.map(|(fd, record)| (record.cookie(), fd)).collect();
-        for former in self.formers {
+        for former in self.present() {
             let mut moved = Vec::new();
             for (fd, record) in former.ledger.recorded() {
                 if self.may_fetch(&record) && here.contains_key(&record.cookie()) {
@@ -79,20 +81,21 @@ impl Formers {
     /// Asks one for the next batch, unless an answer is awaited.
     fn ask(&mut self, index: usize) {
         let former = &self.formers[index];
-        if self.awaited[index] > 0 || self.over[index] {
+        if self.awaited[index] || former.gone.get() {
             return;
         }
         let ready = former.ledger.recorded().filter(|(_, record)| self.may_fetch(record));
         let named: Vec<Named> = ready.map(|(fd, record)| Named { fd, cookie: record.cookie() }).take(BATCH).collect();
         if !named.is_empty() && put(former, &Ask::Send(named)) {
-            self.awaited[index] += 1;
+            self.awaited[index] = true;
         }
     }
 
     /// A worker there is dead: what it had is fetched too.
     pub(crate) fn bury(&mut self, number: u32, dead: Incarnation, lane: usize) {
         self.alive.retain(|living| *living != dead);
-        let Some(index) = self.formers.iter().position(|former| former.number == number) else { return };
+        let is_meant = |former: &Former| former.number == number && !former.gone.get();
+        let Some(index) = self.formers.iter().position(is_meant) else { return };
         if lane < LANES {
             settle(&self.formers[index].ledger, lane..lane + 1);
             put(&self.formers[index], &Ask::Fresh { lane });
@@ -103,7 +106,9 @@ impl Formers {
     /// Something has happened on one of the descriptors. Returns the connections that have come, and the descriptors that need not be watched
     /// any more.
     pub(crate) fn turn(&mut self, cx: &mut Context, fd: RawFd) -> (Vec<Connection>, Vec<RawFd>) {
-        let Some(index) = self.formers.iter().position(|former| [former.bell, former.line].contains(&fd)) else {
+        let Some(index) =
+            self.formers.iter().position(|former| [former.bell, former.line].contains(&fd) && !former.gone.get())
+        else {
             return Default::default();
         };
         let former = &self.formers[index];
@@ -113,7 +118,7 @@ impl Formers {
         loop {
             match line::receive::<Sent>(borrow(former.line), Wait::No) {
                 Ok(Some((Sent::Connections(named), descriptors))) => {
-                    self.awaited[index] = 0;
+                    self.awaited[index] = false;
                     self.take_in(cx, former, &named, descriptors, &mut come);
                 }
                 Ok(Some((Sent::Fresh(listeners), descriptors))) => take_in_fresh(cx, listeners, descriptors, &mut come),
@@ -121,8 +126,8 @@ impl Formers {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 // Its last holder is dead, and with it the connections that it still had.
                 Ok(None) | Err(_) => {
-                    self.over[index] = true;
-                    self.give_up(cx, former);
+                    give_up(cx, former);
+                    former.forget();
                     return (come, vec![former.bell, former.line]);
                 }
             }
@@ -144,14 +149,21 @@ impl Formers {
         for (named, descriptor) in named.iter().zip(descriptors) {
             let Some(theirs) = former.ledger.record(named.fd) else { continue };
             // The answer to a question of a worker that died may come twice, and later than what it is about.
-            let same = theirs.cookie() == named.cookie && self.may_fetch(&theirs);
-            if !same || cookie(borrow(descriptor.as_raw_fd())).is_ok_and(|cookie| cookie != named.cookie) {
+            let Some(owner) = theirs.owner().filter(|_| theirs.cookie() == named.cookie && self.may_fetch(&theirs))
+            else {
+                continue;
+            };
+            if cookie(borrow(descriptor.as_raw_fd())).is_ok_and(|cookie| cookie != named.cookie) {
+                continue;
+            }
+            // A successor may be fetching already.
+            if !theirs.claim(owner, cx.incarnation) {
                 continue;
             }
             moved.push(*named);
             let fd = descriptor.into_raw_fd();
             cx.lane.set_current(Some(fd));
-            match move_here(cx, former, &theirs, fd) {
+            match move_here(cx, former, &theirs, owner, fd) {
                 Ok(connection) => come.push(connection),
                 Err(why) => lost.note(why),
             }
@@ -160,19 +172,21 @@ impl Formers {
         ask_to_close(former, moved);
         lost.tell(come.len() - before);
     }
+}
 
-    /// Nobody has the table any more: the connections recorded there are gone, and are counted so.
-    fn give_up(&self, cx: &Context, former: &Former) {
-        let mut gone = 0;
-        for (_, record) in former.ledger.recorded().filter(|(_, record)| self.may_fetch(record)) {
+/// Nobody has the table any more: the connections recorded there are gone, and are counted so.
+fn give_up(cx: &Context, former: &Former) {
+    let mut gone = 0;
+    for (_, record) in former.ledger.recorded() {
+        if !matches!(record.owner(), Some(Owner::File(_))) {
             uncount(cx, &record);
-            record.free();
             gone += 1;
         }
-        cx.stats.add(Counter::Closed, gone);
-        if gone > 0 {
-            warn!("{gone} connections were lost with the last process that had their descriptors");
-        }
+        record.free();
+    }
+    cx.stats.add(Counter::Closed, gone);
+    if gone > 0 {
+        warn!("{gone} connections were lost with the last process that had their descriptors");
     }
 }
 
@@ -188,13 +202,18 @@ fn ask_to_close(former: &Former, moved: Vec<Named>) {
 }
 
 /// Brings a connection that has arrived as `fd` here: record, buffer, what is under way. It is closed if that fails.
-fn move_here(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result<Connection, Refusal> {
-    let given = theirs.owner() == Some(Owner::Given);
+fn move_here(
+    cx: &mut Context,
+    former: &Former,
+    theirs: &Record,
+    owner: Owner,
+    fd: RawFd,
+) -> Result<Connection, Refusal> {
     let moved = copy(cx, former, theirs, fd);
     crash_point::pass(Point::Moved);
     theirs.free();
     let record = moved?;
-    let arrived = if given { adopt(cx, fd, record) } else { rescue(cx, fd, record) };
+    let arrived = if owner == Owner::Given { adopt(cx, fd, record) } else { rescue(cx, fd, record) };
     arrived.inspect_err(|why| close(cx, fd, &record, why))
 }
 

@@ -119,7 +119,9 @@ impl Reactor {
 
     /// As `retire`, for a worker of another table.
     fn yield_all(&mut self) {
-        self.yielding = true;
+        if std::mem::replace(&mut self.yielding, true) {
+            return;
+        }
         if let Err(error) = self.poller.add(self.inheritance.giving, Interest::Read) {
             error!("watch the line to the slot's new table: {error}");
         }

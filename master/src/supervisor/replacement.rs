@@ -1,0 +1,166 @@
+//! Another program takes this one's place, or this one that of another: what is written down, executed, and found.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use phalanx_shared::ledger::LAYOUT;
+use phalanx_shared::sys::{process, table};
+use phalanx_shared::{error, info};
+
+use super::ground::{self, Common, FormerGround, Ground};
+use super::roster::Roster;
+use super::slot::{Post, Slot};
+use super::{Premises, Supervisor};
+use crate::control::server::{ClientId, Server};
+use crate::daemonize::Herald;
+use crate::pid_file::PidFile;
+use crate::upgrade::rehearsal::Rehearsal;
+use crate::upgrade::state::{self, Fixed, State, VERSION};
+use crate::upgrade::{inherited, pass_on};
+
+impl Supervisor {
+    /// Goes on with the service that the program before this one has written down.
+    pub(crate) fn inherit(premises: Premises, state: &State) -> Result<Supervisor, String> {
+        let now = Instant::now();
+        let shared = ground::inherit_shared(state)?;
+        let common = Common::new(&premises, Vec::new(), Some(shared));
+        let roster = Roster::inherit(premises.config.clone(), state, now);
+        let mut supervisor = Supervisor::of(premises, Herald::silent(), roster, common);
+        supervisor.retired = state.retired;
+        supervisor.started = now.checked_sub(Duration::from_millis(state.uptime_ms)).unwrap_or(now);
+        supervisor.predecessor = Some(inherited(state.program)?);
+        if state.executed != state.program {
+            drop(inherited(state.executed)?);
+        }
+        for slot in &state.slots {
+            supervisor.inherit_slot(slot)?;
+        }
+        info!("was {}, pid {}: {} slots are handed over", state.program_version, std::process::id(), state.slots.len());
+        Ok(supervisor)
+    }
+
+    fn inherit_slot(&mut self, written: &state::Slot) -> Result<(), String> {
+        let slot = phalanx_shared::ipc::SlotId(written.slot);
+        let listeners = self.premises.listeners.inherit_slot(&written.sockets)?;
+        for ground in &written.grounds {
+            self.formers.push(FormerGround { slot, ground: Ground::inherit(ground, listeners.clone())? });
+            for worker in &ground.workers {
+                let post = Post { slot, ground: ground.number, lane: worker.lane };
+                self.posts.insert(Pid::from_raw(worker.pid), post);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows nothing but that it could serve; returns the exit code.
+    pub(crate) fn rehearse(mut self) -> u8 {
+        self.rehearses = true;
+        self.run()
+    }
+
+    /// Has a program, or the file that this one was executed from, show in a child that it could take over.
+    pub(super) fn begin_rehearsal(&mut self, program: Option<PathBuf>) -> Result<(), String> {
+        let path = program.unwrap_or_else(|| self.premises.origin.path().to_owned());
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(&path);
+        let program = OwnedFd::from(opened.map_err(|error| format!("{}: {error}", path.display()))?);
+        info!("rehearsing {}", path.display());
+        let state = self.state(program.as_raw_fd(), None)?;
+        let patience = self.roster.config.workers.boot_timeout;
+        self.rehearsal = Some(Rehearsal::begin(&self.premises.origin, &program, &state, patience)?);
+        self.successor = Some(program);
+        Ok(())
+    }
+
+    /// Executes the program that was rehearsed; returns if that fails, and then nothing has changed.
+    pub(super) fn hand_over(&mut self, client: Option<ClientId>) -> Result<(), String> {
+        self.rehearsal = None;
+        let program = self.successor.take().ok_or("there is no program to execute")?;
+        let mut state = self.state(program.as_raw_fd(), None)?;
+        state.client = client.map(|client| client.0);
+        info!("handing over");
+        self.execute(&program, &state)
+    }
+
+    /// Executes the program before this one again.
+    pub(super) fn go_back(&mut self, client: Option<ClientId>, why: String) {
+        let Some(program) = self.predecessor.take() else { return };
+        let outcome = self.state(program.as_raw_fd(), Some(why)).and_then(|mut state| {
+            state.client = client.map(|client| client.0);
+            self.execute(&program, &state)
+        });
+        if let Err(error) = outcome {
+            error!("cannot go back to the program before this one: {error}");
+        }
+    }
+
+    fn execute(&self, program: &OwnedFd, state: &State) -> Result<(), String> {
+        let memory = state.write().map_err(|error| format!("write the state of the service: {error}"))?;
+        let passed = || state.descriptors().into_iter().chain([memory.as_raw_fd()]);
+        let pass = |pass| passed().try_for_each(|number| pass_on(&table::borrow(number), pass));
+        // No signal meets the other program before it is prepared: what comes waits.
+        let mask = process::block_signals().map_err(|error| error.to_string())?;
+        let executed = pass(true).and_then(|()| self.premises.origin.execute_to_take_over(program, memory.as_raw_fd()));
+        let Err(error) = executed;
+        let _close_on_exec_as_before = pass(false);
+        let _as_before = process::set_signal_mask(&mask);
+        Err(format!("execute the program: {error}"))
+    }
+
+    /// The service, written down for the program behind `executed`.
+    fn state(&self, executed: RawFd, rolled_back: Option<String>) -> Result<State, String> {
+        let program = self.premises.origin.program().ok_or("the file of the running program cannot be read")?;
+        let config = serde_json::to_value(&self.roster.config).map_err(|error| error.to_string())?;
+        let (lifeline, clients) = self.common.shared();
+        Ok(State {
+            version: VERSION,
+            ledger_layout: LAYOUT,
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: program.as_raw_fd(),
+            executed,
+            fixed: Fixed::of(&self.roster.config),
+            config,
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            generation: self.roster.last_generation.0,
+            last_ground: self.roster.last_ground,
+            target: self.roster.target,
+            retired: self.retired,
+            lifeline,
+            clients,
+            pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),
+            control: self.premises.control.as_ref().map(Server::state),
+            listeners: self.premises.listeners.state(),
+            slots: self.roster.slots.iter().map(|(id, slot)| self.slot_state(*id, slot)).collect(),
+            client: None,
+            rolled_back,
+        })
+    }
+
+    fn slot_state(&self, id: phalanx_shared::ipc::SlotId, slot: &Slot) -> state::Slot {
+        let mut grounds = Vec::new();
+        for (_, ground) in self.all_grounds().filter(|(of, _)| *of == id) {
+            let former = slot.formers.iter().find(|former| former.ground == ground.number);
+            let (keeper, workers) = match former {
+                Some(former) => (former.keeper, &former.workers),
+                None => (slot.keeper, &slot.workers),
+            };
+            grounds.push(ground.state(keeper, workers.iter().filter_map(super::slot::Worker::state).collect()));
+        }
+        state::Slot {
+            slot: id.0,
+            last_incarnation: slot.last_incarnation,
+            restarts: slot.restarts,
+            cause_of_last_death: slot.cause_of_last_death.clone(),
+            sockets: self
+                .all_grounds()
+                .find(|(of, _)| *of == id)
+                .map(|(_, ground)| ground.sockets())
+                .unwrap_or_default(),
+            graves: slot.graves_state(),
+            grounds,
+        }
+    }
+}

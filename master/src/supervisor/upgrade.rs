@@ -1,0 +1,239 @@
+//! An upgrade as the roster sees it. In the program that is replaced: the other one is rehearsed, then executed when nothing else
+//! is under way. In the one that replaces it: successors boot beside those who serve, take over when all are ready, and are
+//! watched for a while.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use phalanx_shared::config::Config;
+use phalanx_shared::ipc::{Generation, Incarnation, SlotId};
+
+use super::event::Action;
+use super::former::FormerTable;
+use super::roster::Roster;
+use super::slot::{Grave, Place, Post, Slot, Stage, Worker};
+use crate::control::Answer;
+use crate::control::server::ClientId;
+use crate::upgrade::state::{self, State};
+
+/// How long an upgrade waits for what else is under way.
+const CALM_PATIENCE: Duration = Duration::from_secs(30);
+
+/// An upgrade under way.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    phase: Phase,
+    since: Instant,
+    client: Option<ClientId>,
+    /// This is the way back, and why.
+    rolled_back: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The other program shows whether it could take over.
+    Rehearsing,
+    /// It could; nothing else may be under way when it does.
+    Waiting,
+    /// This is the other program, and its workers boot.
+    TakingOver,
+    /// Its workers serve.
+    Probation,
+}
+
+impl Roster {
+    /// The rank of a service that another program has handed over.
+    pub(crate) fn inherit(config: Config, state: &State, now: Instant) -> Roster {
+        let mut roster = Roster::new(config, state.target, now);
+        roster.generation = Generation(state.generation + 1);
+        roster.last_generation = roster.generation;
+        roster.last_ground = state.last_ground;
+        roster.started = true;
+        for written in &state.slots {
+            roster.last_ground += 1;
+            roster.slots.insert(SlotId(written.slot), Slot::inherit(written, roster.last_ground, now));
+        }
+        for id in roster.slots.keys().copied().collect::<Vec<_>>() {
+            roster.act(Action::Open(id));
+        }
+        let client = state.client.map(ClientId);
+        let rolled_back = state.rolled_back.clone();
+        roster.upgrade = Some(Upgrade { phase: Phase::TakingOver, since: now, client, rolled_back });
+        roster
+    }
+
+    pub(super) fn upgrade(&mut self, client: Option<ClientId>, program: Option<PathBuf>) {
+        if self.is_stopping() {
+            return self.reply(client, Answer::refused("the service is stopping"));
+        }
+        if self.upgrade.is_some() {
+            return self.reply(client, Answer::refused("an upgrade is under way already"));
+        }
+        self.upgrade = Some(Upgrade { phase: Phase::Rehearsing, since: self.now, client, rolled_back: None });
+        self.act(Action::Rehearse(program));
+    }
+
+    pub(super) fn rehearsed(&mut self, outcome: Result<(), String>) {
+        match (outcome, &mut self.upgrade) {
+            (Ok(()), Some(upgrade)) if upgrade.phase == Phase::Rehearsing => {
+                (upgrade.phase, upgrade.since) = (Phase::Waiting, self.now);
+            }
+            (Err(why), _) => self.not_executed(&why),
+            _ => {}
+        }
+    }
+
+    /// The upgrade ends in the program that it was asked of.
+    pub(super) fn not_executed(&mut self, why: &str) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        self.act(Action::EndRehearsal);
+        self.act(Action::Warn(format!("upgrade refused, nothing changes: {why}")));
+        self.reply(upgrade.client, Answer::refused(format!("upgrade refused, nothing changes: {why}")));
+    }
+
+    /// Whether successors of the other program are on their way and do not serve yet.
+    pub(super) fn is_taking_over(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::TakingOver)
+    }
+
+    /// Whether a worker that dies of itself now is the new program's fault.
+    pub(super) fn is_on_probation(&self) -> bool {
+        let is_new = |upgrade: &Upgrade| upgrade.phase == Phase::Probation && upgrade.rolled_back.is_none();
+        self.upgrade.as_ref().is_some_and(is_new)
+    }
+
+    pub(super) fn go_on_upgrading(&mut self) {
+        let Some(upgrade) = &self.upgrade else { return };
+        let age = self.now - upgrade.since;
+        match upgrade.phase {
+            Phase::Rehearsing => {}
+            Phase::Waiting if self.is_calm() => {
+                let client = upgrade.client;
+                self.act(Action::TakeOver(client));
+            }
+            Phase::Waiting if age > CALM_PATIENCE => {
+                self.not_executed("handovers and changes of the number of workers do not come to an end");
+            }
+            Phase::Waiting => {}
+            Phase::TakingOver => self.go_on_taking_over(age),
+            Phase::Probation if age >= self.config.master.probation => self.confirm(),
+            Phase::Probation => {}
+        }
+    }
+
+    /// Every slot is served by one worker, besides those that retire, and nothing is to follow.
+    fn is_calm(&self) -> bool {
+        let is_calm = |slot: &Slot| {
+            let settled =
+                |worker: &Worker| matches!(worker.stage, Stage::Serving | Stage::Retiring) && worker.pid.is_some();
+            let stands = slot.place == Place::Open && slot.keeper.is_some() && slot.serving().is_some();
+            stands && slot.graves.is_empty() && slot.formers.is_empty() && slot.workers.iter().all(settled)
+        };
+        let nothing_follows = self.reload.is_none() && self.reload_again.is_none() && !self.is_scaling();
+        nothing_follows && self.started && !self.is_stopping() && self.slots.values().all(is_calm)
+    }
+
+    fn go_on_taking_over(&mut self, age: Duration) {
+        let waits = |slot: &Slot| slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
+        let ready: Vec<(SlotId, Option<Incarnation>)> =
+            self.slots.iter().map(|(id, slot)| (*id, waits(slot))).collect();
+        if ready.iter().all(|(_, incarnation)| incarnation.is_some()) {
+            for (id, incarnation) in ready {
+                incarnation.iter().for_each(|incarnation| self.promote(id, *incarnation));
+            }
+            if let Some(upgrade) = &mut self.upgrade {
+                (upgrade.phase, upgrade.since) = (Phase::Probation, self.now);
+            }
+            let whole = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.rolled_back.is_some());
+            if whole {
+                self.confirm();
+            }
+        } else if age > self.config.workers.boot_timeout * 2 {
+            self.go_back("not every worker of the new program became ready in twice boot_timeout");
+        }
+    }
+
+    /// The new program has failed.
+    pub(super) fn go_back(&mut self, why: &str) {
+        let Some(upgrade) = &mut self.upgrade else { return };
+        if upgrade.rolled_back.is_none() {
+            let client = upgrade.client;
+            self.act(Action::Warn(format!("the new program failed, going back to the one before: {why}")));
+            return self.act(Action::GoBack(client, why.to_owned()));
+        }
+        // There is nothing to go back to: as after any other death, workers are cloned until they serve.
+        upgrade.phase = Phase::Probation;
+        self.act(Action::Warn(format!("a worker of the program that was returned to does not boot: {why}")));
+    }
+
+    fn confirm(&mut self) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        self.act(Action::Confirm);
+        let version = env!("CARGO_PKG_VERSION");
+        match upgrade.rolled_back {
+            None => {
+                let text = format!("phalanx {version} serves, generation {}", self.generation.0);
+                self.act(Action::Say(format!("upgraded: {text}")));
+                self.reply(upgrade.client, Answer::done(format!("upgraded: {text}")));
+            }
+            Some(why) => {
+                self.act(Action::Warn(format!("upgrade rolled back: {why}")));
+                let text = format!("rolled back, the program before serves on: {why}");
+                self.reply(upgrade.client, Answer::refused(text));
+            }
+        }
+    }
+
+    /// The service stops: whoever waits for an upgrade is told.
+    pub(super) fn end_upgrade(&mut self) {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        self.act(Action::EndRehearsal);
+        self.reply(upgrade.client, Answer::refused("the service stops"));
+    }
+}
+
+impl Slot {
+    fn inherit(written: &state::Slot, ground: u32, now: Instant) -> Slot {
+        let id = SlotId(written.slot);
+        let mut slot = Slot::new(ground);
+        slot.last_incarnation = written.last_incarnation;
+        slot.restarts = written.restarts;
+        slot.cause_of_last_death = written.cause_of_last_death.clone();
+        for former in &written.grounds {
+            let post = |lane| Post { slot: id, ground: former.number, lane };
+            let workers = former.workers.iter().map(|worker| Worker::inherit(worker, post(worker.lane), now));
+            let keeper = former.keeper.map(Pid::from_raw);
+            slot.formers.push(FormerTable::inherit(former.number, keeper, workers.collect()));
+        }
+        let graves = written.graves.iter().map(|grave| {
+            let post = Post { slot: id, ground: grave.ground, lane: grave.lane };
+            Grave { dead: Incarnation(grave.dead), post, told: None }
+        });
+        slot.graves.extend(graves);
+        slot
+    }
+
+    /// What another program goes on with.
+    pub(crate) fn graves_state(&self) -> Vec<state::Grave> {
+        let graves = self.graves.iter().map(|grave| (grave.dead.0, grave.post));
+        graves.map(|(dead, post)| state::Grave { dead, ground: post.ground, lane: post.lane }).collect()
+    }
+}
+
+impl Worker {
+    fn inherit(written: &state::Worker, post: Post, now: Instant) -> Worker {
+        let (incarnation, generation) = (Incarnation(written.incarnation), Generation(written.generation));
+        let mut worker = Worker::at(post, incarnation, generation, now);
+        worker.pid = Some(Pid::from_raw(written.pid));
+        worker.enter(Stage::Serving, now);
+        worker
+    }
+
+    /// What another program goes on with; nothing of one that was never heard of.
+    pub(crate) fn state(&self) -> Option<state::Worker> {
+        let pid = self.pid?.as_raw();
+        let (incarnation, generation, lane) = (self.incarnation.0, self.generation.0, self.post.lane);
+        Some(state::Worker { pid, incarnation, generation, lane })
+    }
+}

@@ -1,0 +1,71 @@
+//! Upgrade: the master executes another program in its place and hands it all that the service consists of, in the same process
+//! (`execve(2)`: children, descriptors and the process id stay). The new program boots workers of its own beside those that
+//! serve; they take over connection by connection, as after the death of a keeper.
+//!
+//! Before that the new program is rehearsed in a child: it has to read the configuration and what it will be handed, and to
+//! bring one worker to READY. What goes wrong after it has taken over (a worker that does not become ready, or that dies of itself
+//! soon after) has it execute the old program again, by the descriptor of its file, in the same way.
+
+pub(crate) mod origin;
+pub(crate) mod rehearsal;
+pub(crate) mod state;
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use phalanx_shared::sys::table;
+
+/// Names the descriptor that the state is read from, in the environment of a program that is to take over.
+const TAKE_OVER: &str = "PHALANX_TAKE_OVER";
+/// The same, and the pipe for the outcome, for a program that is rehearsed.
+const REHEARSE: &str = "PHALANX_REHEARSE";
+
+/// What this program was executed for.
+pub(crate) enum Role {
+    /// To start the service.
+    Start,
+    /// To go on with one that runs in this very process.
+    TakeOver(OwnedFd),
+    /// To show that it could.
+    Rehearse { state: OwnedFd, outcome: OwnedFd },
+}
+
+impl Role {
+    /// From the environment. Called once.
+    pub(crate) fn of_this_program() -> Result<Role, String> {
+        if let Some(numbers) = numbers_in(TAKE_OVER)? {
+            return match numbers[..] {
+                [state] => Ok(Role::TakeOver(inherited(state)?)),
+                _ => Err(format!("{TAKE_OVER}: one descriptor is expected")),
+            };
+        }
+        match numbers_in(REHEARSE)?.as_deref() {
+            None => Ok(Role::Start),
+            Some([state, outcome]) => Ok(Role::Rehearse { state: inherited(*state)?, outcome: inherited(*outcome)? }),
+            Some(_) => Err(format!("{REHEARSE}: two descriptors are expected")),
+        }
+    }
+}
+
+fn numbers_in(name: &str) -> Result<Option<Vec<RawFd>>, String> {
+    let Ok(text) = std::env::var(name) else { return Ok(None) };
+    let numbers = text.split(',').map(str::parse).collect::<Result<Vec<RawFd>, _>>();
+    numbers.map(Some).map_err(|_| format!("{name}={text}: set by Phalanx for itself, and by nobody else"))
+}
+
+/// Takes a descriptor that the program before this one left open, close-on-exec from now on.
+pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, String> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    let fail = |error| format!("descriptor {number}, handed over by the program before this one: {error}");
+    if number <= 2 {
+        return Err(fail(nix::errno::Errno::EBADF));
+    }
+    fcntl(table::borrow(number), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(fail)?;
+    Ok(table::adopt(number))
+}
+
+/// Whether a descriptor is to stay open over the next execve.
+pub(crate) fn pass_on(fd: &impl AsFd, pass: bool) -> nix::Result<()> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    let flags = if pass { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(fd.as_fd(), FcntlArg::F_SETFD(flags)).map(drop)
+}
