@@ -42,3 +42,4 @@ mod reload;
 mod slow_peers;
 mod structure;
 mod unix_sockets;
+mod upgrade;

@@ -193,7 +193,7 @@ fn take_over(
     });
     let (config, identity, logs, signals) = match ready {
         Ok(ready) => ready,
-        Err(why) => return go_back(state, &origin, &why),
+        Err(why) => return go_back(state, origin, &why),
     };
     let inherit = || -> Result<Supervisor, String> {
         let pid_file = match (&config.master.pid_file, state.pid_file) {
@@ -219,12 +219,13 @@ fn take_over(
 }
 
 /// Executes the program before this one again.
-fn go_back(mut state: State, origin: &Origin, why: &str) -> u8 {
+fn go_back(mut state: State, mut origin: Origin, why: &str) -> u8 {
     if state.rolled_back.is_some() {
         return complain(FAILED, &format!("the program that was returned to cannot go on: {why}"));
     }
     state.rolled_back = Some(why.to_owned());
     state.executed = state.program;
+    origin.set_environment(&state.environment);
     let program = table::borrow(state.program);
     let error = match state.write().map_err(|error| error.to_string()) {
         Ok(memory) => {

@@ -142,7 +142,6 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     let lane = ledger.lane(birth.lane);
     in_handler::install_panic_hook();
     process::reset_dispositions(&IGNORED).map_err(|error| format!("reset signal dispositions: {error}"))?;
-    lane.set_wish(None);
     for word in lane.last_words() {
         word.store(0, std::sync::atomic::Ordering::Release);
     }

@@ -55,6 +55,7 @@ use crate::upgrade::rehearsal::Rehearsal;
 use crate::verdict::{self, Cause, Ending};
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground};
+use replacement::Departure;
 use report::Reporters;
 use roster::Roster;
 use slot::Post;
@@ -93,11 +94,15 @@ pub(crate) struct Supervisor {
     vacated: bool,
     /// This program only shows that it could serve.
     rehearses: bool,
+    /// Children may have ended while nobody could be told.
+    look_for_the_dead: bool,
     rehearsal: Option<Rehearsal>,
+    /// Another program is to be executed when all that has happened is dealt with: it would never hear of it.
+    departure: Option<Departure>,
     /// The program that is rehearsed, to be executed if that goes well.
     successor: Option<OwnedFd>,
-    /// The program before this one, to go back to.
-    predecessor: Option<OwnedFd>,
+    /// The program before this one and its environment, to go back to.
+    predecessor: Option<(OwnedFd, Vec<(Vec<u8>, Vec<u8>)>)>,
 }
 
 impl Supervisor {
@@ -125,7 +130,9 @@ impl Supervisor {
             leaving: None,
             vacated: false,
             rehearses: false,
+            look_for_the_dead: false,
             rehearsal: None,
+            departure: None,
             successor: None,
             predecessor: None,
         }
@@ -145,6 +152,7 @@ impl Supervisor {
                 self.handle(event);
             }
             self.handle(Event::Tick);
+            self.depart();
         }
         let outcome = self.leaving.take().unwrap_or(Ok(()));
         self.leave(outcome)
@@ -196,8 +204,8 @@ impl Supervisor {
             Action::Ready => self.announce(),
             Action::Rehearse(program) => return self.begin_rehearsal(program).err().map(Event::NotExecuted),
             Action::EndRehearsal => (self.rehearsal, self.successor) = (None, None),
-            Action::TakeOver(client) => return self.hand_over(client).err().map(Event::NotExecuted),
-            Action::GoBack(client, why) => self.go_back(client, why),
+            Action::TakeOver(client) => self.departure = Some(Departure::Onward(client)),
+            Action::GoBack(client, why) => self.departure = Some(Departure::Back(client, why)),
             Action::Confirm => self.predecessor = None,
             Action::LookInto(slot, ground) => {
                 let left = self.ground(Post { slot, ground, lane: 0 }).is_some_and(Ground::has_connections);
@@ -294,6 +302,7 @@ impl Supervisor {
     fn order_clone(&mut self, slot: SlotId, birth: &Birth) -> Option<Event> {
         let ground = self.grounds.get(&slot)?;
         debug!("slot {}: clone incarnation {}", slot.0, birth.incarnation.0);
+        ground.ledger.lane(birth.lane).set_wish(None);
         let blueprint = self.common.blueprints.get(birth.blueprint)?.as_fd();
         match ground.order(&Order::Clone(birth.clone()), Some(blueprint)) {
             Ok(()) => None,

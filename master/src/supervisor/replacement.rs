@@ -11,6 +11,7 @@ use phalanx_shared::ledger::LAYOUT;
 use phalanx_shared::sys::{process, table};
 use phalanx_shared::{error, info};
 
+use super::event::Event;
 use super::ground::{self, Common, FormerGround, Ground};
 use super::roster::Roster;
 use super::slot::{Post, Slot};
@@ -22,6 +23,17 @@ use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State, VERSION};
 use crate::upgrade::{inherited, pass_on};
 
+/// The program to execute.
+pub(super) enum Departure {
+    /// The one that was rehearsed.
+    Onward(Option<ClientId>),
+    /// The one before this one: why.
+    Back(Option<ClientId>, String),
+}
+
+/// How long a way back waits for keepers to tell whom they have cloned.
+const BIRTH_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Supervisor {
     /// Goes on with the service that the program before this one has written down.
     pub(crate) fn inherit(premises: Premises, state: &State) -> Result<Supervisor, String> {
@@ -31,8 +43,9 @@ impl Supervisor {
         let roster = Roster::inherit(premises.config.clone(), state, now);
         let mut supervisor = Supervisor::of(premises, Herald::silent(), roster, common);
         supervisor.retired = state.retired;
+        supervisor.look_for_the_dead = true;
         supervisor.started = now.checked_sub(Duration::from_millis(state.uptime_ms)).unwrap_or(now);
-        supervisor.predecessor = Some(inherited(state.program)?);
+        supervisor.predecessor = Some((inherited(state.program)?, state.environment.clone()));
         if state.executed != state.program {
             drop(inherited(state.executed)?);
         }
@@ -75,8 +88,25 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Executes another program if that is due and nothing stands against it.
+    pub(super) fn depart(&mut self) {
+        let unborn = self.roster.slots.values().flat_map(|slot| &slot.workers).filter(|worker| worker.pid.is_none());
+        let unborn = unborn.filter(|worker| worker.since.elapsed() < BIRTH_PATIENCE).count();
+        match self.departure.take() {
+            // Who is not ready for it now is asked again.
+            Some(Departure::Onward(client)) if self.roster.is_calm() => {
+                if let Err(why) = self.hand_over(client) {
+                    self.handle(Event::NotExecuted(why));
+                }
+            }
+            Some(back @ Departure::Back(..)) if unborn > 0 => self.departure = Some(back),
+            Some(Departure::Back(client, why)) => self.go_back(client, why),
+            _ => {}
+        }
+    }
+
     /// Executes the program that was rehearsed; returns if that fails, and then nothing has changed.
-    pub(super) fn hand_over(&mut self, client: Option<ClientId>) -> Result<(), String> {
+    fn hand_over(&mut self, client: Option<ClientId>) -> Result<(), String> {
         self.rehearsal = None;
         let program = self.successor.take().ok_or("there is no program to execute")?;
         let mut state = self.state(program.as_raw_fd(), None)?;
@@ -86,8 +116,9 @@ impl Supervisor {
     }
 
     /// Executes the program before this one again.
-    pub(super) fn go_back(&mut self, client: Option<ClientId>, why: String) {
-        let Some(program) = self.predecessor.take() else { return };
+    fn go_back(&mut self, client: Option<ClientId>, why: String) {
+        let Some((program, environment)) = self.predecessor.take() else { return };
+        self.premises.origin.set_environment(&environment);
         let outcome = self.state(program.as_raw_fd(), Some(why)).and_then(|mut state| {
             state.client = client.map(|client| client.0);
             self.execute(&program, &state)
@@ -120,6 +151,7 @@ impl Supervisor {
             ledger_layout: LAYOUT,
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
             program: program.as_raw_fd(),
+            environment: self.premises.origin.environment(),
             executed,
             fixed: Fixed::of(&self.roster.config),
             config,

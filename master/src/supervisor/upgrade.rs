@@ -123,7 +123,7 @@ impl Roster {
     }
 
     /// Every slot is served by one worker, besides those that retire, and nothing is to follow.
-    fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         let is_calm = |slot: &Slot| {
             let settled =
                 |worker: &Worker| matches!(worker.stage, Stage::Serving | Stage::Retiring) && worker.pid.is_some();

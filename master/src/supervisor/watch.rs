@@ -49,7 +49,7 @@ impl Supervisor {
         if woken.iter().any(|source| matches!(source, Source::Control)) {
             self.commands(&mut events);
         }
-        if signalled {
+        if signalled || std::mem::take(&mut self.look_for_the_dead) {
             self.signals(&mut events);
         }
         events.extend(self.rehearsal.as_ref().and_then(Rehearsal::verdict).map(Event::Rehearsed));

@@ -11,9 +11,10 @@ use nix::unistd::{fchdir, fexecve};
 
 use super::{REHEARSE, TAKE_OVER};
 
-/// Arguments, working directory and file of this program.
+/// Arguments, environment, working directory and file of this program.
 pub(crate) struct Origin {
     arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
     directory: Option<OwnedFd>,
     /// The file as it was: another may stand under its name by now.
     program: Option<OwnedFd>,
@@ -28,6 +29,7 @@ impl Origin {
         let path = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from);
         Origin {
             arguments: std::env::args_os().collect(),
+            environment: std::env::vars_os().filter(|(name, _)| name != TAKE_OVER && name != REHEARSE).collect(),
             directory: File::open(".").ok().map(OwnedFd::from),
             program: File::open("/proc/self/exe").ok().map(OwnedFd::from),
             path,
@@ -44,16 +46,27 @@ impl Origin {
         self.program.as_ref()
     }
 
-    /// Executes `program` in this process with the arguments and in the directory that this one was executed with; returns if
-    /// that fails. `words` are its environment besides the inherited one.
+    /// The environment that this program was executed with.
+    pub(crate) fn environment(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let bytes = |(name, value): &(OsString, OsString)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        self.environment.iter().map(bytes).collect()
+    }
+
+    /// Puts the environment of another program in the place of this one's, for what will be executed.
+    pub(crate) fn set_environment(&mut self, environment: &[(Vec<u8>, Vec<u8>)]) {
+        let text =
+            |(name, value): &(Vec<u8>, Vec<u8>)| (OsString::from_vec(name.clone()), OsString::from_vec(value.clone()));
+        self.environment = environment.iter().map(text).collect();
+    }
+
+    /// Executes `program` in this process with the arguments, in the directory and with the environment that this one was
+    /// executed with; returns if that fails. `words` are added to the environment.
     pub(crate) fn execute(&self, program: &impl AsFd, words: &[(&str, String)]) -> nix::Result<Infallible> {
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| nix::errno::Errno::EINVAL);
         let arguments = self.arguments.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
         let mut environment = Vec::new();
-        for (name, value) in std::env::vars_os().filter(|(name, _)| name != TAKE_OVER && name != REHEARSE) {
-            let mut word = name.into_vec();
-            word.push(b'=');
-            word.extend(value.into_vec());
+        for (name, value) in &self.environment {
+            let word = [name.as_bytes(), b"=", value.as_bytes()].concat();
             environment.push(CString::new(word).map_err(|_| nix::errno::Errno::EINVAL)?);
         }
         for (name, value) in words {

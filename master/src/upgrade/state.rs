@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) program_version: String,
     /// That program's file, to return to.
     pub(crate) program: RawFd,
+    /// The environment that it was executed with.
+    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// The descriptor that the program which reads this was executed by.
     pub(crate) executed: RawFd,
     pub(crate) fixed: Fixed,

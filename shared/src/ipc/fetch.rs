@@ -38,8 +38,13 @@ pub enum Ask {
 /// What comes back; the descriptors come with it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sent {
-    /// Those that were asked for and are there.
-    Connections(Vec<Named>),
+    /// Those that were asked for: first those that are there, then those that are not.
+    Connections {
+        /// These come.
+        sent: Vec<Named>,
+        /// No descriptor of that number has that cookie.
+        missing: Vec<Named>,
+    },
     /// The listeners that the unrecorded ones came in by.
     Fresh(Vec<u8>),
 }

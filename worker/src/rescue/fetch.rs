@@ -3,7 +3,8 @@
 //! descriptor there is closed.
 //! Whoever finds a connection in both ledgers goes on with the third step; nothing is read or written before that.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use phalanx_shared::ipc::Incarnation;
@@ -44,23 +45,21 @@ impl Formers {
         self.formers.iter().filter(|former| !former.gone.get())
     }
 
-    /// Frees the records there of connections that are on record here already: who moved them died on the way. Before the
-    /// connections of this table are looked at.
+    /// Frees the records of connections that are on record in a later table already, this one or one that was given up on the way
+    /// here: who moved them died before it could. Before the connections of this table are looked at.
     pub(crate) fn finish_moves(&self, ledger: &Ledger) {
-        if self.present().next().is_none() {
+        let mut formers: Vec<&Former> = self.present().collect();
+        if formers.is_empty() {
             return;
         }
-        let connections = ledger.recorded().filter(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))));
-        let here: HashMap<u64, RawFd> = connections.map(|(fd, record)| (record.cookie(), fd)).collect();
-        for former in self.present() {
-            let mut moved = Vec::new();
-            for (fd, record) in former.ledger.recorded() {
-                if self.may_fetch(&record) && here.contains_key(&record.cookie()) {
-                    moved.push(Named { fd, cookie: record.cookie() });
-                    record.free();
-                }
-            }
-            ask_to_close(former, moved);
+        formers.sort_by_key(|former| Reverse(former.number));
+        let mut later: HashSet<u64> = connections(ledger).map(|(_, record)| record.cookie()).collect();
+        for former in formers {
+            let (moved, there): (Vec<_>, Vec<_>) = connections(&former.ledger)
+                .partition(|(_, record)| later.contains(&record.cookie()) && self.may_fetch(record));
+            later.extend(there.iter().map(|(_, record)| record.cookie()));
+            moved.iter().for_each(|(_, record)| record.free());
+            ask_to_close(former, moved.iter().map(|(fd, record)| Named { fd: *fd, cookie: record.cookie() }).collect());
         }
     }
 
@@ -92,12 +91,13 @@ impl Formers {
     }
 
     /// A worker there is dead: what it had is fetched too.
-    pub(crate) fn bury(&mut self, number: u32, dead: Incarnation, lane: usize) {
+    pub(crate) fn bury(&mut self, cx: &Context, number: u32, dead: Incarnation, lane: usize) {
         self.alive.retain(|living| *living != dead);
         let is_meant = |former: &Former| former.number == number && !former.gone.get();
         let Some(index) = self.formers.iter().position(is_meant) else { return };
         if lane < LANES {
             settle(&self.formers[index].ledger, lane..lane + 1);
+            self.finish_moves(&cx.ledger);
             put(&self.formers[index], &Ask::Fresh { lane });
         }
         self.ask(index);
@@ -117,9 +117,10 @@ impl Formers {
         // Bounded by what has been asked for.
         loop {
             match line::receive::<Sent>(borrow(former.line), Wait::No) {
-                Ok(Some((Sent::Connections(named), descriptors))) => {
+                Ok(Some((Sent::Connections { sent, missing }, descriptors))) => {
                     self.awaited[index] = false;
-                    self.take_in(cx, former, &named, descriptors, &mut come);
+                    self.take_in(cx, former, &sent, descriptors, &mut come);
+                    self.give_up_missing(cx, former, &missing);
                 }
                 Ok(Some((Sent::Fresh(listeners), descriptors))) => take_in_fresh(cx, listeners, descriptors, &mut come),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
@@ -134,6 +135,21 @@ impl Formers {
         }
         self.ask(index);
         (come, Vec::new())
+    }
+
+    /// What is on record there and not in the table can only be damage.
+    fn give_up_missing(&self, cx: &Context, former: &Former, missing: &[Named]) {
+        for named in missing {
+            let Some(record) = former.ledger.record(named.fd).filter(|record| record.cookie() == named.cookie) else {
+                continue;
+            };
+            if self.may_fetch(&record) {
+                warn!("connection {} of {:?} is on record in a former table and not in it", named.fd, record.peer());
+                cx.stats.add(Counter::Closed, 1);
+                uncount(cx, &record);
+                record.free();
+            }
+        }
     }
 
     fn take_in(
@@ -188,6 +204,11 @@ fn give_up(cx: &Context, former: &Former) {
     if gone > 0 {
         warn!("{gone} connections were lost with the last process that had their descriptors");
     }
+}
+
+/// What a ledger has on record, but for files.
+fn connections(ledger: &Ledger) -> impl Iterator<Item = (RawFd, Record)> + '_ {
+    ledger.recorded().filter(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))))
 }
 
 /// Puts a question; false when it could not be sent. That somebody is to answer is told by the line's hang-up.

@@ -33,9 +33,9 @@ fn is_still(named: &Named) -> bool {
 
 fn send_connections(socket: BorrowedFd<'_>, mut named: Vec<Named>) {
     named.truncate(BATCH);
-    named.retain(is_still);
-    let descriptors: Vec<BorrowedFd<'_>> = named.iter().map(|named| borrow(named.fd)).collect();
-    if let Err(error) = line::send(socket, &Sent::Connections(named), &descriptors) {
+    let (sent, missing): (Vec<Named>, Vec<Named>) = named.into_iter().partition(is_still);
+    let descriptors: Vec<BorrowedFd<'_>> = sent.iter().map(|named| borrow(named.fd)).collect();
+    if let Err(error) = line::send(socket, &Sent::Connections { sent, missing }, &descriptors) {
         warn!("send connections to the slot's new table: {error}");
     }
 }

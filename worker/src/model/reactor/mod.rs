@@ -26,6 +26,9 @@ use crate::rescue::giver::answer_fetches;
 /// How long a draining worker waits for requests on idle connections before it closes them.
 const IDLE_GRACE: Duration = Duration::from_millis(150);
 
+/// How often a worker that only holds what it gave looks whether all of that has been fetched.
+const HELD_LOOK: Duration = Duration::from_millis(20);
+
 /// Where a worker stands between boot and exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -134,6 +137,8 @@ impl Reactor {
             Stage::Draining { idle_until, deadline } => {
                 Some(if idle_until > now { idle_until } else { deadline.min(now + IDLE_GRACE) })
             }
+            // Who fetched the last of it may have told the keeper, which has this table too.
+            Stage::Retiring if self.yielding && self.count == 0 => Some(now + HELD_LOOK),
             _ => None,
         };
         let instants = [stage, self.door.again()].into_iter().flatten().map(|at| at.saturating_duration_since(now));

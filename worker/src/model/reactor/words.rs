@@ -44,7 +44,7 @@ impl Reactor {
                 ToWorker::Yield => self.yield_all(),
                 ToWorker::Bury { dead, lane, former: None } => self.bury(dead, lane),
                 ToWorker::Bury { dead, lane, former: Some(former) } => {
-                    self.formers.bury(former, dead, lane);
+                    self.formers.bury(&self.cx, former, dead, lane);
                     self.duty.say(Word::Buried(dead));
                 }
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),

@@ -1,0 +1,225 @@
+//! `phalanx upgrade`: another program goes on in the master's place, under load, and no client notices; one that cannot is
+//! refused or taken back.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::processes::{self, descriptors};
+use crate::harness::{self, Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, beside_others, knob, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_phalanx");
+const LARGE_BYTES: usize = 300 * 1024;
+
+fn setup() -> Setup {
+    Setup::new(3).set("master", "probation = \"300ms\"").file("large", harness::pattern(LARGE_BYTES, 2))
+}
+
+fn asks() -> Vec<Ask> {
+    let hello = Ask::get("/hello", HELLO);
+    vec![hello.clone(), hello.clone(), Ask::get("/large", harness::pattern(LARGE_BYTES, 2)), hello]
+}
+
+/// A program of `text` in the test's directory.
+fn script(server: &Server, name: &str, text: &str) -> PathBuf {
+    let path = server.directory().write(name, format!("#!/bin/sh\n{text}\n"));
+    make_executable(&path);
+    path
+}
+
+fn make_executable(path: &Path) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn generation(server: &Server) -> u64 {
+    server.status().generation()
+}
+
+/// Descriptors of the master and of every child, the children's by kind.
+fn all_descriptors(server: &Server) -> Vec<usize> {
+    let children = server.children();
+    let mut counts: Vec<usize> = children.iter().map(|child| descriptors(child.pid)).collect();
+    counts.sort_unstable();
+    counts.push(descriptors(server.master()));
+    counts
+}
+
+fn wait_for_one_table_a_slot(server: &Server) {
+    wait_until("only the keepers and workers of one program live", SOON, || server.children().len() == 6);
+}
+
+#[test]
+fn nobody_notices_upgrades() {
+    let _machine = beside_others();
+    let server = setup().start();
+    let (address, master) = (server.address(), server.master());
+    let mut idle: Vec<Client> = (0..40).map(|_| Client::connect(&address)).collect();
+    idle[..20].iter_mut().for_each(Client::assert_usable);
+    let load = Load::start(&address, 12, Manners::Strict, &asks());
+    load.wait_for(200);
+    let mut before = Vec::new();
+    let upgrades = knob("PHALANX_UPGRADES", 10);
+    for round in 0..upgrades {
+        match round % 3 {
+            0 => drop(server.cli("upgrade", &[BINARY]).assert_said(0, &["upgraded", "serves"])),
+            1 => drop(server.cli("upgrade", &[]).assert_said(0, &["upgraded", "serves"])),
+            _ => {
+                server.signal(Signal::SIGUSR2);
+                let wanted = round as u64 + 2;
+                wait_until("the next program serves", SOON, || generation(&server) == wanted);
+                wait_until("it is confirmed", SOON, || server.log().matches("upgraded: ").count() == round + 1);
+            }
+        }
+        assert_eq!((generation(&server), server.master()), (round as u64 + 2, master));
+        if round == 1 {
+            wait_for_one_table_a_slot(&server);
+            before = all_descriptors(&server);
+        }
+    }
+    load.wait_for(200);
+    wait_for_one_table_a_slot(&server);
+    let after = all_descriptors(&server);
+    let tally = load.finish();
+    tally.assert_clean();
+    idle.iter_mut().for_each(Client::assert_usable);
+    server.wait_total(tally.answered + 60);
+    let status = server.status();
+    assert_eq!((status.total("accepted"), status.total("closed")), (52, 0), "{status}");
+    // Load may have a file open at either moment.
+    let most = before.iter().zip(&after).map(|(before, after)| after.saturating_sub(*before)).max();
+    assert!(most <= Some(3), "descriptors grow: {before:?}, {after:?}");
+    server.cli("stop", &[]).assert_code(0);
+}
+
+/// Programs that cannot take over, and words of the reason that is told.
+fn bad_programs(server: &Server) -> Vec<(PathBuf, &'static [&'static str])> {
+    let directory = server.directory();
+    let whole = std::fs::read(BINARY).unwrap();
+    let truncated = directory.write("truncated", &whole[..whole.len() / 20]);
+    let empty = directory.write("empty", "");
+    let text = directory.write("text", "this is no program");
+    [&truncated, &empty, &text].into_iter().for_each(|path| make_executable(path));
+    let plain = directory.write("plain", &whole);
+    let other_arguments = format!("shift; exec {BINARY} run \"$@\" --no-such-option");
+    vec![
+        (directory.path("missing"), &["refused", "nothing changes", "No such file"]),
+        (plain, &["refused", "nothing changes", "ermission denied"]),
+        (truncated, &["refused", "nothing changes"]),
+        (empty, &["refused", "nothing changes"]),
+        (text, &["refused", "nothing changes"]),
+        ("/bin/true".into(), &["refused", "nothing changes", "exit code 0"]),
+        (script(server, "exits", "exit 7"), &["refused", "nothing changes", "exit code 7"]),
+        (script(server, "crashes", "kill -SEGV $$"), &["refused", "nothing changes", "SIGSEGV"]),
+        (script(server, "hangs", "sleep 600"), &["refused", "nothing changes", "boot_timeout"]),
+        (script(server, "other", &other_arguments), &["refused", "nothing changes", "exit code 2"]),
+    ]
+}
+
+#[test]
+fn nobody_notices_upgrades_to_programs_that_cannot_take_over() {
+    let _machine = beside_others();
+    let server = setup().set("workers", "boot_timeout = \"2s\"").start();
+    let (address, master) = (server.address(), server.master());
+    let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    let load = Load::start(&address, 12, Manners::Strict, &asks());
+    load.wait_for(200);
+    let workers: Vec<i32> = server.workers().iter().map(|worker| worker.pid).collect();
+    for (program, words) in bad_programs(&server) {
+        server.cli("upgrade", &[program.to_str().unwrap()]).assert_said(1, words);
+        let same: Vec<i32> = server.workers().iter().map(|worker| worker.pid).collect();
+        assert_eq!((server.master(), same), (master, workers.clone()), "after {}", program.display());
+    }
+    load.wait_for(200);
+    let tally = load.finish();
+    tally.assert_clean();
+    idle.iter_mut().for_each(Client::assert_usable);
+    server.wait_total(tally.answered + 20);
+    assert_eq!(server.status().total("accepted"), 32);
+    // Nothing of what the programs started is left.
+    wait_until("only keepers and workers are left", SOON, || server.children().len() == 6);
+}
+
+#[cfg(feature = "crash-points")]
+#[test]
+fn nobody_notices_that_a_program_is_taken_back_whose_workers_die_soon() {
+    let _machine = beside_others();
+    let server = setup().set("master", "probation = \"5s\"").start();
+    let (address, master) = (server.address(), server.master());
+    let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    // Its workers abort when they fetch their first connection, one after the other.
+    let program = script(&server, "dies", &format!("PHALANX_CRASH_POINT=moved:1! exec {BINARY} \"$@\""));
+    for round in 0..5 {
+        let load = Load::start(&address, 12, Manners::Strict, &asks());
+        load.wait_for(100);
+        server
+            .cli("upgrade", &[program.to_str().unwrap()])
+            .assert_said(1, &["rolled back", "the program before serves on", "SIGABRT by its own fault"]);
+        load.wait_for(100);
+        load.finish().assert_clean();
+        assert_eq!((generation(&server), server.master()), (2 * round + 3, master));
+    }
+    idle.iter_mut().for_each(Client::assert_usable);
+    wait_for_one_table_a_slot(&server);
+    let status = server.status();
+    assert_eq!((status.total("accepted"), status.total("closed"), status.total("failed")), (80, 0, 0), "{status}");
+}
+
+#[test]
+fn workers_and_keepers_killed_during_upgrades_cost_nothing() {
+    let _machine = beside_others();
+    let server = setup().start();
+    let address = server.address();
+    let load = Load::start(&address, 12, Manners::Strict, &asks());
+    load.wait_for(200);
+    std::thread::scope(|scope| {
+        let upgrades = scope.spawn(|| (0..6).for_each(|_| drop(server.cli("upgrade", &[]).assert_code(0))));
+        let mut kill = 0;
+        while !upgrades.is_finished() {
+            let (kill_of, workers) = (kill, server.workers());
+            if !workers.is_empty() {
+                processes::signal(workers[kill_of % workers.len()].pid, Signal::SIGKILL);
+            }
+            kill += 1;
+            load.wait_for(30);
+        }
+    });
+    load.wait_for(200);
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_serving();
+    server.wait_total(tally.answered);
+    let status = server.status();
+    assert_eq!((status.total("accepted"), status.total("closed")), (12, 0), "{status}");
+}
+
+#[test]
+fn an_upgraded_daemon_keeps_its_name_its_totals_and_its_commands() {
+    let _machine = beside_others();
+    let server = setup().start_daemon();
+    let mut client = server.connect();
+    client.assert_usable();
+    let killed = server.worker(1);
+    assert!(processes::signal(killed, Signal::SIGKILL));
+    wait_until("it is replaced", SOON, || server.status().sum("restarts") == 1);
+    server.cli("upgrade", &[]).assert_code(0);
+    let status = server.status();
+    assert_eq!((status.sum("restarts"), status.total("requests"), status.total("connections")), (1, 1, 1), "{status}");
+    assert_eq!(std::fs::read_to_string(server.directory().path("pid")).unwrap().trim(), server.master().to_string());
+    server.cli("reload", &[]).assert_code(0);
+    server.cli("scale", &["4"]).assert_code(0);
+    server.cli("scale", &["3"]).assert_code(0);
+    server.cli("upgrade", &[]).assert_code(0);
+    client.assert_usable();
+    assert_eq!(generation(&server), 4);
+    server.rewrite(|text| text.replace("127.0.0.1:0", "127.0.0.2:0"));
+    server.cli("upgrade", &[]).assert_said(1, &["refused", "listen.address cannot change"]);
+    server
+        .rewrite(|text| text.replace("127.0.0.2:0", "127.0.0.1:0").replace("[workers]", "[workers]\nno_such_key = 1"));
+    server.cli("upgrade", &[]).assert_said(1, &["refused", "nothing changes"]);
+    client.assert_usable();
+    let children: Vec<i32> = server.children().iter().map(|child| child.pid).collect();
+    assert_eq!(children.len(), 6);
+    server.cli("stop", &[]).assert_code(0);
+    wait_until("everybody is gone", SOON, || !children.iter().any(|&child| processes::lives(child)));
+}
