@@ -39,6 +39,7 @@ mod proxy_protocol;
 mod rates;
 mod regressions;
 mod reload;
+mod silence;
 mod slow_peers;
 mod structure;
 mod unix_sockets;

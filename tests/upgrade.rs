@@ -62,8 +62,8 @@ fn nobody_notices_upgrades() {
     let upgrades = knob("PHALANX_UPGRADES", 10);
     for round in 0..upgrades {
         match round % 3 {
-            0 => drop(server.cli("upgrade", &[BINARY]).assert_said(0, &["upgraded", "serves"])),
-            1 => drop(server.cli("upgrade", &[]).assert_said(0, &["upgraded", "serves"])),
+            0 => _ = server.cli("upgrade", &[BINARY]).assert_said(0, &["upgraded", "serves"]),
+            1 => _ = server.cli("upgrade", &[]).assert_said(0, &["upgraded", "serves"]),
             _ => {
                 server.signal(Signal::SIGUSR2);
                 let wanted = round as u64 + 2;
@@ -173,7 +173,11 @@ fn workers_and_keepers_killed_during_upgrades_cost_nothing() {
     let load = Load::start(&address, 12, Manners::Strict, &asks());
     load.wait_for(200);
     std::thread::scope(|scope| {
-        let upgrades = scope.spawn(|| (0..6).for_each(|_| drop(server.cli("upgrade", &[]).assert_code(0))));
+        let upgrades = scope.spawn(|| {
+            for _upgrade in 0..6 {
+                server.cli("upgrade", &[]).assert_code(0);
+            }
+        });
         let mut kill = 0;
         while !upgrades.is_finished() {
             let (kill_of, workers) = (kill, server.workers());

@@ -26,6 +26,8 @@ pub(crate) struct Charge {
     pub(crate) orders: OwnedFd,
     /// The end of the fetching line that the inheritance names.
     pub(crate) giving: OwnedFd,
+    /// What stands at the numbers for other slots' sockets until there is one.
+    pub(crate) seats: Vec<OwnedFd>,
     /// The master's ends of the lanes: closed here.
     pub(crate) master_ends: Vec<MasterEnd>,
     /// Numbers to keep open besides 0, 1 and 2.
@@ -53,8 +55,8 @@ pub(crate) fn run(charge: Charge) -> ! {
 }
 
 fn settle_in(charge: Charge) -> io::Result<(Box<Inheritance>, OwnedFd)> {
-    let Charge { mut inheritance, orders, giving, master_ends, keep, identity, strangers } = charge;
-    std::mem::forget(giving);
+    let Charge { mut inheritance, orders, giving, seats, master_ends, keep, identity, strangers } = charge;
+    std::mem::forget((giving, seats));
     for ledger in &strangers {
         ledger.seal_off()?;
     }

@@ -125,11 +125,11 @@ impl Bound {
     }
 }
 
-/// Sends new connections to the first `serving` slots only (`None`: to all), by the sockets of slot 0.
-pub(crate) fn steer(first_slot: &[Bound], serving: Option<u32>) -> io::Result<()> {
+/// Sends new connections to these slots only (`None`: to all), by the sockets of slot 0.
+pub(crate) fn steer(first_slot: &[Bound], serving: Option<&[u32]>) -> io::Result<()> {
     for bound in first_slot.iter().filter(|bound| matches!(bound.address, Address::Tcp(_))) {
         match serving {
-            Some(count) => rest::steer_to_first(&bound.socket, count)?,
+            Some(slots) => rest::steer_to(&bound.socket, slots)?,
             None => rest::steer_to_all(&bound.socket)?,
         }
     }

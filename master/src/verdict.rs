@@ -128,7 +128,7 @@ pub(crate) fn report(
 }
 
 /// What `record` was busy with; none when it was idle.
-fn in_flight(ledger: &Ledger, record: &Record) -> Option<InFlight> {
+pub(crate) fn in_flight(ledger: &Ledger, record: &Record) -> Option<InFlight> {
     let buffer = ledger.buffer(record.buffer()?)?;
     let state = record.state();
     let entry =

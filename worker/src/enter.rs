@@ -39,6 +39,8 @@ pub struct Inheritance {
     pub ledger: Ledger,
     /// Its listening sockets.
     pub listeners: Vec<Listener>,
+    /// Numbers at which the master puts another slot's TCP sockets when this one is to accept from them.
+    pub assisting: Vec<RawFd>,
     /// The workers' ends of its lanes.
     pub lanes: Vec<WorkerEnd>,
     /// Rung by a predecessor that has given connections.

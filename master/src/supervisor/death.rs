@@ -48,7 +48,10 @@ impl Roster {
         }
         let text = match (worker.hung, &worker.complaint) {
             (_, Some(complaint)) => complaint.clone(),
-            (Some(_), None) => "killed because it hung".to_owned(),
+            (Some(_), None) => match worker.hung_as {
+                Some(class) => format!("killed because it hung, {class}"),
+                None => "killed because it hung".to_owned(),
+            },
             (None, None) => cause.to_string(),
         };
         slot.cause_of_last_death = Some(text.clone());

@@ -8,6 +8,7 @@ use phalanx_shared::config::Config;
 use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{Incarnation, SlotId, ToMaster, ToWorker};
 use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::sys::rest::Scheduling;
 
 use super::slot::Post;
 use crate::control::Answer;
@@ -27,8 +28,8 @@ pub(crate) enum Event {
     Heard(SlotId, ToMaster),
     /// A worker asks to be asked.
     Knocked(Post),
-    /// The hung worker turned out to be stopped or waiting for its turn.
-    Excused(SlotId, Incarnation),
+    /// What a silent worker does instead of answering; none: nothing is known.
+    Examined(SlotId, Incarnation, Option<Scheduling>),
     /// Somebody wants the service to stop.
     Stop { fast: bool, client: Option<ClientId> },
     /// Somebody wants a reload; the file has been read already.
@@ -79,16 +80,20 @@ pub(crate) enum Action {
     Tell(Post, Incarnation, ToWorker),
     /// End a process.
     Kill(Pid, Signal),
-    /// End a worker that does not answer, unless it is stopped or starved.
-    EndHung(SlotId, Incarnation, Pid),
+    /// Look what a silent worker does.
+    Examine(SlotId, Incarnation, Pid),
+    /// Write down what that worker is busy with.
+    DescribeSuspect(SlotId, Incarnation),
+    /// Put the sockets of the first slot into the second one's table, whose worker is to accept from them.
+    Lend(SlotId, SlotId, Incarnation),
     /// Tell the successor who was to blame.
     Condemn(Post, Guilt),
     /// Write down a worker's death.
     Report { post: Post, pid: Pid, incarnation: Incarnation, cause: String, serious: bool },
     /// Put the reopened log files into a keeper's table.
     InstallLogs(SlotId),
-    /// Send new connections to the first slots only, or to all.
-    Steer(Option<u32>),
+    /// Send new connections to these slots only, or to all.
+    Steer(Option<Vec<u32>>),
     /// Read the configuration file again.
     ReadConfig(Option<ClientId>),
     /// The configuration in force is this one.

@@ -16,6 +16,7 @@ use phalanx_shared::ledger::record::{Owner, Peer};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process::{self, Born};
+use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::open_descriptors;
 use phalanx_shared::warn;
 use phalanx_worker::enter::{Address, Former, Inheritance, Listener};
@@ -37,6 +38,8 @@ pub(super) struct Ground {
     line: OwnedFd,
     /// What the ledger lives in.
     memory: OwnedFd,
+    /// Numbers of the table that wait for other slots' TCP sockets.
+    assisting: Vec<RawFd>,
     /// The workers' bells of the lanes, of a ground that another program made: it has no `ends` here.
     lane_bells: Vec<OwnedFd>,
     /// Rung by workers that have given connections.
@@ -116,6 +119,12 @@ impl Common {
         }
     }
 
+    /// A descriptor for each TCP socket, in whose place another slot's can be put.
+    fn seats(&self, listeners: &[Bound]) -> io::Result<Vec<OwnedFd>> {
+        let tcp = listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
+        tcp.map(|_| self.lifeline.0.try_clone()).collect()
+    }
+
     /// Makes a ground for a slot: its ledger, its lanes, its keeper, which is to know nothing of `strangers`. Its workers will fetch what is
     /// left on `formers`.
     pub(super) fn open(
@@ -140,6 +149,7 @@ impl Common {
         let bell = handover.as_fd().try_clone_to_owned().map_err(fail)?;
         let (orders, at_keeper) = line::pair().map_err(fail)?;
         let (line, giving) = line::pair().map_err(fail)?;
+        let assisting = self.seats(&listeners).map_err(fail)?;
         // ipc-channel tells no descriptor numbers: what has come since `before` is the lanes', the bell's and the lines'.
         let mut keep: Vec<RawFd> = open_descriptors().map_err(fail)?;
         let masters_own = [orders.as_raw_fd(), line.as_raw_fd(), bell.as_raw_fd()];
@@ -153,6 +163,7 @@ impl Common {
             slot,
             ledger: ledger.clone(),
             listeners: listeners.iter().map(listener).collect(),
+            assisting: assisting.iter().map(AsRawFd::as_raw_fd).collect(),
             lanes,
             handover,
             giving: giving.as_raw_fd(),
@@ -170,6 +181,7 @@ impl Common {
             number,
             line,
             memory,
+            assisting: assisting.iter().map(AsRawFd::as_raw_fd).collect(),
             lane_bells: Vec::new(),
             bell,
             hung_up: Cell::new(false),
@@ -179,6 +191,7 @@ impl Common {
             inheritance,
             orders: at_keeper,
             giving,
+            seats: assisting,
             master_ends: Vec::new(),
             keep,
             identity: premises.identity.clone(),
@@ -225,6 +238,20 @@ impl Ground {
         self.ledger.recorded().any(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))))
     }
 
+    /// Puts its TCP sockets into another ground's table, at the numbers that this has for them. Their cookies.
+    pub(super) fn lend_to(&self, other: &Ground) -> Vec<u64> {
+        let tcp = self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
+        let mut cookies = Vec::new();
+        for (bound, number) in tcp.zip(&other.assisting) {
+            let lent = other.order(&Order::Install { at: *number }, Some(bound.as_fd()));
+            match lent.and_then(|()| cookie(bound.as_fd())) {
+                Ok(cookie) => cookies.push(cookie),
+                Err(error) => warn!("lend a socket to another slot: {error}"),
+            }
+        }
+        cookies
+    }
+
     /// Its TCP sockets, by number.
     pub(super) fn sockets(&self) -> Vec<RawFd> {
         let tcp = self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
@@ -244,6 +271,7 @@ impl Ground {
             number: state.number,
             line: upgrade::inherited(state.line)?,
             memory,
+            assisting: Vec::new(),
             lane_bells,
             bell: upgrade::inherited(state.bell)?,
             hung_up: Cell::new(false),

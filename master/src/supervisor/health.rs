@@ -1,9 +1,9 @@
-//! Workers are asked every second, and ended when they do not answer or do not go.
+//! Workers are asked all the time, and ended when they do not answer or do not go.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use phalanx_shared::ipc::{Incarnation, SlotId, ToMaster, ToWorker, Word};
+use phalanx_shared::ipc::{SlotId, ToMaster, ToWorker, Word};
 
 use super::event::Action;
 use super::roster::{DRAIN_MARGIN, PING_EVERY, Roster};
@@ -30,7 +30,13 @@ impl Roster {
                 if worker.ping.outstanding.is_none() || pong.number != worker.ping.number {
                     return;
                 }
-                worker.ping.outstanding = None;
+                let owed = worker.ping.outstanding.take();
+                if let (Some(since), Some(stall)) = (owed, worker.stall.take().filter(|stall| stall.suspected)) {
+                    let (pid, class) = (worker.pid.map_or(0, |pid| pid.as_raw()), stall.class());
+                    let text =
+                        format!("worker {} (pid {pid}) answers again after {:?}: it was {class}", id.0, now - since);
+                    self.out.push(Action::Warn(text));
+                }
                 worker.wants_successor |= pong.wants_successor;
                 let before = *worker.requests_at_birth.get_or_insert(pong.stats.requests);
                 let requests = pong.stats.requests.saturating_sub(before);
@@ -67,14 +73,6 @@ impl Roster {
         }
     }
 
-    pub(super) fn excused(&mut self, id: SlotId, incarnation: Incarnation) {
-        let now = self.now;
-        if let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(incarnation)) {
-            worker.hung = None;
-            worker.ping.outstanding = worker.ping.outstanding.map(|_| now);
-        }
-    }
-
     pub(super) fn end_what_is_overdue(&mut self, id: SlotId) {
         let (now, workers) = (self.now, self.config.workers.clone());
         let Some(slot) = self.slots.get_mut(&id) else { return };
@@ -106,17 +104,9 @@ impl Roster {
                 }
                 _ => {}
             }
-            let silent = worker.ping.outstanding.is_some_and(|since| now - since > workers.hang_timeout);
-            match worker.hung {
-                None if silent => {
-                    worker.hung = Some(now);
-                    actions.push(Action::EndHung(id, worker.incarnation, pid));
-                }
-                Some(since) if now - since > ABORT_GRACE => {
-                    worker.hung = Some(now);
-                    actions.push(Action::Kill(pid, Signal::SIGKILL));
-                }
-                _ => {}
+            if worker.hung.is_some_and(|since| now - since > ABORT_GRACE) {
+                worker.hung = Some(now);
+                actions.push(Action::Kill(pid, Signal::SIGKILL));
             }
         }
         self.out.append(&mut actions);

@@ -12,7 +12,9 @@ mod replacement;
 mod report;
 mod roster;
 mod scaling;
+mod silence;
 mod slot;
+mod stall;
 mod stopping;
 #[cfg(test)]
 mod tests;
@@ -32,12 +34,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::config::{self, Config};
 use phalanx_shared::ipc::keeper::{Birth, Order};
-use phalanx_shared::ipc::{Incarnation, Said, SlotId};
+use phalanx_shared::ipc::{Incarnation, Said, SlotId, ToWorker};
 use phalanx_shared::ledger::Ledger;
 use phalanx_shared::ledger::record::{Guilt, Owner, Record};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process;
-use phalanx_shared::sys::rest::process_figures;
+use phalanx_shared::sys::rest::{self, process_figures};
 use phalanx_shared::{debug, error, info, warn};
 
 use crate::cli::{DONE, FAILED};
@@ -50,7 +52,7 @@ use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};
 use crate::status::{self, Status};
-use crate::upgrade::origin::Origin;
+use crate::upgrade::origin::{Environment, Origin};
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::verdict::{self, Cause, Ending};
 use event::{Action, Event};
@@ -58,7 +60,7 @@ use ground::{Common, FormerGround, Ground};
 use replacement::Departure;
 use report::Reporters;
 use roster::Roster;
-use slot::Post;
+use slot::{Post, Slot};
 
 /// What the supervisor takes over from the start: everything that could be refused is open.
 pub(crate) struct Premises {
@@ -102,7 +104,7 @@ pub(crate) struct Supervisor {
     /// The program that is rehearsed, to be executed if that goes well.
     successor: Option<OwnedFd>,
     /// The program before this one and its environment, to go back to.
-    predecessor: Option<(OwnedFd, Vec<(Vec<u8>, Vec<u8>)>)>,
+    predecessor: Option<(OwnedFd, Environment)>,
 }
 
 impl Supervisor {
@@ -181,7 +183,11 @@ impl Supervisor {
             Action::Dismiss(slot, ground) => self.dismiss(slot, ground),
             Action::Tell(post, to, word) => self.tell(post, Said { to, word }),
             Action::Kill(pid, signal) => end(pid, signal),
-            Action::EndHung(slot, incarnation, pid) => return self.end_hung(slot, incarnation, pid),
+            Action::Examine(slot, incarnation, pid) => {
+                return Some(Event::Examined(slot, incarnation, rest::scheduling(pid)));
+            }
+            Action::DescribeSuspect(slot, incarnation) => self.describe_suspect(slot, incarnation),
+            Action::Lend(stuck, assistant, incarnation) => self.lend(stuck, assistant, incarnation),
             Action::Condemn(post, guilt) => self.condemn(post, guilt),
             Action::Report { post, pid, incarnation, cause, serious } => {
                 if let Some(ground) = self.ground(post) {
@@ -191,7 +197,7 @@ impl Supervisor {
                 }
             }
             Action::InstallLogs(slot) => self.install_logs(slot),
-            Action::Steer(serving) => self.steer(serving),
+            Action::Steer(serving) => self.steer(serving.as_deref()),
             Action::ReadConfig(client) => return self.read_config(client),
             Action::Adopt(config) => phalanx_shared::log::configure(crate::log_files::ERROR_LOG, config.log.level),
             Action::Reply(client, answer) => self.reply(client, &answer),
@@ -334,15 +340,27 @@ impl Supervisor {
         }
     }
 
-    fn end_hung(&self, slot: SlotId, incarnation: Incarnation, pid: Pid) -> Option<Event> {
-        let state = process_figures(pid).map_or('?', |figures| figures.state);
-        if matches!(state, 'T' | 't') {
-            debug!("worker {} (pid {pid}) is stopped, not hung", slot.0);
-            return Some(Event::Excused(slot, incarnation));
+    /// The request that a silent worker is busy with, for the log.
+    fn describe_suspect(&self, slot: SlotId, incarnation: Incarnation) {
+        let worker =
+            self.roster.slots.get(&slot).and_then(|slot| slot.workers.iter().find(|it| it.incarnation == incarnation));
+        let Some((post, ground)) = worker.and_then(|worker| Some((worker.post, self.ground(worker.post)?))) else {
+            return;
+        };
+        let fd = ground.ledger.lane(post.lane).current();
+        if let Some(busy) = fd.and_then(|fd| verdict::in_flight(&ground.ledger, &ground.ledger.record(fd)?)) {
+            warn!("worker {} is at `{}` of {} ({})", slot.0, busy.request, busy.peer, busy.phase);
         }
-        warn!("worker {} (pid {pid}) does not answer (state {state}): ending it", slot.0);
-        end(pid, Signal::SIGABRT);
-        None
+    }
+
+    /// Puts a slot's TCP sockets into the table of another, and tells that one's worker.
+    fn lend(&self, stuck: SlotId, assistant: SlotId, incarnation: Incarnation) {
+        let (Some(from), Some(to)) = (self.grounds.get(&stuck), self.grounds.get(&assistant)) else { return };
+        let cookies = from.lend_to(to);
+        let worker = self.roster.slots.get(&assistant).and_then(Slot::serving);
+        if let Some(worker) = worker.filter(|worker| worker.incarnation == incarnation && !cookies.is_empty()) {
+            self.tell(worker.post, Said { to: incarnation, word: ToWorker::Assist(cookies) });
+        }
     }
 
     fn install_logs(&self, slot: SlotId) {
@@ -352,7 +370,7 @@ impl Supervisor {
         }
     }
 
-    fn steer(&self, serving: Option<u32>) {
+    fn steer(&self, serving: Option<&[u32]>) {
         let Some(ground) = self.grounds.get(&SlotId(0)) else { return };
         if let Err(error) = steer(&ground.listeners, serving) {
             warn!("steer new connections: {error}; some that arrive while a slot closes may be refused");
@@ -503,7 +521,7 @@ impl Supervisor {
     }
 
     fn is_keeper(&self, pid: Pid) -> bool {
-        let keeps_former = |slot: &slot::Slot| slot.formers.iter().any(|former| former.keeper == Some(pid));
+        let keeps_former = |slot: &Slot| slot.formers.iter().any(|former| former.keeper == Some(pid));
         self.roster.slots.values().any(|slot| slot.keeper == Some(pid) || keeps_former(slot))
     }
 

@@ -16,8 +16,9 @@ use super::upgrade::Upgrade;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 
-/// How often a worker is asked.
-pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
+/// How often a worker is asked. With what it takes to look at one that does not answer, a hang is known within a second after
+/// `hang_timeout`.
+pub(super) const PING_EVERY: Duration = Duration::from_millis(600);
 /// How much longer than the workers' own deadline the master waits for them to go.
 pub(super) const DRAIN_MARGIN: Duration = Duration::from_millis(500);
 /// How often the roster looks again while something is under way.
@@ -39,6 +40,8 @@ pub(crate) struct Roster {
     pub(super) upgrade: Option<Upgrade>,
     pub(crate) target: u32,
     pub(super) scaling: Scaling,
+    /// The slots that new connections go to, if not to all.
+    pub(super) steered: Option<Vec<u32>>,
     pub(super) stopping: Option<Stopping>,
     pub(super) started: bool,
     pub(super) out: Vec<Action>,
@@ -60,6 +63,7 @@ impl Roster {
             upgrade: None,
             target: count,
             scaling: Scaling::default(),
+            steered: None,
             stopping: None,
             started: false,
             out: Vec::new(),
@@ -76,7 +80,7 @@ impl Roster {
             Event::Ended(pid, cause) => self.ended(pid, cause),
             Event::Heard(slot, message) => self.heard(slot, message),
             Event::Knocked(post) => self.knocked(post),
-            Event::Excused(slot, incarnation) => self.excused(slot, incarnation),
+            Event::Examined(slot, incarnation, scheduling) => self.examined(slot, incarnation, scheduling),
             Event::Stop { fast, client } => self.stop(fast, client, None),
             Event::Reload { client, read } => self.reload(client, read),
             Event::Upgrade { client, program } => self.upgrade(client, program),
@@ -106,7 +110,9 @@ impl Roster {
         if workers.clone().any(|worker| worker.hung.is_some()) {
             return Some(self.now + IMPATIENCE);
         }
-        // A worker that owes an answer is not asked again; that it owes it too long is noticed a second later at most.
+        if workers.clone().any(|worker| worker.ping.outstanding.is_some()) {
+            return Some(self.now + self.look_every());
+        }
         let next =
             workers.by_ref().filter(|worker| worker.ping.outstanding.is_none()).filter_map(|worker| worker.ping.next);
         Some(next.chain([self.now + PING_EVERY]).min().unwrap_or(self.now))
@@ -132,10 +138,13 @@ impl Roster {
             self.clone_if_due(id);
             self.ping(id);
             self.end_what_is_overdue(id);
+            self.watch_silence(id);
             self.recycle_if_wanted(id);
             self.install_logs(id);
             self.empty_formers(id);
         }
+        self.steer();
+        self.assist();
         self.go_on_reloading();
         self.go_on_upgrading();
         self.report_start();

@@ -17,7 +17,6 @@ const ENOUGH_DEATHS: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Scaling {
     clients: Vec<ClientId>,
-    steered: bool,
     pub(super) active: bool,
 }
 
@@ -42,10 +41,13 @@ impl Roster {
             .filter(|(id, slot)| id.0 >= self.target && slot.place == Place::Open)
             .map(|(id, _)| *id)
             .collect();
-        if !surplus.is_empty() {
-            self.act(Action::Steer(Some(self.target)));
-            self.scaling.steered = true;
+        for id in &surplus {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.place = Place::Closing;
+            }
         }
+        // No new connection comes before they drain.
+        self.steer();
         for id in surplus {
             self.close_slot(id);
         }
@@ -53,7 +55,6 @@ impl Roster {
 
     fn close_slot(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        slot.place = Place::Closing;
         if slot.workers.is_empty() {
             slot.clone_at = None;
         }
@@ -127,9 +128,6 @@ impl Roster {
 
     fn fail_scaling(&mut self, why: &str) {
         self.scaling.active = false;
-        if std::mem::take(&mut self.scaling.steered) {
-            self.act(Action::Steer(None));
-        }
         self.act(Action::Warn(format!("scale: {why}")));
         for client in std::mem::take(&mut self.scaling.clients) {
             self.reply(Some(client), Answer::refused(why));
@@ -147,9 +145,6 @@ impl Roster {
             return;
         }
         self.scaling.active = false;
-        if std::mem::take(&mut self.scaling.steered) {
-            self.act(Action::Steer(None));
-        }
         self.act(Action::Say(format!("{} slots serve", self.target)));
         for client in std::mem::take(&mut self.scaling.clients) {
             self.reply(Some(client), Answer::done(format!("{} workers serve", self.target)));

@@ -9,6 +9,7 @@ use phalanx_shared::ledger::LANES;
 
 use super::event::Action;
 use super::former::FormerTable;
+use super::stall::{Class, Stall};
 
 /// A worker's place: the lane that it writes, of the ledger of a ground that its slot stands on or stood on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +50,11 @@ pub(crate) struct Worker {
     /// When it came to its stage.
     pub(crate) since: Instant,
     pub(crate) ping: Ping,
-    /// Killed because it answered no ping.
+    /// It owes an answer for longer than usual.
+    pub(crate) stall: Option<Stall>,
+    /// Killed because it hung, and what it was seen doing.
     pub(crate) hung: Option<Instant>,
+    pub(crate) hung_as: Option<Class>,
     /// Why it cannot boot, in its own words.
     pub(crate) complaint: Option<String>,
     pub(crate) wants_successor: bool,
@@ -85,7 +89,9 @@ impl Worker {
             stage: Stage::Booting { serve_at_once: false },
             since: now,
             ping: Ping::default(),
+            stall: None,
             hung: None,
+            hung_as: None,
             complaint: None,
             wants_successor: false,
             requests_at_birth: None,
@@ -100,6 +106,11 @@ impl Worker {
     /// The action that says `word` to it.
     pub(crate) fn told(&self, word: ToWorker) -> Action {
         Action::Tell(self.post, self.incarnation, word)
+    }
+
+    /// It does not answer, whatever the reason, and others do its accepting.
+    pub(crate) fn is_suspected(&self) -> bool {
+        self.stall.as_ref().is_some_and(|stall| stall.suspected)
     }
 
     pub(crate) fn is_booting(&self) -> bool {
@@ -147,6 +158,8 @@ pub(crate) struct Slot {
     pub(crate) cause_of_last_death: Option<String>,
     /// The dead whose connections a living worker is to take over.
     pub(crate) graves: Vec<Grave>,
+    /// Who accepts for it while its worker does not answer.
+    pub(crate) assistant: Option<(SlotId, Incarnation)>,
     /// The reopened log files are not in the keeper's table yet.
     pub(crate) wants_logs: bool,
 }
@@ -166,6 +179,7 @@ impl Slot {
             restarts: 0,
             cause_of_last_death: None,
             graves: Vec::new(),
+            assistant: None,
             wants_logs: false,
         }
     }
@@ -231,6 +245,7 @@ impl Slot {
         match self.place {
             Place::Closing => "draining",
             _ if self.at_stage(Stage::Draining).is_some() => "draining",
+            _ if self.serving().is_some_and(Worker::is_suspected) => "stalled",
             _ if self.serving().is_some() && self.workers.len() > 1 => "handover",
             _ if self.serving().is_some() => "serving",
             _ if self.deaths_at_boot > 0 => "failing",

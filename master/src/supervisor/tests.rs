@@ -10,6 +10,7 @@ use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{Closing, Incarnation, Pong, SlotId, ToMaster, ToWorker, Word};
 use phalanx_shared::ledger::record::Guilt;
 use phalanx_shared::stats::Snapshot;
+use phalanx_shared::sys::rest::Scheduling;
 
 use super::event::{Action, Event};
 use super::roster::Roster;
@@ -38,13 +39,17 @@ struct Play {
     done: Vec<Action>,
     /// Workers are born and say nothing: not ready.
     slow: bool,
+    /// What who is looked at is seen doing; somebody who is not looked at answers.
+    seen: Option<char>,
+    /// The one who does not answer; without it nobody does.
+    silent: Option<Pid>,
 }
 
 impl Play {
     fn new(count: u16) -> Play {
         let now = Instant::now();
         let roster = Roster::new(config(count), count.into(), now);
-        Play { roster, now, next_pid: 100, done: Vec::new(), slow: false }
+        Play { roster, now, next_pid: 100, done: Vec::new(), slow: false, seen: None, silent: None }
     }
 
     /// A rank in which every slot serves.
@@ -90,6 +95,16 @@ impl Play {
             }
             Action::Tell(post, from, ToWorker::Bury { dead, .. }) => {
                 vec![Event::Heard(post.slot, ToMaster { from: *from, word: Word::Buried(*dead) })]
+            }
+            Action::Examine(slot, incarnation, _) => {
+                let (on_cpu, waited) = (Duration::ZERO, Duration::ZERO);
+                let seen = self.seen.map(|state| Scheduling { state, on_cpu, waited, syscall: None });
+                vec![Event::Examined(*slot, *incarnation, seen)]
+            }
+            Action::Tell(post, from, ToWorker::Ping(number)) if self.silent.is_some() => {
+                let worker = self.roster.slots[&post.slot].serving().and_then(|worker| worker.pid);
+                let answers = worker != self.silent;
+                answers.then(|| pong(post.slot.0, *from, *number, false)).into_iter().collect()
             }
             Action::Kill(pid, Signal::SIGKILL) => vec![Event::Ended(*pid, KILLED)],
             _ => Vec::new(),
@@ -374,7 +389,7 @@ fn scaling_opens_slots_and_drains_the_highest() {
     assert_eq!(play.states(), ["serving"; 4]);
     play.event(Event::Scale { client: Some(ClientId(1)), count: 2 });
     let done = play.done();
-    assert_eq!(done.first(), Some(&Action::Steer(Some(2))), "no new connection before the slots drain");
+    assert_eq!(done.first(), Some(&Action::Steer(Some(vec![0, 1]))), "no new connection before the slots drain");
     for slot in 2..4 {
         assert!(told(&done, slot, 0, &ToWorker::Drain(Closing::Slot)), "{done:?}");
     }
@@ -386,13 +401,21 @@ fn scaling_opens_slots_and_drains_the_highest() {
 #[test]
 fn a_silent_worker_is_ended_in_two_steps_and_its_request_condemned() {
     let mut play = Play::serving(1);
-    let (pid, incarnation) = play.worker(0);
+    let (pid, _) = play.worker(0);
+    play.seen = Some('S');
     play.wait(Duration::from_secs(1));
     play.done();
-    play.wait(Duration::from_secs(30));
-    assert!(!play.done().iter().any(|action| matches!(action, Action::EndHung(..))), "not before the limit");
-    play.wait(Duration::from_secs(1));
-    assert!(play.done().contains(&Action::EndHung(SlotId(0), incarnation, pid)));
+    (0..14).for_each(|_| play.wait(Duration::from_secs(1)));
+    assert!(
+        !play.done().iter().any(|action| matches!(action, Action::DescribeSuspect(..))),
+        "not before half of the limit"
+    );
+    (0..2).for_each(|_| play.wait(Duration::from_secs(1)));
+    assert!(play.done().iter().any(|action| matches!(action, Action::DescribeSuspect(..))));
+    (0..13).for_each(|_| play.wait(Duration::from_secs(1)));
+    assert!(!play.done().contains(&Action::Kill(pid, Signal::SIGABRT)), "not before the limit");
+    (0..2).for_each(|_| play.wait(Duration::from_secs(1)));
+    assert!(play.done().contains(&Action::Kill(pid, Signal::SIGABRT)));
     play.wait(Duration::from_secs(2));
     let done = play.done();
     assert!(done.contains(&Action::Kill(pid, Signal::SIGKILL)), "{done:?}");
@@ -400,15 +423,43 @@ fn a_silent_worker_is_ended_in_two_steps_and_its_request_condemned() {
 }
 
 #[test]
-fn a_stopped_worker_is_excused() {
-    let mut play = Play::serving(1);
-    let (pid, incarnation) = play.worker(0);
-    play.wait(Duration::from_secs(1));
-    play.wait(Duration::from_secs(31));
-    play.event(Event::Excused(SlotId(0), incarnation));
-    play.done();
-    play.wait(Duration::from_secs(5));
-    assert!(!play.done().contains(&Action::Kill(pid, Signal::SIGKILL)));
+fn a_stopped_worker_is_relieved_and_lives_on() {
+    let mut play = Play::serving(3);
+    let (pid, incarnation) = play.worker(1);
+    play.silent = Some(pid);
+    play.seen = Some('T');
+    (0..20).for_each(|_| play.wait(Duration::from_secs(1)));
+    let done = play.done();
+    let (_, assistant) = play.worker(0);
+    assert!(done.contains(&Action::Steer(Some(vec![0, 2]))), "{done:?}");
+    assert!(done.contains(&Action::Lend(SlotId(1), SlotId(0), assistant)), "{done:?}");
+    assert_eq!(play.states(), ["serving", "stalled", "serving"]);
+    (0..40).for_each(|_| play.wait(Duration::from_secs(1)));
+    let done = play.done();
+    assert!(!done.iter().any(|action| matches!(action, Action::Kill(..))), "{done:?}");
+    assert!(done.iter().any(|action| matches!(action, Action::Warn(text) if text.contains("stopped: it is not hung"))));
+    let number = play.roster.slots[&SlotId(1)].serving().unwrap().ping.number;
+    play.silent = None;
+    play.event(pong(1, incarnation, number, false));
+    let done = play.done();
+    assert!(done.contains(&Action::Steer(None)), "{done:?}");
+    assert!(told(&done, 0, 0, &ToWorker::Assist(Vec::new())), "{done:?}");
+    assert_eq!(play.states(), ["serving"; 3]);
+}
+
+#[test]
+fn another_one_assists_when_the_assistant_dies() {
+    let mut play = Play::serving(3);
+    let (stuck, _) = play.worker(2);
+    play.silent = Some(stuck);
+    play.seen = Some('T');
+    (0..20).for_each(|_| play.wait(Duration::from_secs(1)));
+    let (pid, assistant) = play.worker(0);
+    assert!(play.done().contains(&Action::Lend(SlotId(2), SlotId(0), assistant)));
+    play.slow = true;
+    play.event(Event::Ended(pid, KILLED));
+    let (_, another) = play.worker(1);
+    assert!(play.done().contains(&Action::Lend(SlotId(2), SlotId(1), another)));
 }
 
 #[test]

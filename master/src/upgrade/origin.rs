@@ -11,6 +11,9 @@ use nix::unistd::{fchdir, fexecve};
 
 use super::{REHEARSE, TAKE_OVER};
 
+/// Names and values of an environment.
+pub(crate) type Environment = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Arguments, environment, working directory and file of this program.
 pub(crate) struct Origin {
     arguments: Vec<OsString>,
@@ -47,13 +50,13 @@ impl Origin {
     }
 
     /// The environment that this program was executed with.
-    pub(crate) fn environment(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub(crate) fn environment(&self) -> Environment {
         let bytes = |(name, value): &(OsString, OsString)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
         self.environment.iter().map(bytes).collect()
     }
 
     /// Puts the environment of another program in the place of this one's, for what will be executed.
-    pub(crate) fn set_environment(&mut self, environment: &[(Vec<u8>, Vec<u8>)]) {
+    pub(crate) fn set_environment(&mut self, environment: &Environment) {
         let text =
             |(name, value): &(Vec<u8>, Vec<u8>)| (OsString::from_vec(name.clone()), OsString::from_vec(value.clone()));
         self.environment = environment.iter().map(text).collect();

@@ -12,6 +12,8 @@ use phalanx_shared::ledger::LAYOUT;
 use phalanx_shared::stats::Snapshot;
 use serde::{Deserialize, Serialize};
 
+use super::origin::Environment;
+
 /// The version of this page. It changes with every change that a program of the version before would misread.
 pub(crate) const VERSION: u32 = 1;
 /// A state larger than this is none.
@@ -29,7 +31,7 @@ pub(crate) struct State {
     /// That program's file, to return to.
     pub(crate) program: RawFd,
     /// The environment that it was executed with.
-    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) environment: Environment,
     /// The descriptor that the program which reads this was executed by.
     pub(crate) executed: RawFd,
     pub(crate) fixed: Fixed,

@@ -1,8 +1,7 @@
 //! What master, keeper and worker say to each other.
 //!
 //! Master and worker talk over ipc-channel, one pair of channels and one pair of doorbells a lane. The protocol is strict, so
-//! that neither can block on a full socket: the master has at most one `Ping` outstanding and sends each other message at most
-//! once in a worker's life; a worker speaks when it is READY or has failed, and otherwise only in answer.
+//! that neither can block on a full socket: the master has at most one `Ping` outstanding and sends each other message seldom; a worker speaks when it is READY or has failed, and otherwise only in answer.
 
 pub mod channel;
 pub mod fetch;
@@ -67,6 +66,9 @@ pub enum ToWorker {
         /// The number of the former table that it was in; none: in this one.
         former: Option<u32>,
     },
+    /// Accept from another slot's sockets too, whose worker does not: they stand at the numbers that the table has for this, as
+    /// soon as these cookies are theirs. With no cookies: no longer.
+    Assist(Vec<u64>),
     /// Accept what is queued, end what is in flight, close, exit.
     Drain(Closing),
     /// Never mind: nothing has been served, exit at once.

@@ -1,6 +1,7 @@
 //! Small questions to the kernel that fit nowhere else: none of them holds a resource.
 
 use std::io;
+use std::time::Duration;
 
 /// What the kernel says of another process: scheduler state and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,16 +39,51 @@ pub fn set_no_new_privileges() -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }
 
-/// Sends no traffic to the sockets of a SO_REUSEPORT group past the first `serving`: new connections go to one of those at
-/// random. The order in a group is the order of binding (socket(7) SO_ATTACH_REUSEPORT_CBPF).
-pub fn steer_to_first(socket: &impl std::os::fd::AsFd, serving: u32) -> io::Result<()> {
+/// What the scheduler says of a process's first thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduling {
+    /// The state letter of proc(5) stat.
+    pub state: char,
+    /// Time on a processor since it began (proc(5) schedstat).
+    pub on_cpu: Duration,
+    /// Time that it was runnable and had none.
+    pub waited: Duration,
+    /// The system call that it is in, by its number; none when it is in none, or the kernel does not tell.
+    pub syscall: Option<u32>,
+}
+
+/// Reads it from /proc; none when the process is gone or unreadable.
+pub fn scheduling(pid: nix::unistd::Pid) -> Option<Scheduling> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let state = read("stat")?.rsplit_once(") ")?.1.chars().next()?;
+    let schedstat = read("schedstat").unwrap_or_default();
+    let mut figures = schedstat.split_ascii_whitespace().map(|figure| figure.parse().unwrap_or(0));
+    let mut next = || Duration::from_nanos(figures.next().unwrap_or(0));
+    let (on_cpu, waited) = (next(), next());
+    // Only for who may trace it; "running" when it is in none.
+    let syscall = read("syscall").and_then(|text| text.split(' ').next()?.parse().ok());
+    Some(Scheduling { state, on_cpu, waited, syscall })
+}
+
+/// Sends new connections to some sockets of a SO_REUSEPORT group only, to each of them as often, at random. They are numbered
+/// from 0 in the order of binding (socket(7) SO_ATTACH_REUSEPORT_CBPF). At most 1024 of them; with none, nothing changes.
+pub fn steer_to(socket: &impl std::os::fd::AsFd, serving: &[u32]) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let code = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let mut program = [
-        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32),
-        code(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, serving.max(1)),
-        code(libc::BPF_RET | libc::BPF_A, 0),
+    let serving = &serving[..serving.len().min(1024)];
+    if serving.is_empty() {
+        return Ok(());
+    }
+    let code = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut program = vec![
+        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32),
+        code(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, serving.len() as u32),
     ];
+    for (number, socket) in serving.iter().enumerate() {
+        // The number that was drawn: this socket; else on to the next.
+        program.push(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number as u32));
+        program.push(code(libc::BPF_RET | libc::BPF_K, 0, *socket));
+    }
+    program.push(code(libc::BPF_RET | libc::BPF_K, 0, serving[0]));
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the kernel copies the program of `len` instructions, both alive for the call.
     let result = unsafe {
@@ -62,7 +98,7 @@ pub fn steer_to_first(socket: &impl std::os::fd::AsFd, serving: u32) -> io::Resu
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Undoes [`steer_to_first`]: the group spreads by hash over all its sockets again.
+/// Undoes [`steer_to`]: the group spreads by hash over all its sockets again.
 pub fn steer_to_all(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let zero: libc::c_int = 0;

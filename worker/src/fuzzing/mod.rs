@@ -334,6 +334,7 @@ fn inheritance(ledger: &Ledger, listener: &TcpListener) -> io::Result<Inheritanc
         slot: SlotId(0),
         ledger: ledger.clone(),
         listeners: vec![Listener { fd: listener.as_raw_fd(), address: Address::Tcp(listener.local_addr()?) }],
+        assisting: Vec::new(),
         lanes: Vec::new(),
         handover: Doorbell::new()?,
         giving: -1,

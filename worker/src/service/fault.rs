@@ -24,6 +24,19 @@ pub(crate) fn carry_out(fault: Fault) -> Reply<'static> {
         Fault::Hang => loop {
             std::thread::sleep(Duration::from_secs(1));
         },
+        Fault::Spin => loop {
+            std::hint::spin_loop();
+        },
+        Fault::Deadlock => {
+            let lock = std::sync::Arc::new(std::sync::Barrier::new(2));
+            // Nobody else comes.
+            lock.wait();
+            Reply::error(500)
+        }
+        Fault::Read => {
+            let read = std::io::pipe().and_then(|(mut reader, _held)| std::io::Read::read(&mut reader, &mut [0]));
+            Reply::error(if read.is_ok() { 200 } else { 500 })
+        }
         Fault::Leak => {
             std::mem::forget(std::hint::black_box(vec![1u8; LEAK]));
             Reply::error(200)

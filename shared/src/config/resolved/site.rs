@@ -113,6 +113,12 @@ pub enum Fault {
     Overflow,
     /// Never returns to the event loop.
     Hang,
+    /// Loop without end.
+    Spin,
+    /// Wait for what nobody does.
+    Deadlock,
+    /// Read from a pipe that nobody writes to.
+    Read,
     /// Takes memory and keeps it.
     Leak,
     /// Leaves the process without a word.

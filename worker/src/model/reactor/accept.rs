@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, send, shutdown};
 use phalanx_shared::ledger::lane::Counter;
-use phalanx_shared::sys::socket::has_unread;
+use phalanx_shared::sys::socket::{cookie, has_unread};
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{error, warn};
 
@@ -65,16 +65,20 @@ fn reserve() -> Option<File> {
 
 impl Reactor {
     pub(super) fn accept(&mut self, index: usize) {
-        let listener = &self.inheritance.listeners[index];
+        self.accept_from(self.inheritance.listeners[index].fd, index);
+    }
+
+    /// Accepts what is queued at a socket that is, or is another slot's counterpart of, listener `index`.
+    pub(super) fn accept_from(&mut self, socket: RawFd, index: usize) {
         for _ in 0..ACCEPT_BATCH {
             self.cx.lane.set_accepting(true);
-            match accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
+            match accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
                 Ok(fd) => self.accepted(fd.into_raw_fd(), index as u8),
                 // Nobody is queued, or the service stops and the socket is shut down.
                 Err(Errno::EAGAIN | Errno::EINVAL) => return self.cx.lane.set_accepting(false),
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     self.cx.lane.set_accepting(false);
-                    if !self.make_room() && !self.turn_away_by_reserve(listener) {
+                    if !self.make_room() && !self.turn_away_by_reserve(socket) {
                         return self.pause_accepting();
                     }
                 }
@@ -179,10 +183,10 @@ impl Reactor {
     }
 
     /// Without a descriptor left: uses the reserve to tell one connection so. False when even that cannot be had.
-    fn turn_away_by_reserve(&mut self, listener: &Listener) -> bool {
+    fn turn_away_by_reserve(&mut self, socket: RawFd) -> bool {
         self.say_overload("out of descriptors or memory");
         drop(self.door.reserve.take());
-        let accepted = accept4(borrow(listener.fd), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC);
+        let accepted = accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC);
         let accepted = accepted.map(|fd| say_no(fd.into_raw_fd()));
         self.door.reserve = reserve();
         self.note_own();
@@ -208,7 +212,33 @@ impl Reactor {
         }
     }
 
+    /// Accepts from another slot's sockets as soon as they are where they are to be.
+    pub(super) fn assist(&mut self, cookies: Vec<u64>) {
+        for fd in std::mem::take(&mut self.assisted) {
+            let _not_watched = self.poller.remove(fd);
+        }
+        self.to_assist = cookies;
+        self.begin_to_assist();
+    }
+
+    pub(super) fn begin_to_assist(&mut self) {
+        if self.to_assist.is_empty() || !self.door.open {
+            return;
+        }
+        let there = self.inheritance.assisting.iter().zip(&self.to_assist);
+        if there.clone().all(|(fd, wanted)| cookie(borrow(*fd)).is_ok_and(|cookie| cookie == *wanted)) {
+            for (fd, _) in there {
+                match self.poller.add(*fd, Interest::Read) {
+                    Ok(()) => self.assisted.push(*fd),
+                    Err(error) => warn!("watch another slot's socket: {error}"),
+                }
+            }
+            self.to_assist.clear();
+        }
+    }
+
     pub(super) fn stop_accepting(&mut self) {
+        self.assist(Vec::new());
         self.stop_accepting_from(|_| true);
         self.door.open = false;
         self.door.again = None;

@@ -64,6 +64,10 @@ pub(crate) struct Reactor {
     /// What this worker gives is held here until another table has fetched it.
     yielding: bool,
     formers: Formers,
+    /// Sockets of another slot that are accepted from.
+    assisted: Vec<RawFd>,
+    /// Cookies of those that are to be.
+    to_assist: Vec<u64>,
     duty: Duty,
     inheritance: &'static Inheritance,
     drain_timeout: Duration,
@@ -96,6 +100,8 @@ impl Reactor {
             stage: Stage::Waiting,
             yielding: false,
             formers,
+            assisted: Vec::new(),
+            to_assist: Vec::new(),
             duty,
             inheritance,
             drain_timeout: workers.drain_timeout,
@@ -141,7 +147,9 @@ impl Reactor {
             Stage::Retiring if self.yielding && self.count == 0 => Some(now + HELD_LOOK),
             _ => None,
         };
-        let instants = [stage, self.door.again()].into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        let assist = (!self.to_assist.is_empty()).then(|| now + HELD_LOOK);
+        let instants =
+            [stage, assist, self.door.again()].into_iter().flatten().map(|at| at.saturating_duration_since(now));
         instants.chain(self.timers.next_wait(now)).min()
     }
 
@@ -163,6 +171,10 @@ impl Reactor {
             fd if fd == self.duty.lifeline() => self.master_died(),
             fd if Some(fd) == self.cx.pool.bell() => self.take_results(),
             fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
+            fd if self.assisted.contains(&fd) => {
+                let index = self.inheritance.assisting.iter().position(|assisting| *assisting == fd);
+                self.accept_from(fd, index.unwrap_or(0));
+            }
             fd if fd == self.inheritance.giving => answer_fetches(self.inheritance),
             fd => self.fetched(fd),
         }
@@ -250,6 +262,7 @@ impl Reactor {
         self.cx.stats.set(Counter::Connections, self.count.into());
         let now = self.cx.clock.now();
         self.accept_again();
+        self.begin_to_assist();
         match self.stage {
             Stage::Retiring if self.count == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
             Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),

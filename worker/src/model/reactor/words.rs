@@ -47,6 +47,7 @@ impl Reactor {
                     self.formers.bury(&self.cx, former, dead, lane);
                     self.duty.say(Word::Buried(dead));
                 }
+                ToWorker::Assist(cookies) => self.assist(cookies),
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Leave => self.stage = Stage::Gone,
             }
