@@ -37,6 +37,7 @@ mod overload;
 mod peers;
 mod proxy_protocol;
 mod rates;
+mod recycle;
 mod regressions;
 mod reload;
 mod silence;

@@ -68,6 +68,14 @@ enum Action {
         #[command(flatten)]
         service: Service,
     },
+    /// Replace workers, one after the other, without losing a connection
+    Recycle {
+        /// The slot whose worker is replaced; without it each
+        #[arg(value_name = "SLOT")]
+        slot: Option<u32>,
+        #[command(flatten)]
+        service: Service,
+    },
     /// Change the number of workers
     Scale {
         /// How many workers there are to be
@@ -134,6 +142,7 @@ fn run(action: Action) -> u8 {
             Ok(program) => ask(&service, &Command::Upgrade { program }),
             Err(error) => complain(BAD_USAGE, &format!("the program: {error}")),
         },
+        Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
         Action::Status { service, json } => tell_status(&service, json),
     }

@@ -29,6 +29,12 @@ pub(crate) enum Command {
         #[serde(default)]
         program: Option<PathBuf>,
     },
+    /// Replace the worker of a slot, or each, one after the other.
+    Recycle {
+        /// Which; none: each.
+        #[serde(default)]
+        slot: Option<u32>,
+    },
     /// Have this many workers.
     Scale { count: u32 },
 }

@@ -46,19 +46,13 @@ impl Roster {
             }
             return self.bury_the_dead(id);
         }
-        let text = match (worker.hung, &worker.complaint) {
-            (_, Some(complaint)) => complaint.clone(),
-            (Some(_), None) => match worker.hung_as {
-                Some(class) => format!("killed because it hung, {class}"),
-                None => "killed because it hung".to_owned(),
-            },
-            (None, None) => cause.to_string(),
-        };
+        let sentence = worker.sentence.as_ref().map(|(text, _)| text.clone());
+        let text = worker.complaint.clone().or(sentence).unwrap_or_else(|| cause.to_string());
         slot.cause_of_last_death = Some(text.clone());
-        let guilt = match (worker.hung, cause.own_fault) {
-            (Some(_), _) => Some(Guilt::Hang),
-            (None, true) => Some(Guilt::Fault),
-            (None, false) => None,
+        let guilt = match (&worker.sentence, worker.hung, cause.own_fault) {
+            (Some((_, guilt)), ..) => *guilt,
+            (None, Some(_), _) => Some(Guilt::Hang),
+            (None, None, own_fault) => own_fault.then_some(Guilt::Fault),
         };
         if let Some(guilt) = guilt {
             self.act(Action::Condemn(worker.post, guilt));

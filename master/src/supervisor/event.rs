@@ -44,6 +44,8 @@ pub(crate) enum Event {
     Emptied(SlotId, u32),
     /// Somebody wants this many slots.
     Scale { client: Option<ClientId>, count: u32 },
+    /// Somebody wants the worker of this slot, or of each, replaced.
+    Recycle { client: Option<ClientId>, slot: Option<u32> },
     /// Somebody wants one slot more or less.
     ScaleBy(i32),
     /// The log files are open again: the keepers' tables want them.

@@ -139,28 +139,4 @@ impl Roster {
         self.act(Action::Clone(id, birth));
         true
     }
-
-    pub(super) fn recycle_if_wanted(&mut self, id: SlotId) {
-        // One slot at a time: its successor takes memory and processor time from those who serve.
-        let another_boots = self.slots.iter().any(|(other, slot)| *other != id && slot.has_successor_booting());
-        if self.stopping.is_some() || self.reload.is_some() || another_boots {
-            return;
-        }
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let wanted = slot.serving().is_some_and(|worker| worker.wants_successor);
-        if !wanted || slot.clone_at.is_some_and(|at| at > self.now) {
-            return;
-        }
-        let retiring_long =
-            slot.at_stage(Stage::Retiring).filter(|worker| self.now - worker.since > LANE_PATIENCE).and_then(|w| w.pid);
-        match (slot.is_quiet(), retiring_long) {
-            (true, _) => {
-                let (generation, blueprint) = (self.generation, self.blueprint);
-                slot.clone_at = None;
-                self.clone_successor(id, generation, blueprint);
-            }
-            (false, Some(pid)) => self.act(Action::Kill(pid, Signal::SIGKILL)),
-            (false, None) => {}
-        }
-    }
 }

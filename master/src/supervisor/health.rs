@@ -9,8 +9,6 @@ use super::event::Action;
 use super::roster::{DRAIN_MARGIN, PING_EVERY, Roster};
 use super::slot::{Post, Stage};
 
-/// How old a worker is before its memory counts: a limit below what a fresh one takes must not recycle without end.
-const LEAST_AGE: Duration = Duration::from_secs(10);
 /// How long a worker that was told to leave may take.
 const LEAVE_GRACE: Duration = Duration::from_secs(2);
 /// How long a hung worker gets to show its stack.
@@ -18,7 +16,6 @@ const ABORT_GRACE: Duration = Duration::from_secs(1);
 
 impl Roster {
     pub(super) fn heard(&mut self, id: SlotId, message: ToMaster) {
-        let (max_requests, max_memory) = (self.config.workers.max_requests, self.config.workers.max_memory);
         let now = self.now;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(worker) = slot.worker(message.from) else { return slot.heard_from_former(&message, now) };
@@ -37,12 +34,7 @@ impl Roster {
                         format!("worker {} (pid {pid}) answers again after {:?}: it was {class}", id.0, now - since);
                     self.out.push(Action::Warn(text));
                 }
-                worker.wants_successor |= pong.wants_successor;
-                let before = *worker.requests_at_birth.get_or_insert(pong.stats.requests);
-                let requests = pong.stats.requests.saturating_sub(before);
-                worker.wants_successor |= max_requests > 0 && requests >= max_requests;
-                let grown = max_memory > 0 && pong.private_bytes > max_memory;
-                worker.wants_successor |= grown && now - worker.since > LEAST_AGE;
+                self.weigh(id, message.from, &pong);
             }
         }
     }

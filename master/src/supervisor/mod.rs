@@ -1,12 +1,14 @@
 //! The supervisor: the master's loop, and the doing of what the roster decides.
 
 mod backoff;
+mod children;
 mod death;
 mod event;
 mod former;
 mod ground;
 mod handover;
 mod health;
+mod recycling;
 mod reload;
 mod replacement;
 mod report;
@@ -30,7 +32,7 @@ use std::time::Instant;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use phalanx_shared::config::{self, Config};
 use phalanx_shared::ipc::keeper::{Birth, Order};
@@ -39,7 +41,7 @@ use phalanx_shared::ledger::Ledger;
 use phalanx_shared::ledger::record::{Guilt, Owner, Record};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process;
-use phalanx_shared::sys::rest::{self, process_figures};
+use phalanx_shared::sys::rest;
 use phalanx_shared::{debug, error, info, warn};
 
 use crate::cli::{DONE, FAILED};
@@ -51,10 +53,9 @@ use crate::log_files::LogFiles;
 use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};
-use crate::status::{self, Status};
 use crate::upgrade::origin::{Environment, Origin};
 use crate::upgrade::rehearsal::Rehearsal;
-use crate::verdict::{self, Cause, Ending};
+use crate::verdict::{self, Ending};
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground};
 use replacement::Departure;
@@ -420,6 +421,7 @@ impl Supervisor {
             Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),
             Command::Reload => self.read_config(Some(client)),
             Command::Upgrade { program } => Some(Event::Upgrade { client: Some(client), program }),
+            Command::Recycle { slot } => Some(Event::Recycle { client: Some(client), slot }),
             Command::Scale { count } if (1..=1024).contains(&count) => {
                 Some(Event::Scale { client: Some(client), count })
             }
@@ -444,38 +446,6 @@ impl Supervisor {
         Some(Event::Reload { client, read })
     }
 
-    fn status(&self) -> Status {
-        let mut totals = self.retired;
-        self.formers.iter().for_each(|former| totals.add(&former.ground.ledger.stats()));
-        let mut slots = Vec::new();
-        for (id, slot) in &self.roster.slots {
-            let stats = self.grounds.get(id).map(|ground| ground.ledger.stats()).unwrap_or_default();
-            totals.add(&stats);
-            let worker = slot.serving().or(slot.workers.last());
-            let pid = worker.and_then(|worker| worker.pid);
-            slots.push(status::Slot {
-                slot: id.0,
-                pid: pid.map(Pid::as_raw),
-                keeper_pid: slot.keeper.map(Pid::as_raw),
-                incarnation: worker.map_or(0, |worker| worker.incarnation.0),
-                state: slot.state().to_owned(),
-                generation: worker.map_or(self.roster.generation.0, |worker| worker.generation.0),
-                cause_of_last_death: slot.cause_of_last_death.clone(),
-                connections: stats.connections,
-                requests: stats.requests,
-                restarts: slot.restarts,
-                rss_bytes: pid.and_then(process_figures).map_or(0, |figures| figures.rss_bytes),
-            });
-        }
-        let master = status::Master {
-            pid: std::process::id() as i32,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            generation: self.roster.generation.0,
-            uptime_s: self.started.elapsed().as_secs(),
-        };
-        Status { master, listeners: self.premises.listeners.addresses(), slots, totals }
-    }
-
     fn announce(&mut self) {
         let addresses = self.premises.listeners.addresses();
         let count = self.roster.slots.len();
@@ -498,40 +468,6 @@ impl Supervisor {
             addresses[0],
             pids.join(" ")
         );
-    }
-
-    // ---- children ----
-
-    fn reap(&mut self) -> Vec<(Pid, Ending)> {
-        let mut ended = Vec::new();
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            let (pid, ending) = match status {
-                WaitStatus::Exited(pid, code) => (pid, Ending::Exited(code)),
-                WaitStatus::Signaled(pid, signal, _) => (pid, Ending::Killed(signal as i32)),
-                WaitStatus::StillAlive => break,
-                _ => continue,
-            };
-            let rehearsed = self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.ended(pid, ending));
-            if rehearsed || self.reporters.ended(pid, &self.roster.config.master) {
-                continue;
-            }
-            ended.push((pid, ending));
-        }
-        ended
-    }
-
-    fn is_keeper(&self, pid: Pid) -> bool {
-        let keeps_former = |slot: &Slot| slot.formers.iter().any(|former| former.keeper == Some(pid));
-        self.roster.slots.values().any(|slot| slot.keeper == Some(pid) || keeps_former(slot))
-    }
-
-    fn ended(&mut self, pid: Pid, ending: Ending) -> Event {
-        let post = self.posts.remove(&pid);
-        let cause = match post.and_then(|post| Some((post, self.ground(post)?))) {
-            Some((post, ground)) => verdict::cause(&ground.ledger, post.lane, ending),
-            None => Cause { ending, own_fault: false },
-        };
-        Event::Ended(pid, cause)
     }
 
     // ---- the end ----

@@ -8,6 +8,7 @@ use phalanx_shared::config::Config;
 use phalanx_shared::ipc::{Generation, SlotId};
 
 use super::event::{Action, Event};
+use super::recycling;
 use super::reload::Reload;
 use super::scaling::Scaling;
 use super::slot::{Slot, Worker};
@@ -40,6 +41,7 @@ pub(crate) struct Roster {
     pub(super) upgrade: Option<Upgrade>,
     pub(crate) target: u32,
     pub(super) scaling: Scaling,
+    pub(super) recycling: Vec<recycling::Waiting>,
     /// The slots that new connections go to, if not to all.
     pub(super) steered: Option<Vec<u32>>,
     pub(super) stopping: Option<Stopping>,
@@ -63,6 +65,7 @@ impl Roster {
             upgrade: None,
             target: count,
             scaling: Scaling::default(),
+            recycling: Vec::new(),
             steered: None,
             stopping: None,
             started: false,
@@ -88,6 +91,7 @@ impl Roster {
             Event::NotExecuted(why) => self.not_executed(&why),
             Event::Emptied(slot, ground) => self.emptied_former(slot, ground),
             Event::Scale { client, count } => self.scale(client, count),
+            Event::Recycle { client, slot } => self.ask_for_recycling(client, slot),
             Event::ScaleBy(by) => self.scale(None, self.target.saturating_add_signed(by).max(1)),
             Event::LogsReopened => self.slots.values_mut().for_each(|slot| slot.wants_logs = true),
             Event::Tick => {}
@@ -139,10 +143,11 @@ impl Roster {
             self.ping(id);
             self.end_what_is_overdue(id);
             self.watch_silence(id);
-            self.recycle_if_wanted(id);
             self.install_logs(id);
             self.empty_formers(id);
         }
+        self.recycle();
+        self.finish_recycling();
         self.steer();
         self.assist();
         self.go_on_reloading();

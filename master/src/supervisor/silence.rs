@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use phalanx_shared::ipc::{Incarnation, SlotId, ToWorker};
+use phalanx_shared::ledger::record::Guilt;
 use phalanx_shared::sys::rest::Scheduling;
 
 use super::event::Action;
@@ -42,13 +43,14 @@ impl Roster {
         let (Some(since), Some(pid), Some(scheduling)) = (worker.ping.outstanding, worker.pid, scheduling) else {
             return;
         };
+        let bytes = scheduling.private_bytes;
         let Some(stall) = &mut worker.stall else { return };
         stall.look(now, scheduling);
         let (silent, class) = (now - since, stall.class());
         let who = format!("worker {} (pid {pid})", id.0);
         if stall.own() >= limit {
             worker.hung = Some(now);
-            worker.hung_as = Some(class);
+            worker.sentence = Some((format!("killed because it hung, {class}"), Some(Guilt::Hang)));
             self.act(Action::Warn(format!("{who} has hung for {silent:.1?}, {class}: ending it")));
             return self.act(Action::Kill(pid, Signal::SIGABRT));
         }
@@ -63,6 +65,7 @@ impl Roster {
                 "{who} has not answered for {silent:.1?}, {class}: it is not hung, and lives on"
             )));
         }
+        self.check_hard_limit(id, incarnation, bytes, Some(Guilt::Fault));
     }
 
     /// Sends new connections to those who take them.

@@ -6,10 +6,12 @@ use nix::unistd::Pid;
 use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{Generation, Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::LANES;
+use phalanx_shared::ledger::record::Guilt;
 
 use super::event::Action;
 use super::former::FormerTable;
-use super::stall::{Class, Stall};
+use super::recycling::{Haste, Reason};
+use super::stall::Stall;
 
 /// A worker's place: the lane that it writes, of the ledger of a ground that its slot stands on or stood on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +56,15 @@ pub(crate) struct Worker {
     pub(crate) stall: Option<Stall>,
     /// Killed because it hung, and what it was seen doing.
     pub(crate) hung: Option<Instant>,
-    pub(crate) hung_as: Option<Class>,
     /// Why it cannot boot, in its own words.
     pub(crate) complaint: Option<String>,
-    pub(crate) wants_successor: bool,
-    /// What its lane had counted when it was first asked, for `max_requests`.
-    pub(crate) requests_at_birth: Option<u64>,
+    /// Why it is to be replaced.
+    pub(crate) reason: Option<Reason>,
+    pub(super) haste: Haste,
+    /// Killed on purpose: why, and whose fault it is.
+    pub(crate) sentence: Option<(String, Option<Guilt>)>,
+    /// What its lane had counted, and its memory, when it was first asked.
+    pub(crate) at_birth: Option<(u64, u64)>,
 }
 
 /// The master's question to a worker.
@@ -91,10 +96,11 @@ impl Worker {
             ping: Ping::default(),
             stall: None,
             hung: None,
-            hung_as: None,
             complaint: None,
-            wants_successor: false,
-            requests_at_birth: None,
+            reason: None,
+            haste: Haste::random(),
+            sentence: None,
+            at_birth: None,
         }
     }
 

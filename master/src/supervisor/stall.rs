@@ -119,9 +119,8 @@ mod tests {
 
     /// One second a look: state, milliseconds on a processor, milliseconds waiting for one.
     fn stall(looks: &[(char, u64, u64)]) -> Stall {
-        let (mut stall, mut now) = (Stall::new(), Instant::now());
-        let mut scheduling =
-            Scheduling { state: 'S', on_cpu: Duration::ZERO, waited: Duration::ZERO, syscall: Some(0) };
+        let (mut stall, mut now, none) = (Stall::new(), Instant::now(), Duration::ZERO);
+        let mut scheduling = Scheduling { state: 'S', on_cpu: none, waited: none, private_bytes: 0, syscall: Some(0) };
         stall.look(now, scheduling.clone());
         for (state, on_cpu, waited) in looks {
             now += Duration::from_secs(1);

@@ -13,6 +13,7 @@ use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::rest::Scheduling;
 
 use super::event::{Action, Event};
+use super::recycling::Reason;
 use super::roster::Roster;
 use super::slot::{Post, Stage};
 use crate::control::server::ClientId;
@@ -98,7 +99,7 @@ impl Play {
             }
             Action::Examine(slot, incarnation, _) => {
                 let (on_cpu, waited) = (Duration::ZERO, Duration::ZERO);
-                let seen = self.seen.map(|state| Scheduling { state, on_cpu, waited, syscall: None });
+                let seen = self.seen.map(|state| Scheduling { state, on_cpu, waited, private_bytes: 0, syscall: None });
                 vec![Event::Examined(*slot, *incarnation, seen)]
             }
             Action::Tell(post, from, ToWorker::Ping(number)) if self.silent.is_some() => {
@@ -247,6 +248,28 @@ fn a_worker_that_asks_for_it_is_succeeded_by_handover() {
     let retire = told_at(&done, 0, 0, &ToWorker::Retire);
     assert!(serve.unwrap() < retire.unwrap(), "{done:?}");
     assert_eq!(play.roster.slots[&SlotId(0)].restarts, 0, "a recycle is no restart");
+}
+
+#[test]
+fn the_worst_worker_is_replaced_first_and_one_at_a_time() {
+    let mut play = Play::serving(4);
+    let reasons = [Reason::Requests(9), Reason::Memory(5), Reason::Memory(7), Reason::Age(Duration::from_secs(1))];
+    for (slot, reason) in play.roster.slots.values_mut().zip(reasons) {
+        slot.workers[0].reason = Some(reason);
+    }
+    let mut order = Vec::new();
+    play.slow = true;
+    play.event(Event::Tick);
+    for _recycle in 0..4 {
+        let done = play.done();
+        let born: Vec<SlotId> =
+            done.iter().filter_map(|it| if let Action::Clone(slot, _) = it { Some(*slot) } else { None }).collect();
+        assert_eq!(born.len(), 1, "one at a time: {done:?}");
+        let successor = births(&done)[0].incarnation;
+        play.event(ready(born[0], successor));
+        order.push(born[0].0);
+    }
+    assert_eq!(order, [2, 1, 3, 0]);
 }
 
 #[test]

@@ -28,6 +28,7 @@ const FAULTS: Choices<Fault> = Choices {
         ("deadlock", Fault::Deadlock),
         ("read", Fault::Read),
         ("leak", Fault::Leak),
+        ("hoard", Fault::Hoard),
         ("exit", Fault::Exit),
     ],
     planned: &[],

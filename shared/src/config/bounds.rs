@@ -42,6 +42,13 @@ pub(super) const HEAD: Bounds =
 pub(super) const SIZE: Bounds = size(0, i64::MAX as u64, "no file or process is larger");
 /// Rates that a peer must keep up, in bytes a second.
 pub(super) const RATE: Bounds = size(0, 1 << 30, "as bytes a second; 0 means that no peer is too slow");
+/// How long a worker serves, in milliseconds.
+pub(super) const AGE: Bounds = Bounds {
+    least: 0,
+    most: 10 * 365 * 24 * 60 * 60 * 1000,
+    show: show_duration,
+    why: "0s means that no worker is too old",
+};
 /// Every timeout, in milliseconds: none would wait for ever, and a day is for ever.
 pub(super) const TIMEOUT: Bounds = Bounds {
     least: 1,

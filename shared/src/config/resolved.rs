@@ -74,8 +74,12 @@ pub struct Workers {
     pub drain_timeout: Duration,
     /// 0: never recycled for it.
     pub max_requests: u64,
+    /// How long it serves; zero: never recycled for it.
+    pub max_age: Duration,
     /// Bytes of private memory; 0: never recycled for it.
     pub max_memory: u64,
+    /// Bytes of private memory at which it is killed; 0: never.
+    pub hard_memory: u64,
     /// What a worker does when it finds the master gone.
     pub on_master_death: OnMasterDeath,
     /// Threads of a worker that do what may block, such as reads from a cold disk and compression; 1 to 64.

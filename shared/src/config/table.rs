@@ -95,11 +95,15 @@ impl<'a> Table<'a> {
 
     /// A string with a unit, within the bounds of a timeout.
     pub(super) fn duration(&mut self, name: &'static str, default: Duration) -> Duration {
+        self.duration_within(name, default, &TIMEOUT)
+    }
+
+    pub(super) fn duration_within(&mut self, name: &'static str, default: Duration, bounds: &Bounds) -> Duration {
         let duration = self.entry(name).and_then(|entry| {
             let text = entry.text("a duration such as \"30s\"")?;
             let duration = entry.check(units::duration(text))?;
             let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            entry.check(TIMEOUT.check(milliseconds)).map(Duration::from_millis)
+            entry.check(bounds.check(milliseconds)).map(Duration::from_millis)
         });
         duration.unwrap_or(default)
     }

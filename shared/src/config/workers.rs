@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bounds::{ATTEMPTS, COUNT, IO_THREADS, REQUESTS, SIZE};
+use super::bounds::{AGE, ATTEMPTS, COUNT, IO_THREADS, REQUESTS, SIZE};
 use super::entry::{Choices, Entry};
 use super::resolved::{Count, Model, OnMasterDeath, Poller, Rescue, Workers};
 use super::table::Table;
@@ -31,7 +31,9 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)),
         max_requests: table.number("max_requests", 0, &REQUESTS),
+        max_age: table.duration_within("max_age", Duration::ZERO, &AGE),
         max_memory: table.size("max_memory", 0, &SIZE),
+        hard_memory: table.size("hard_memory", 0, &SIZE),
         on_master_death: table.choice("on_master_death", OnMasterDeath::Drain, &ON_MASTER_DEATH),
         io_threads: table.number("io_threads", 4, &IO_THREADS),
         allow_faults: table.flag("allow_faults", false),

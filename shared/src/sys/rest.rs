@@ -24,8 +24,12 @@ pub fn process_figures(pid: nix::unistd::Pid) -> Option<ProcessFigures> {
 
 /// Bytes of this process's memory that no other process shares with it (RssAnon of /proc/self/status); 0 when unreadable.
 pub fn private_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    anonymous(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+/// RssAnon of proc(5) status, in bytes.
+fn anonymous(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kibibytes = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
 }
@@ -48,6 +52,8 @@ pub struct Scheduling {
     pub on_cpu: Duration,
     /// Time that it was runnable and had none.
     pub waited: Duration,
+    /// Bytes of its memory that no other process shares with it (RssAnon).
+    pub private_bytes: u64,
     /// The system call that it is in, by its number; none when it is in none, or the kernel does not tell.
     pub syscall: Option<u32>,
 }
@@ -62,7 +68,8 @@ pub fn scheduling(pid: nix::unistd::Pid) -> Option<Scheduling> {
     let (on_cpu, waited) = (next(), next());
     // Only for who may trace it; "running" when it is in none.
     let syscall = read("syscall").and_then(|text| text.split(' ').next()?.parse().ok());
-    Some(Scheduling { state, on_cpu, waited, syscall })
+    let private_bytes = anonymous(&read("status").unwrap_or_default());
+    Some(Scheduling { state, on_cpu, waited, private_bytes, syscall })
 }
 
 /// Sends new connections to some sockets of a SO_REUSEPORT group only, to each of them as often, at random. They are numbered

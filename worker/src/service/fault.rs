@@ -7,6 +7,7 @@ use phalanx_shared::config::Fault;
 use phalanx_shared::sys::process;
 
 use crate::http::Reply;
+use crate::http::reply::Response;
 
 /// Bytes that a `leak` loses each time.
 const LEAK: usize = 16 * 1024 * 1024;
@@ -35,12 +36,16 @@ pub(crate) fn carry_out(fault: Fault) -> Reply<'static> {
         }
         Fault::Read => {
             let read = std::io::pipe().and_then(|(mut reader, _held)| std::io::Read::read(&mut reader, &mut [0]));
-            Reply::error(if read.is_ok() { 200 } else { 500 })
+            if read.is_ok() { Reply::Built(Response::new(200)) } else { Reply::error(500) }
         }
         Fault::Leak => {
             std::mem::forget(std::hint::black_box(vec![1u8; LEAK]));
-            Reply::error(200)
+            Reply::Built(Response::new(200))
         }
+        Fault::Hoard => loop {
+            std::mem::forget(std::hint::black_box(vec![1u8; LEAK]));
+            std::thread::sleep(Duration::from_millis(20));
+        },
         Fault::Exit => std::process::exit(3),
     }
 }

@@ -113,6 +113,8 @@ pub enum Fault {
     Overflow,
     /// Never returns to the event loop.
     Hang,
+    /// Take more and more memory, without end.
+    Hoard,
     /// Loop without end.
     Spin,
     /// Wait for what nobody does.

@@ -1,0 +1,77 @@
+//! The master's children: who has ended and why, and how those that live are.
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use phalanx_shared::sys::rest::process_figures;
+
+use super::Supervisor;
+use super::event::Event;
+use super::slot::Slot;
+use crate::status::{self, Status};
+use crate::verdict::{self, Cause, Ending};
+
+impl Supervisor {
+    pub(super) fn reap(&mut self) -> Vec<(Pid, Ending)> {
+        let mut ended = Vec::new();
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let (pid, ending) = match status {
+                WaitStatus::Exited(pid, code) => (pid, Ending::Exited(code)),
+                WaitStatus::Signaled(pid, signal, _) => (pid, Ending::Killed(signal as i32)),
+                WaitStatus::StillAlive => break,
+                _ => continue,
+            };
+            let rehearsed = self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.ended(pid, ending));
+            if rehearsed || self.reporters.ended(pid, &self.roster.config.master) {
+                continue;
+            }
+            ended.push((pid, ending));
+        }
+        ended
+    }
+
+    pub(super) fn is_keeper(&self, pid: Pid) -> bool {
+        let keeps_former = |slot: &Slot| slot.formers.iter().any(|former| former.keeper == Some(pid));
+        self.roster.slots.values().any(|slot| slot.keeper == Some(pid) || keeps_former(slot))
+    }
+
+    pub(super) fn ended(&mut self, pid: Pid, ending: Ending) -> Event {
+        let post = self.posts.remove(&pid);
+        let cause = match post.and_then(|post| Some((post, self.ground(post)?))) {
+            Some((post, ground)) => verdict::cause(&ground.ledger, post.lane, ending),
+            None => Cause { ending, own_fault: false },
+        };
+        Event::Ended(pid, cause)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let mut totals = self.retired;
+        self.formers.iter().for_each(|former| totals.add(&former.ground.ledger.stats()));
+        let mut slots = Vec::new();
+        for (id, slot) in &self.roster.slots {
+            let stats = self.grounds.get(id).map(|ground| ground.ledger.stats()).unwrap_or_default();
+            totals.add(&stats);
+            let worker = slot.serving().or(slot.workers.last());
+            let pid = worker.and_then(|worker| worker.pid);
+            slots.push(status::Slot {
+                slot: id.0,
+                pid: pid.map(Pid::as_raw),
+                keeper_pid: slot.keeper.map(Pid::as_raw),
+                incarnation: worker.map_or(0, |worker| worker.incarnation.0),
+                state: slot.state().to_owned(),
+                generation: worker.map_or(self.roster.generation.0, |worker| worker.generation.0),
+                cause_of_last_death: slot.cause_of_last_death.clone(),
+                connections: stats.connections,
+                requests: stats.requests,
+                restarts: slot.restarts,
+                rss_bytes: pid.and_then(process_figures).map_or(0, |figures| figures.rss_bytes),
+            });
+        }
+        let master = status::Master {
+            pid: std::process::id() as i32,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.roster.generation.0,
+            uptime_s: self.started.elapsed().as_secs(),
+        };
+        Status { master, listeners: self.premises.listeners.addresses(), slots, totals }
+    }
+}
