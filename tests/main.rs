@@ -21,6 +21,7 @@ mod corpus;
 mod crash_points;
 #[cfg(feature = "crash-points")]
 mod crash_points_files;
+mod crashes;
 mod daemon;
 mod descriptors;
 mod differential;

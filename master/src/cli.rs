@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use phalanx_shared::config::{self, Count, ListenAddress, Problems};
 
-use crate::control::{Command, client};
+use crate::control::{Answer, Command, client};
 use crate::start::Wanted;
+use crate::verdict::{self, Report};
 use crate::{start, status};
 
 /// Exit codes: done, failed, bad usage or configuration, not running.
@@ -84,6 +85,17 @@ enum Action {
         #[command(flatten)]
         service: Service,
     },
+    /// Tell which workers died, of what, and which request they were at
+    Crashes {
+        /// How many, the latest first
+        #[arg(value_name = "N", default_value_t = 10, conflicts_with = "json")]
+        count: usize,
+        #[command(flatten)]
+        service: Service,
+        /// All that are remembered, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell how the service is
     Status {
         #[command(flatten)]
@@ -145,6 +157,7 @@ fn run(action: Action) -> u8 {
         Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
         Action::Status { service, json } => tell_status(&service, json),
+        Action::Crashes { count, service, json } => tell_crashes(&service, (!json).then_some(count)),
     }
 }
 
@@ -210,6 +223,25 @@ fn tell_status(service: &Service, json: bool) -> u8 {
             say(&if json { status::as_json(&status) } else { status::as_table(&status) });
             DONE
         }
+        Err(error) => complain(error.exit_code(), &error.to_string()),
+    }
+}
+
+/// Without `count`: all, as JSON.
+fn tell_crashes(service: &Service, count: Option<usize>) -> u8 {
+    let socket = match lenient_socket_of(service) {
+        Ok(socket) => socket,
+        Err(text) => return complain(BAD_USAGE, &text),
+    };
+    match client::ask(&socket, &Command::Crashes) {
+        Ok(Answer { crashes: Some(crashes), crash_dir, .. }) => {
+            let shown = crashes.into_iter().take(count.unwrap_or(usize::MAX));
+            let whole: Vec<Report> = shown.map(|report| report.with_names(crash_dir.as_deref())).collect();
+            let json = || serde_json::to_string(&whole).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+            say(&if count.is_none() { json() } else { verdict::as_text(&whole) });
+            DONE
+        }
+        Ok(answer) => complain(FAILED, &answer.text),
         Err(error) => complain(error.exit_code(), &error.to_string()),
     }
 }

@@ -9,6 +9,7 @@ mod daemonize;
 mod keeper;
 mod listeners;
 mod log_files;
+mod memory_kills;
 mod pid_file;
 mod privileges;
 mod signals;

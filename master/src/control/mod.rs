@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli;
 use crate::status::Status;
+use crate::verdict::Report;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ use crate::status::Status;
 pub(crate) enum Command {
     /// How is the service?
     Status,
+    /// Which workers died last, and of what?
+    Crashes,
     /// Stop; `fast` does not wait for what is in flight.
     Stop {
         #[serde(default)]
@@ -51,19 +54,29 @@ pub(crate) struct Answer {
     /// With `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Status>,
+    /// With `crashes`: the last ones, the latest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) crashes: Option<Vec<Report>>,
+    /// With `crashes`: where the whole reports are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) crash_dir: Option<PathBuf>,
 }
 
 impl Answer {
+    fn new(ok: bool, text: String, code: u8) -> Answer {
+        Answer { ok, text, code, status: None, crashes: None, crash_dir: None }
+    }
+
     pub(crate) fn done(text: impl Into<String>) -> Answer {
-        Answer { ok: true, text: text.into(), code: cli::DONE, status: None }
+        Answer::new(true, text.into(), cli::DONE)
     }
 
     pub(crate) fn refused(text: impl Into<String>) -> Answer {
-        Answer { ok: false, text: text.into(), code: cli::FAILED, status: None }
+        Answer::new(false, text.into(), cli::FAILED)
     }
 
     /// The configuration is at fault.
     pub(crate) fn misconfigured(text: impl Into<String>) -> Answer {
-        Answer { ok: false, text: text.into(), code: cli::BAD_USAGE, status: None }
+        Answer::new(false, text.into(), cli::BAD_USAGE)
     }
 }

@@ -1,5 +1,6 @@
 //! The master's children: who has ended and why, and how those that live are.
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::sys::rest::process_figures;
@@ -38,9 +39,11 @@ impl Supervisor {
         let post = self.posts.remove(&pid);
         let cause = match post.and_then(|post| Some((post, self.ground(post)?))) {
             Some((post, ground)) => verdict::cause(&ground.ledger, post.lane, ending),
-            None => Cause { ending, own_fault: false },
+            None => Cause { ending, own_fault: false, out_of_memory: None },
         };
-        Event::Ended(pid, cause)
+        let out_of_memory =
+            (ending == Ending::Killed(Signal::SIGKILL as i32)).then(|| self.memory_kills.look()).flatten();
+        Event::Ended(pid, Cause { out_of_memory, ..cause })
     }
 
     pub(super) fn status(&self) -> Status {

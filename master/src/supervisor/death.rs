@@ -57,10 +57,8 @@ impl Roster {
         if let Some(guilt) = guilt {
             self.act(Action::Condemn(worker.post, guilt));
         }
-        if let Some(pid) = worker.pid {
-            let (cause, serious) = (text.clone(), guilt.is_some());
-            self.act(Action::Report { post: worker.post, pid, incarnation, cause, serious });
-        }
+        let obituary = worker.obituary(text.clone(), guilt.is_some(), self.now);
+        self.out.extend(obituary.map(|obituary| Action::Report(worker.post, obituary)));
         if guilt.is_some() && self.is_on_probation() && !worker.is_booting() {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.graves.push(Grave { dead: incarnation, post: worker.post, told: None });

@@ -13,7 +13,7 @@ use phalanx_shared::sys::rest::Scheduling;
 use super::slot::Post;
 use crate::control::Answer;
 use crate::control::server::ClientId;
-use crate::verdict::Cause;
+use crate::verdict::{Cause, Obituary};
 
 /// What happens.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub(crate) enum Action {
     /// Tell the successor who was to blame.
     Condemn(Post, Guilt),
     /// Write down a worker's death.
-    Report { post: Post, pid: Pid, incarnation: Incarnation, cause: String, serious: bool },
+    Report(Post, Obituary),
     /// Put the reopened log files into a keeper's table.
     InstallLogs(SlotId),
     /// Send new connections to these slots only, or to all.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::ipc::{Closing, SlotId, ToMaster, ToWorker, Word};
+use phalanx_shared::ledger::record::Guilt;
 
 use super::event::Action;
 use super::roster::{DRAIN_MARGIN, Roster};
@@ -83,7 +84,11 @@ impl Roster {
         if worker.stage == Stage::Leaving || cause.ending == Ending::Exited(0) {
             return;
         }
-        self.act(Action::Report { post, pid, incarnation, cause: cause.to_string(), serious: false });
+        if cause.own_fault {
+            self.act(Action::Condemn(post, Guilt::Fault));
+        }
+        let obituary = worker.obituary(cause.to_string(), cause.own_fault, self.now);
+        self.out.extend(obituary.map(|obituary| Action::Report(post, obituary)));
         // The table went with its last process, and all that was in it.
         if let (false, Some(slot)) = (gone, self.slots.get_mut(&id)) {
             slot.graves.push(Grave { dead: incarnation, post, told: None });

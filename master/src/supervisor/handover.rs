@@ -48,7 +48,7 @@ impl Roster {
             }
             Err(why) => {
                 worker.complaint = Some(why);
-                let cause = Cause { ending: Ending::Exited(1), own_fault: false };
+                let cause = Cause { ending: Ending::Exited(1), own_fault: false, out_of_memory: None };
                 self.worker_ended(id, incarnation, cause);
             }
         }

@@ -50,6 +50,7 @@ use crate::control::{Answer, Command};
 use crate::daemonize::Herald;
 use crate::listeners::{Bound, Listeners, steer};
 use crate::log_files::LogFiles;
+use crate::memory_kills::MemoryKills;
 use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};
@@ -90,6 +91,7 @@ pub(crate) struct Supervisor {
     /// Ended before their keeper told their number, and when.
     unclaimed: HashMap<Pid, (Ending, Instant)>,
     reporters: Reporters,
+    memory_kills: MemoryKills,
     /// Totals of slots that are gone.
     retired: Snapshot,
     started: Instant,
@@ -128,6 +130,7 @@ impl Supervisor {
             posts: HashMap::new(),
             unclaimed: HashMap::new(),
             reporters: Reporters::default(),
+            memory_kills: MemoryKills::now(),
             retired: Snapshot::default(),
             started: Instant::now(),
             leaving: None,
@@ -190,11 +193,10 @@ impl Supervisor {
             Action::DescribeSuspect(slot, incarnation) => self.describe_suspect(slot, incarnation),
             Action::Lend(stuck, assistant, incarnation) => self.lend(stuck, assistant, incarnation),
             Action::Condemn(post, guilt) => self.condemn(post, guilt),
-            Action::Report { post, pid, incarnation, cause, serious } => {
+            Action::Report(post, dead) => {
                 if let Some(ground) = self.ground(post) {
-                    let Post { slot, lane, .. } = post;
-                    let report = verdict::report(&ground.ledger, slot, lane, pid.as_raw(), incarnation, &cause);
-                    self.reporters.take(report, serious, &self.roster.config.master);
+                    let report = verdict::report(&ground.ledger, post.slot, post.lane, &dead);
+                    self.reporters.take(report, dead.serious, &self.roster.config.master);
                 }
             }
             Action::InstallLogs(slot) => self.install_logs(slot),
@@ -416,6 +418,11 @@ impl Supervisor {
             Command::Status => {
                 let answer = Answer { status: Some(self.status()), ..Answer::done("") };
                 self.reply(client, &answer);
+                None
+            }
+            Command::Crashes => {
+                let (crashes, crash_dir) = (Some(self.reporters.kept()), self.roster.config.master.crash_dir.clone());
+                self.reply(client, &Answer { crashes, crash_dir, ..Answer::done("") });
                 None
             }
             Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),

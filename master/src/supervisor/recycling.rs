@@ -80,6 +80,7 @@ impl Roster {
     pub(super) fn weigh(&mut self, id: SlotId, incarnation: Incarnation, pong: &Pong) {
         let (now, limits) = (self.now, self.config.workers.clone());
         let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(incarnation)) else { return };
+        worker.private_bytes = pong.private_bytes;
         if worker.stage != Stage::Serving {
             return;
         }
@@ -100,6 +101,7 @@ impl Roster {
             return;
         }
         let Some(pid) = worker.pid else { return };
+        worker.private_bytes = bytes;
         let mebibytes = bytes >> 20;
         let text = format!("killed for its memory: {mebibytes} MiB of its own are more than workers.hard_memory");
         worker.sentence = Some((text, guilt));

@@ -43,6 +43,7 @@ impl Supervisor {
         let roster = Roster::inherit(premises.config.clone(), state, now);
         let mut supervisor = Supervisor::of(premises, Herald::silent(), roster, common);
         supervisor.retired = state.retired;
+        supervisor.reporters.keep(state.crashes.clone());
         supervisor.look_for_the_dead = true;
         supervisor.started = now.checked_sub(Duration::from_millis(state.uptime_ms)).unwrap_or(now);
         supervisor.predecessor = Some((inherited(state.program)?, state.environment.clone()));
@@ -160,6 +161,7 @@ impl Supervisor {
             last_ground: self.roster.last_ground,
             target: self.roster.target,
             retired: self.retired,
+            crashes: self.reporters.kept(),
             lifeline,
             clients,
             pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),

@@ -13,11 +13,16 @@ use crate::verdict::Report;
 /// Reports that may wait; one more is only logged.
 const MAX_WAITING: usize = 64;
 
+/// Deaths that are remembered.
+const MAX_KEPT: usize = 100;
+
 /// The children that write reports.
 #[derive(Default)]
 pub(super) struct Reporters {
     busy: Option<Pid>,
     waiting: VecDeque<Report>,
+    /// The last ones, the oldest first, without the names of functions.
+    kept: VecDeque<Report>,
 }
 
 impl Reporters {
@@ -28,11 +33,25 @@ impl Reporters {
         } else {
             warn!("{}", report.line());
         }
+        self.kept.push_back(report.clone());
+        while self.kept.len() > MAX_KEPT {
+            self.kept.pop_front();
+        }
         let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
         if wanted && self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(report);
             self.begin_next(config);
         }
+    }
+
+    /// The last deaths, the latest first.
+    pub(super) fn kept(&self) -> Vec<Report> {
+        self.kept.iter().rev().cloned().collect()
+    }
+
+    /// Goes on with what another program has kept, as [`Reporters::kept`] gave it.
+    pub(super) fn keep(&mut self, kept: Vec<Report>) {
+        self.kept = kept.into_iter().rev().collect();
     }
 
     /// Whether `pid` was one of them.

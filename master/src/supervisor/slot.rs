@@ -12,6 +12,7 @@ use super::event::Action;
 use super::former::FormerTable;
 use super::recycling::{Haste, Reason};
 use super::stall::Stall;
+use crate::verdict::Obituary;
 
 /// A worker's place: the lane that it writes, of the ledger of a ground that its slot stands on or stood on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,10 @@ pub(crate) struct Worker {
     pub(crate) stage: Stage,
     /// When it came to its stage.
     pub(crate) since: Instant,
+    /// When it was cloned.
+    pub(crate) born: Instant,
+    /// Bytes of its own memory when it was last asked.
+    pub(crate) private_bytes: u64,
     pub(crate) ping: Ping,
     /// It owes an answer for longer than usual.
     pub(crate) stall: Option<Stall>,
@@ -93,6 +98,8 @@ impl Worker {
             pid: None,
             stage: Stage::Booting { serve_at_once: false },
             since: now,
+            born: now,
+            private_bytes: 0,
             ping: Ping::default(),
             stall: None,
             hung: None,
@@ -112,6 +119,13 @@ impl Worker {
     /// The action that says `word` to it.
     pub(crate) fn told(&self, word: ToWorker) -> Action {
         Action::Tell(self.post, self.incarnation, word)
+    }
+
+    /// What is to be written down of its death; nothing of one that was never heard of.
+    pub(crate) fn obituary(&self, cause: String, serious: bool, now: Instant) -> Option<Obituary> {
+        let (incarnation, private_bytes) = (self.incarnation, self.private_bytes);
+        let pid = self.pid?.as_raw();
+        Some(Obituary { pid, incarnation, cause, serious, uptime: now - self.born, private_bytes })
     }
 
     /// It does not answer, whatever the reason, and others do its accepting.

@@ -19,8 +19,8 @@ use super::slot::{Post, Stage};
 use crate::control::server::ClientId;
 use crate::verdict::{Cause, Ending};
 
-const KILLED: Cause = Cause { ending: Ending::Killed(9), own_fault: false };
-const LEFT: Cause = Cause { ending: Ending::Exited(0), own_fault: false };
+const KILLED: Cause = Cause { ending: Ending::Killed(9), own_fault: false, out_of_memory: None };
+const LEFT: Cause = Cause { ending: Ending::Exited(0), own_fault: false, out_of_memory: None };
 
 fn config(count: u16) -> Config {
     let mut config = config::serve_defaults(PathBuf::from("/"), vec![config::parse_listen("127.0.0.1:8080").unwrap()]);
@@ -182,7 +182,7 @@ fn a_first_boot_that_fails_ends_the_start_with_the_workers_own_words() {
     let failed = Word::Failed("open the root /srv: permission denied".to_owned());
     play.event(Event::Heard(SlotId(0), ToMaster { from: Incarnation(1), word: failed }));
     let pid = play.roster.slots[&SlotId(0)].workers[0].pid.unwrap();
-    play.event(Event::Ended(pid, Cause { ending: Ending::Exited(1), own_fault: true }));
+    play.event(Event::Ended(pid, Cause { ending: Ending::Exited(1), own_fault: true, out_of_memory: None }));
     let done = play.done();
     let why = done.iter().find_map(|action| if let Action::Leave(Err(why)) = action { Some(why) } else { None });
     assert!(why.unwrap().contains("permission denied"), "{done:?}");
@@ -208,7 +208,7 @@ fn a_dead_worker_is_succeeded_at_once_by_one_that_serves_at_once() {
 fn a_worker_that_died_of_itself_is_condemned_before_its_successor_is_cloned() {
     let mut play = Play::serving(1);
     let (pid, _) = play.worker(0);
-    play.event(Event::Ended(pid, Cause { ending: Ending::Killed(11), own_fault: true }));
+    play.event(Event::Ended(pid, Cause { ending: Ending::Killed(11), own_fault: true, out_of_memory: None }));
     let done = play.done();
     let condemned = done.iter().position(|action| *action == Action::Condemn(POST, Guilt::Fault));
     let cloned = done.iter().position(|action| matches!(action, Action::Clone(..)));

@@ -13,6 +13,7 @@ use phalanx_shared::stats::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use super::origin::Environment;
+use crate::verdict::Report;
 
 /// The version of this page. It changes with every change that a program of the version before would misread.
 pub(crate) const VERSION: u32 = 1;
@@ -40,6 +41,8 @@ pub(crate) struct State {
     pub(crate) uptime_ms: u64,
     pub(crate) generation: u64,
     pub(crate) last_ground: u32,
+    /// The last deaths, the latest first.
+    pub(crate) crashes: Vec<Report>,
     /// How many slots there are to be.
     pub(crate) target: u32,
     /// Totals of what is gone.

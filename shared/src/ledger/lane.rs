@@ -3,6 +3,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::journal::{self, Journal};
 use crate::stats::Snapshot;
@@ -19,6 +20,7 @@ const TURNS: usize = 2;
 const CLOSING: usize = 3;
 const ACCEPTING: usize = 4;
 const WISH: usize = 5;
+const TURN_BEGAN: usize = 6;
 const CRASH_POINTS: usize = 8;
 const JOURNAL: usize = 40;
 const STATS: usize = 64;
@@ -164,6 +166,16 @@ impl Lane {
     pub fn beat(&self) {
         let turns = self.turns();
         self.words[TURNS].store(turns.wrapping_add(1), Ordering::Release);
+    }
+
+    /// When the loop began its last turn, on the clock that all processes share (CLOCK_BOOTTIME); zero before the first.
+    pub fn turn_began(&self) -> Duration {
+        Duration::from_millis(self.words[TURN_BEGAN].load(Ordering::Acquire))
+    }
+
+    /// Sets [`Lane::turn_began`].
+    pub fn begin_turn(&self, now: Duration) {
+        self.words[TURN_BEGAN].store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// Turns of the loop so far.
