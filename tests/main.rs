@@ -37,6 +37,7 @@ mod million;
 mod overload;
 mod peers;
 mod proxy_protocol;
+mod quarantine;
 mod rates;
 mod recycle;
 mod regressions;

@@ -85,6 +85,14 @@ enum Action {
         #[command(flatten)]
         service: Service,
     },
+    /// Run requests again that are answered 503 because they killed workers
+    Pardon {
+        /// Those of this path; without it all
+        #[arg(value_name = "PATH")]
+        path: Option<String>,
+        #[command(flatten)]
+        service: Service,
+    },
     /// Tell which workers died, of what, and which request they were at
     Crashes {
         /// How many, the latest first
@@ -156,6 +164,7 @@ fn run(action: Action) -> u8 {
         },
         Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
+        Action::Pardon { path, service } => ask(&service, &Command::Pardon { path }),
         Action::Status { service, json } => tell_status(&service, json),
         Action::Crashes { count, service, json } => tell_crashes(&service, (!json).then_some(count)),
     }

@@ -12,8 +12,19 @@ pub(crate) struct Status {
     /// Where the service listens, with real ports.
     pub(crate) listeners: Vec<String>,
     pub(crate) slots: Vec<Slot>,
+    /// Requests that are answered 503 because they killed workers.
+    pub(crate) quarantined: Vec<Held>,
     /// Over all slots that ever were.
     pub(crate) totals: Snapshot,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) method: String,
+    /// Without a query.
+    pub(crate) path: String,
+    /// How much longer.
+    pub(crate) left_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +89,9 @@ pub(crate) fn as_table(status: &Status) -> String {
             format!("{:.1}M", slot.rss_bytes as f64 / 1_048_576.0),
             slot.cause_of_last_death.as_deref().unwrap_or("-")
         );
+    }
+    for held in &status.quarantined {
+        let _infallible = write!(text, "\nheld for {}: {} {}", duration(held.left_ms / 1000), held.method, held.path);
     }
     let totals = &status.totals;
     let _infallible = write!(

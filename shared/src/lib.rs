@@ -6,5 +6,6 @@ pub mod config;
 pub mod ipc;
 pub mod ledger;
 pub mod log;
+pub mod quarantine;
 pub mod stats;
 pub mod sys;

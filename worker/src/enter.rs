@@ -14,6 +14,7 @@ use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{SlotId, Word};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::log;
+use phalanx_shared::quarantine::Quarantine;
 use phalanx_shared::sys::{crash_signal, process, table, title};
 use phalanx_shared::{error, warn};
 
@@ -55,6 +56,8 @@ pub struct Inheritance {
     pub access_log: Option<RawFd>,
     /// What the service knows of its clients.
     pub clients: Clients,
+    /// Requests that are not run.
+    pub quarantine: Quarantine,
     /// Hangs up when the master dies.
     pub lifeline: RawFd,
     /// Every descriptor that is none of a worker's own.
@@ -190,7 +193,7 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
     let nothing = Config { sites: Vec::new(), ..config.clone() };
     let open_files = OpenFiles::new(inheritance.ledger.table(), birth.lane, birth.incarnation);
     let (limits, cache) = within_descriptors(config, inheritance.ledger.descriptors());
-    let setting = Setting::new(open_files, &cache);
+    let setting = Setting::new(open_files, &cache).with_quarantine(inheritance.quarantine);
     Ok(Context {
         incarnation: birth.incarnation,
         ledger: inheritance.ledger.clone(),

@@ -17,6 +17,12 @@ use crate::verdict::Report;
 pub(crate) enum Command {
     /// How is the service?
     Status,
+    /// Run requests again that are held because they killed workers.
+    Pardon {
+        /// Those of this path; none: all.
+        #[serde(default)]
+        path: Option<String>,
+    },
     /// Which workers died last, and of what?
     Crashes,
     /// Stop; `fast` does not wait for what is in flight.

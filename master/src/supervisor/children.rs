@@ -75,6 +75,12 @@ impl Supervisor {
             generation: self.roster.generation.0,
             uptime_s: self.started.elapsed().as_secs(),
         };
-        Status { master, listeners: self.premises.listeners.addresses(), slots, totals }
+        Status {
+            master,
+            listeners: self.premises.listeners.addresses(),
+            slots,
+            quarantined: self.common.ward.held(),
+            totals,
+        }
     }
 }

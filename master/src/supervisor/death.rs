@@ -58,7 +58,7 @@ impl Roster {
             self.act(Action::Condemn(worker.post, guilt));
         }
         let obituary = worker.obituary(text.clone(), guilt.is_some(), self.now);
-        self.out.extend(obituary.map(|obituary| Action::Report(worker.post, obituary)));
+        self.out.extend(obituary.map(|obituary| Action::Report(worker.post, Box::new(obituary))));
         if guilt.is_some() && self.is_on_probation() && !worker.is_booting() {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.graves.push(Grave { dead: incarnation, post: worker.post, told: None });

@@ -91,7 +91,7 @@ pub(crate) enum Action {
     /// Tell the successor who was to blame.
     Condemn(Post, Guilt),
     /// Write down a worker's death.
-    Report(Post, Obituary),
+    Report(Post, Box<Obituary>),
     /// Put the reopened log files into a keeper's table.
     InstallLogs(SlotId),
     /// Send new connections to these slots only, or to all.

@@ -88,7 +88,7 @@ impl Roster {
             self.act(Action::Condemn(post, Guilt::Fault));
         }
         let obituary = worker.obituary(cause.to_string(), cause.own_fault, self.now);
-        self.out.extend(obituary.map(|obituary| Action::Report(post, obituary)));
+        self.out.extend(obituary.map(|obituary| Action::Report(post, Box::new(obituary))));
         // The table went with its last process, and all that was in it.
         if let (false, Some(slot)) = (gone, self.slots.get_mut(&id)) {
             slot.graves.push(Grave { dead: incarnation, post, told: None });

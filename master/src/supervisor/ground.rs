@@ -21,6 +21,7 @@ use phalanx_shared::sys::table::open_descriptors;
 use phalanx_shared::warn;
 use phalanx_worker::enter::{Address, Former, Inheritance, Listener};
 
+use super::ward::Ward;
 use super::{Premises, blueprint, put_in_place};
 use crate::keeper::{self, Charge};
 use crate::listeners::Bound;
@@ -67,12 +68,18 @@ pub(super) struct Common {
     clients: Clients,
     /// What the table of clients lives in.
     clients_memory: OwnedFd,
+    /// Requests that kill workers.
+    pub(super) ward: Ward,
     descriptors: usize,
     connections: usize,
 }
 
 /// What all processes of the service share, whichever program they are of.
-pub(super) type Shared = ((OwnedFd, OwnedFd), (Clients, OwnedFd));
+pub(super) struct Shared {
+    lifeline: (OwnedFd, OwnedFd),
+    clients: (Clients, OwnedFd),
+    ward: Ward,
+}
 
 impl Common {
     /// The numbers of lifeline and table of clients.
@@ -81,7 +88,7 @@ impl Common {
     }
 
     pub(super) fn new(premises: &Premises, first_slot: Vec<Bound>, shared: Option<Shared>) -> Common {
-        let (lifeline, (clients, clients_memory)) = shared.unwrap_or_else(fresh);
+        let Shared { lifeline, clients: (clients, clients_memory), ward } = shared.unwrap_or_else(fresh);
         let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
         let descriptors = limit.map_or(1024, |(soft, _)| soft).min(1 << 20) as usize;
         Common {
@@ -91,6 +98,7 @@ impl Common {
             lifeline,
             clients,
             clients_memory,
+            ward,
             descriptors,
             connections: (premises.config.limits.connections as usize).min(descriptors),
         }
@@ -171,6 +179,7 @@ impl Common {
             blueprints: [self.blueprints[0].as_raw_fd(), self.blueprints[1].as_raw_fd()],
             access_log: premises.logs.access(),
             clients: self.clients,
+            quarantine: self.ward.table(),
             lifeline: self.lifeline.0.as_raw_fd(),
             infrastructure: Vec::new(),
         };
@@ -352,12 +361,16 @@ const CLIENTS: usize = 1 << 16;
 
 /// The lifeline, and the table of the service's clients, whose memory is touched by those who are limited alone.
 fn fresh() -> Shared {
-    let lifeline = io::pipe().map(|(read, write)| (read.into(), write.into()));
-    match lifeline.and_then(|lifeline| Ok((lifeline, Clients::create(CLIENTS)?))) {
+    let create = || -> io::Result<Shared> {
+        let (read, write) = io::pipe()?;
+        let lifeline = (read.into(), write.into());
+        Ok(Shared { lifeline, clients: Clients::create(CLIENTS)?, ward: Ward::new()? })
+    };
+    match create() {
         Ok(shared) => shared,
         Err(error) => {
             // Without descriptors at the start there is nothing to supervise with.
-            warn!("create the lifeline and the table of clients: {error}");
+            warn!("create the lifeline and the tables that all share: {error}");
             process::exit_now(1)
         }
     }
@@ -368,7 +381,7 @@ pub(super) fn inherit_shared(state: &State) -> Result<Shared, String> {
     let lifeline = (upgrade::inherited(state.lifeline.0)?, upgrade::inherited(state.lifeline.1)?);
     let memory = upgrade::inherited(state.clients)?;
     let clients = Clients::open(&memory).map_err(|error| format!("map the table of clients: {error}"))?;
-    Ok((lifeline, (clients, memory)))
+    Ok(Shared { lifeline, clients: (clients, memory), ward: Ward::inherit(&state.ward)? })
 }
 
 /// The totals of a slot whose workers are gone.

@@ -21,6 +21,7 @@ mod stopping;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod ward;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -158,6 +159,7 @@ impl Supervisor {
                 self.handle(event);
             }
             self.handle(Event::Tick);
+            self.common.ward.expire();
             self.depart();
         }
         let outcome = self.leaving.take().unwrap_or(Ok(()));
@@ -196,6 +198,9 @@ impl Supervisor {
             Action::Report(post, dead) => {
                 if let Some(ground) = self.ground(post) {
                     let report = verdict::report(&ground.ledger, post.slot, post.lane, &dead);
+                    if dead.serious {
+                        self.common.ward.note(&report, &self.roster.config.quarantine);
+                    }
                     self.reporters.take(report, dead.serious, &self.roster.config.master);
                 }
             }
@@ -423,6 +428,16 @@ impl Supervisor {
             Command::Crashes => {
                 let (crashes, crash_dir) = (Some(self.reporters.kept()), self.roster.config.master.crash_dir.clone());
                 self.reply(client, &Answer { crashes, crash_dir, ..Answer::done("") });
+                None
+            }
+            Command::Pardon { path } => {
+                let text = match self.common.ward.pardon(path.as_deref()) {
+                    0 => "nothing of that was held".to_owned(),
+                    1 => "1 kind of request is run again".to_owned(),
+                    count => format!("{count} kinds of request are run again"),
+                };
+                info!("pardon: {text}");
+                self.reply(client, &Answer::done(text));
                 None
             }
             Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),

@@ -164,6 +164,7 @@ impl Supervisor {
             crashes: self.reporters.kept(),
             lifeline,
             clients,
+            ward: self.common.ward.state(),
             pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),
             control: self.premises.control.as_ref().map(Server::state),
             listeners: self.premises.listeners.state(),

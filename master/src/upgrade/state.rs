@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) lifeline: (RawFd, RawFd),
     /// The table of the service's clients.
     pub(crate) clients: RawFd,
+    /// Requests that kill workers.
+    pub(crate) ward: Ward,
     pub(crate) pid_file: Option<RawFd>,
     pub(crate) control: Option<Control>,
     /// The real addresses and the Unix sockets, in the order of the configuration.
@@ -70,6 +72,13 @@ pub(crate) struct Fixed {
     pub(crate) control_socket: Option<PathBuf>,
     pub(crate) user: Option<String>,
     pub(crate) group: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Ward {
+    pub(crate) memory: RawFd,
+    /// Method, path, milliseconds that are left.
+    pub(crate) held: Vec<(String, String, u64)>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -179,7 +188,8 @@ impl State {
 
     /// Every descriptor that it names.
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
-        let mut all = vec![self.program, self.executed, self.lifeline.0, self.lifeline.1, self.clients];
+        let mut all =
+            vec![self.program, self.executed, self.lifeline.0, self.lifeline.1, self.clients, self.ward.memory];
         all.extend(self.pid_file);
         if let Some(control) = &self.control {
             all.push(control.listener);

@@ -18,6 +18,9 @@ pub(super) const CRASH_REPORTS: Bounds = plain(1, 100_000, "to keep no reports, 
 /// `workers.max_requests`: TOML has no larger whole number.
 pub(super) const REQUESTS: Bounds = plain(0, i64::MAX as u64, "0 means that no worker is recycled for it");
 /// `rescue.max_attempts`.
+/// `quarantine.crashes`.
+pub(super) const CRASHES: Bounds = plain(1, 1000, "who kills a thousand workers has been known for long");
+/// `rescue.max_attempts`.
 pub(super) const ATTEMPTS: Bounds = plain(0, 10, "a request that outlives ten workers is likely what kills them");
 /// `limits.connections`.
 pub(super) const CONNECTIONS: Bounds = plain(1, 1_000_000, "each connection has a record in its slot's ledger");

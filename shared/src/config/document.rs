@@ -9,7 +9,7 @@ use super::problem::{Problems, Refusal};
 use super::resolved::Config;
 use super::source::Source;
 use super::table::Table;
-use super::written::{CACHE, LIMITS, LISTEN, LOG, MASTER, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
+use super::written::{CACHE, LIMITS, LISTEN, LOG, MASTER, QUARANTINE, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
 use super::{limits, log, master, site, workers};
 
 /// A mark that some editors put in front of a text; it is not part of it.
@@ -69,6 +69,7 @@ fn read(root: &mut Table<'_>) -> Config {
     Config {
         master: master::master(root.table("master", &MASTER)),
         rescue: workers::rescue(root.table("rescue", &RESCUE)),
+        quarantine: workers::quarantine(root.table("quarantine", &QUARANTINE)),
         limits: limits::limits(root.table("limits", &LIMITS)),
         timeouts: limits::timeouts(root.table("timeouts", &TIMEOUTS)),
         cache: limits::cache(root.table("cache", &CACHE)),

@@ -23,6 +23,8 @@ pub struct Config {
     pub workers: Workers,
     /// What becomes of requests whose worker died.
     pub rescue: Rescue,
+    /// What becomes of requests that kill workers.
+    pub quarantine: Quarantine,
     /// What a peer may make a worker hold.
     pub limits: Limits,
     /// How long a peer may keep a worker waiting.
@@ -127,6 +129,19 @@ pub struct Rescue {
     pub enabled: bool,
     /// How often one request may be replayed after a death that was not its fault.
     pub max_attempts: u8,
+}
+
+/// What becomes of requests that kill workers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Whether they are held at all.
+    pub enabled: bool,
+    /// After so many faults, 1 to 1000.
+    pub crashes: u32,
+    /// Within so long.
+    pub window: Duration,
+    /// They are answered 503 for so long.
+    pub time: Duration,
 }
 
 /// What a peer may make a worker hold.

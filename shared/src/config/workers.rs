@@ -1,10 +1,10 @@
-//! The `[workers]` and `[rescue]` tables.
+//! The `[workers]`, `[rescue]` and `[quarantine]` tables.
 
 use std::time::Duration;
 
-use super::bounds::{AGE, ATTEMPTS, COUNT, IO_THREADS, REQUESTS, SIZE};
+use super::bounds::{AGE, ATTEMPTS, COUNT, CRASHES, IO_THREADS, REQUESTS, SIZE};
 use super::entry::{Choices, Entry};
-use super::resolved::{Count, Model, OnMasterDeath, Poller, Rescue, Workers};
+use super::resolved::{Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
 use super::table::Table;
 
 const MODELS: Choices<Model> = Choices {
@@ -47,6 +47,17 @@ pub(super) fn rescue(mut table: Table<'_>) -> Rescue {
         Rescue { enabled: table.flag("enabled", true), max_attempts: table.number("max_attempts", 2, &ATTEMPTS) };
     table.finish();
     rescue
+}
+
+pub(super) fn quarantine(mut table: Table<'_>) -> Quarantine {
+    let quarantine = Quarantine {
+        enabled: table.flag("enabled", false),
+        crashes: table.number("crashes", 3, &CRASHES),
+        window: table.duration("window", Duration::from_secs(60)),
+        time: table.duration("time", Duration::from_secs(300)),
+    };
+    table.finish();
+    quarantine
 }
 
 fn count(entry: &Entry<'_>) -> Option<Count> {

@@ -41,8 +41,22 @@ pub(super) struct Planned {
 
 /// Every table.
 pub(super) static TABLES: &[&Schema] = &[
-    &ROOT, &MASTER, &WORKERS, &RESCUE, &LIMITS, &TIMEOUTS, &CACHE, &LISTEN, &SITE, &ROUTE, &FILES, &RESPOND, &REDIRECT,
-    &LIMIT, &LOG,
+    &ROOT,
+    &MASTER,
+    &WORKERS,
+    &RESCUE,
+    &QUARANTINE,
+    &LIMITS,
+    &TIMEOUTS,
+    &CACHE,
+    &LISTEN,
+    &SITE,
+    &ROUTE,
+    &FILES,
+    &RESPOND,
+    &REDIRECT,
+    &LIMIT,
+    &LOG,
 ];
 
 pub(super) static ROOT: Schema = Schema {
@@ -52,6 +66,7 @@ pub(super) static ROOT: Schema = Schema {
         key("master", "the supervising process"),
         key("workers", "the processes that serve"),
         key("rescue", "what becomes of requests whose worker died"),
+        key("quarantine", "what becomes of requests that kill workers"),
         key("limits", "what a peer may make a worker hold"),
         key("timeouts", "how long a peer may keep a worker waiting"),
         key("cache", "what a worker keeps at hand of the files it serves"),
@@ -104,6 +119,18 @@ pub(super) static RESCUE: Schema = Schema {
     keys: &[
         key("enabled", "whether a successor takes over the connections of a worker that died"),
         key("max_attempts", "how often one request may be replayed after a death that was not its fault"),
+    ],
+    planned: &[],
+};
+
+pub(super) static QUARANTINE: Schema = Schema {
+    name: "quarantine",
+    shape: Shape::Single,
+    keys: &[
+        key("enabled", "whether requests that kill workers again and again are answered 503 for a while"),
+        key("crashes", "how many workers a method and path have to kill for that"),
+        key("window", "within how long"),
+        key("time", "for how long they are answered 503"),
     ],
     planned: &[],
 };

@@ -23,6 +23,7 @@ use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::{Owner, Peer, Phase};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::log;
+use phalanx_shared::quarantine::Quarantine;
 use phalanx_shared::sys::process;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::{self, borrow};
@@ -342,6 +343,7 @@ fn inheritance(ledger: &Ledger, listener: &TcpListener) -> io::Result<Inheritanc
         blueprints: [-1, -1],
         access_log: None,
         clients: Clients::create(64)?.0,
+        quarantine: Quarantine::create()?.0,
         lifeline: -1,
         infrastructure: Vec::new(),
     })

@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use phalanx_shared::config::{Action, Cache, Fault, Route};
+use phalanx_shared::quarantine::Quarantine;
 
 use crate::http::{Head, Reply};
 use crate::open_file::OpenFiles;
@@ -36,12 +37,21 @@ pub struct Setting {
     pub(crate) shelf: Rc<RefCell<Shelf>>,
     /// How much of it.
     pub(crate) cache: Cache,
+    /// Requests that are not run.
+    pub(crate) quarantine: Option<Quarantine>,
 }
 
 impl Setting {
     /// That of a worker with an empty shelf.
     pub fn new(open_files: OpenFiles, cache: &Cache) -> Setting {
-        Setting { open_files, shelf: Rc::new(RefCell::new(Shelf::new(cache))), cache: cache.clone() }
+        let shelf = Rc::new(RefCell::new(Shelf::new(cache)));
+        Setting { open_files, shelf, cache: cache.clone(), quarantine: None }
+    }
+
+    /// With requests that are not run.
+    #[must_use]
+    pub fn with_quarantine(self, quarantine: Quarantine) -> Setting {
+        Setting { quarantine: Some(quarantine), ..self }
     }
 
     /// The turn at hand.

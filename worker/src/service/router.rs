@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
+use phalanx_shared::quarantine::Quarantine;
 
 use super::files::OpenRootError;
 use super::{Answer, Request, Service, Setting};
@@ -22,6 +23,10 @@ pub struct Router {
     sites: Vec<Site>,
     hosts: Hosts,
     limits: bool,
+    /// Requests that are not run.
+    quarantine: Option<Quarantine>,
+    /// What they get.
+    held: Prepared,
 }
 
 /// How many requests a client may make of a route.
@@ -42,7 +47,14 @@ impl Router {
         let mut site = |site: &config::Site| Site::new(site, &mut numbers, setting);
         let sites = config.sites.iter().map(&mut site).collect::<Result<_, _>>()?;
         let limits = config.sites.iter().flat_map(|site| &site.routes).any(|route| route.limit.is_some());
-        Ok(Router { sites, hosts: Hosts::new(config), limits })
+        let seconds = config.quarantine.time.as_secs().max(1);
+        let held = Prepared::new(&Text {
+            status: 503,
+            content_type: "text/plain",
+            headers: &format!("Retry-After: {seconds}\r\n"),
+            body: "503 Service Unavailable\n",
+        });
+        Ok(Router { sites, hosts: Hosts::new(config), limits, quarantine: setting.quarantine, held })
     }
 
     /// Whether any route has a limit.
@@ -78,6 +90,9 @@ impl Router {
             // It would echo what the peer's proxies added; nobody needs it here (RFC 9110, 9.3.8).
             (_, "TRACE") => return Answer::Reply(Reply::error(405)),
             _ => {}
+        }
+        if self.quarantine.is_some_and(|quarantine| quarantine.holds(head.method, head.path)) {
+            return Answer::Reply(Reply::Prepared(&self.held));
         }
         let path = match path::decode(head.path) {
             Ok(path) => path,
