@@ -29,6 +29,7 @@ mod faults;
 mod files;
 mod files_bounds;
 mod files_routes;
+mod generations;
 mod handover;
 mod idle;
 mod keepers;

@@ -93,6 +93,14 @@ enum Action {
         #[command(flatten)]
         service: Service,
     },
+    /// Tell which workers only end what they have, and whom they wait for
+    Draining {
+        #[command(flatten)]
+        service: Service,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell which workers died, of what, and which request they were at
     Crashes {
         /// How many, the latest first
@@ -164,6 +172,7 @@ fn run(action: Action) -> u8 {
         },
         Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
+        Action::Draining { service, json } => tell_draining(&service, json),
         Action::Pardon { path, service } => ask(&service, &Command::Pardon { path }),
         Action::Status { service, json } => tell_status(&service, json),
         Action::Crashes { count, service, json } => tell_crashes(&service, (!json).then_some(count)),
@@ -232,6 +241,22 @@ fn tell_status(service: &Service, json: bool) -> u8 {
             say(&if json { status::as_json(&status) } else { status::as_table(&status) });
             DONE
         }
+        Err(error) => complain(error.exit_code(), &error.to_string()),
+    }
+}
+
+fn tell_draining(service: &Service, json: bool) -> u8 {
+    let socket = match lenient_socket_of(service) {
+        Ok(socket) => socket,
+        Err(text) => return complain(BAD_USAGE, &text),
+    };
+    match client::ask(&socket, &Command::Draining) {
+        Ok(Answer { draining: Some(draining), .. }) => {
+            let text = || serde_json::to_string(&draining).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+            say(&if json { text() } else { status::draining_as_text(&draining) });
+            DONE
+        }
+        Ok(answer) => complain(FAILED, &answer.text),
         Err(error) => complain(error.exit_code(), &error.to_string()),
     }
 }

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use phalanx_shared::stats::Snapshot;
 use serde::{Deserialize, Serialize};
 
+use crate::verdict::InFlight;
+
 /// The whole of it, as `status --json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -50,6 +52,46 @@ pub(crate) struct Slot {
     /// Deaths that were followed by a successor.
     pub(crate) restarts: u64,
     pub(crate) rss_bytes: u64,
+}
+
+/// A worker that only ends what it has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Draining {
+    pub(crate) slot: u32,
+    pub(crate) pid: Option<i32>,
+    pub(crate) incarnation: u32,
+    pub(crate) generation: u64,
+    /// Since when it does.
+    pub(crate) since_ms: u64,
+    /// When it is ended, if it has not ended.
+    pub(crate) left_ms: u64,
+    /// How many connections it waits for.
+    pub(crate) connections: usize,
+    /// Some of them.
+    pub(crate) waits_for: Vec<InFlight>,
+}
+
+/// Draining workers for people.
+pub(crate) fn draining_as_text(draining: &[Draining]) -> String {
+    if draining.is_empty() {
+        return "no worker is draining".to_owned();
+    }
+    let mut lines = Vec::new();
+    for worker in draining {
+        lines.push(format!(
+            "slot {} pid {} (incarnation {}, generation {}): for {}, {} left, {} connections",
+            worker.slot,
+            worker.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            worker.incarnation,
+            worker.generation,
+            duration(worker.since_ms / 1000),
+            duration(worker.left_ms / 1000),
+            worker.connections
+        ));
+        let waits = worker.waits_for.iter();
+        lines.extend(waits.map(|request| format!("  `{}` of {} ({})", request.request, request.peer, request.phase)));
+    }
+    lines.join("\n")
 }
 
 pub(crate) fn as_json(status: &Status) -> String {

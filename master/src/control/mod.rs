@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cli;
-use crate::status::Status;
+use crate::status::{Draining, Status};
 use crate::verdict::Report;
 
 /// What can be asked.
@@ -23,6 +23,8 @@ pub(crate) enum Command {
         #[serde(default)]
         path: Option<String>,
     },
+    /// Which workers only end what they have, and whom do they wait for?
+    Draining,
     /// Which workers died last, and of what?
     Crashes,
     /// Stop; `fast` does not wait for what is in flight.
@@ -60,6 +62,9 @@ pub(crate) struct Answer {
     /// With `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Status>,
+    /// With `draining`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) draining: Option<Vec<Draining>>,
     /// With `crashes`: the last ones, the latest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) crashes: Option<Vec<Report>>,
@@ -70,7 +75,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     fn new(ok: bool, text: String, code: u8) -> Answer {
-        Answer { ok, text, code, status: None, crashes: None, crash_dir: None }
+        Answer { ok, text, code, status: None, draining: None, crashes: None, crash_dir: None }
     }
 
     pub(crate) fn done(text: impl Into<String>) -> Answer {

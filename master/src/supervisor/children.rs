@@ -1,13 +1,16 @@
 //! The master's children: who has ended and why, and how those that live are.
 
+use std::time::Instant;
+
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::sys::rest::process_figures;
 
 use super::Supervisor;
 use super::event::Event;
-use super::slot::Slot;
+use super::slot::{Slot, Stage, Worker};
 use crate::status::{self, Status};
 use crate::verdict::{self, Cause, Ending};
 
@@ -44,6 +47,36 @@ impl Supervisor {
         let out_of_memory =
             (ending == Ending::Killed(Signal::SIGKILL as i32)).then(|| self.memory_kills.look()).flatten();
         Event::Ended(pid, Cause { out_of_memory, ..cause })
+    }
+
+    /// Workers that only end what they have, and whom they wait for.
+    pub(super) fn draining(&self) -> Vec<status::Draining> {
+        let (now, limit) = (Instant::now(), self.roster.config.workers.drain_timeout);
+        let ends = |worker: &&Worker| matches!(worker.stage, Stage::Retiring | Stage::Draining);
+        let of_slots = self.roster.slots.values().flat_map(Slot::every_worker).filter(ends);
+        let tell = |worker: &Worker| {
+            let ledger = self.ground(worker.post).map(|ground| &ground.ledger);
+            let owner = Some(Owner::Worker(worker.incarnation));
+            let records =
+                ledger.into_iter().flat_map(|ledger| ledger.recorded().map(move |(_, record)| (ledger, record)));
+            let own: Vec<_> = records.filter(|(_, record)| record.owner() == owner).collect();
+            let since = now.saturating_duration_since(worker.since);
+            status::Draining {
+                slot: worker.post.slot.0,
+                pid: worker.pid.map(Pid::as_raw),
+                incarnation: worker.incarnation.0,
+                generation: worker.generation.0,
+                since_ms: since.as_millis() as u64,
+                left_ms: limit.saturating_sub(since).as_millis() as u64,
+                connections: own.len(),
+                waits_for: own
+                    .iter()
+                    .filter_map(|(ledger, record)| verdict::in_flight(ledger, record))
+                    .take(64)
+                    .collect(),
+            }
+        };
+        of_slots.map(tell).collect()
     }
 
     pub(super) fn status(&self) -> Status {

@@ -77,7 +77,7 @@ pub(crate) enum Action {
     /// Write a configuration down as the blueprint of this number; it goes to a keeper with each order to clone.
     Publish(usize, Box<Config>),
     /// Have the keeper clone a worker.
-    Clone(SlotId, Birth),
+    Clone(SlotId, Box<Birth>),
     /// Say a word to this worker, at its post.
     Tell(Post, Incarnation, ToWorker),
     /// End a process.
@@ -101,7 +101,7 @@ pub(crate) enum Action {
     /// The configuration in force is this one.
     Adopt(Box<Config>),
     /// Answer a client.
-    Reply(ClientId, Answer),
+    Reply(ClientId, Box<Answer>),
     /// A line for the log.
     Say(String),
     /// A line for the log that an operator should see.

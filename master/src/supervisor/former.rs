@@ -48,6 +48,11 @@ impl Slot {
         self.ground = ground;
     }
 
+    /// As [`Slot::all_workers`].
+    pub(super) fn every_worker(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().chain(self.formers.iter().flat_map(|former| &former.workers))
+    }
+
     /// Every worker of the slot, those of former tables too.
     pub(super) fn all_workers(&mut self) -> impl Iterator<Item = &mut Worker> {
         self.workers.iter_mut().chain(self.formers.iter_mut().flat_map(|former| &mut former.workers))

@@ -34,7 +34,7 @@ impl Roster {
         let Some(birth) = slot.conceive(generation, blueprint, at_once) else { return };
         slot.clone_at = None;
         slot.workers.push(Worker::new(&birth, id, slot.ground, now));
-        self.act(Action::Clone(id, birth));
+        self.act(Action::Clone(id, Box::new(birth)));
     }
 
     pub(super) fn born(&mut self, id: SlotId, incarnation: Incarnation, outcome: Result<Pid, String>) {
@@ -136,7 +136,7 @@ impl Roster {
         let Some(slot) = self.slots.get_mut(&id) else { return false };
         let Some(birth) = slot.conceive(generation, blueprint, false) else { return false };
         slot.workers.push(Worker::new(&birth, id, slot.ground, now));
-        self.act(Action::Clone(id, birth));
+        self.act(Action::Clone(id, Box::new(birth)));
         true
     }
 }

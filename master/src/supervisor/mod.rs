@@ -425,6 +425,11 @@ impl Supervisor {
                 self.reply(client, &answer);
                 None
             }
+            Command::Draining => {
+                let answer = Answer { draining: Some(self.draining()), ..Answer::done("") };
+                self.reply(client, &answer);
+                None
+            }
             Command::Crashes => {
                 let (crashes, crash_dir) = (Some(self.reporters.kept()), self.roster.config.master.crash_dir.clone());
                 self.reply(client, &Answer { crashes, crash_dir, ..Answer::done("") });

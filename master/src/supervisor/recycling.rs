@@ -131,14 +131,20 @@ impl Roster {
     /// Clones a successor; false when the slot is not ready for one.
     fn replace_worker(&mut self, id: SlotId) -> bool {
         let (generation, blueprint, now) = (self.generation, self.blueprint, self.now);
+        let most = self.config.workers.max_old_generations as usize;
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        if slot.is_quiet() {
+        if slot.serving().is_none() || slot.has_successor_booting() {
+            return false;
+        }
+        let retiring = || slot.workers.iter().filter(|worker| worker.stage == Stage::Retiring);
+        if retiring().count() < most {
             slot.clone_at = None;
             return self.clone_successor(id, generation, blueprint);
         }
-        // Both lanes are taken: what retires has had its time, and its connections will be rescued.
-        let retiring = slot.at_stage(Stage::Retiring).filter(|worker| now - worker.since > LANE_PATIENCE);
-        if let Some(pid) = retiring.and_then(|worker| worker.pid) {
+        // The oldest has had its time, and its connections will be rescued.
+        let oldest = retiring().min_by_key(|worker| worker.incarnation);
+        let overdue = oldest.filter(|worker| now - worker.since > LANE_PATIENCE).and_then(|worker| worker.pid);
+        if let Some(pid) = overdue {
             self.act(Action::Kill(pid, Signal::SIGKILL));
         }
         false

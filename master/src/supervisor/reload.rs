@@ -84,13 +84,14 @@ impl Roster {
                 Some(_) => all_ready = false,
                 None => {
                     all_ready = false;
-                    let retiring = slot.at_stage(Stage::Retiring).and_then(|worker| worker.pid);
+                    let retiring = slot.workers.iter().filter(|worker| worker.stage == Stage::Retiring);
+                    let retiring = retiring.min_by_key(|worker| worker.incarnation).and_then(|worker| worker.pid);
                     // A slot that cannot boot the old configuration may be what the new one is to mend.
                     let ripe = slot.serving().is_some() || slot.workers.is_empty();
                     if ripe && slot.keeper.is_some() && self.clone_successor(id, generation, blueprint) {
                         continue;
                     }
-                    // Both lanes are taken: what retires has had its time, and its connections will be rescued.
+                    // No lane is free: what retires has had its time, and its connections will be rescued.
                     if let Some(pid) = retiring.filter(|_| self.now - since > LANE_PATIENCE) {
                         self.act(Action::Kill(pid, Signal::SIGKILL));
                     }
@@ -121,6 +122,7 @@ impl Roster {
                 self.promote(id, incarnation);
             }
         }
+        self.end_old_generations();
         self.generation = reload.generation;
         self.blueprint = reload.blueprint;
         let count_changed = self.config.workers.count != reload.config.workers.count;
@@ -133,6 +135,21 @@ impl Roster {
             let count = count_of(&self.config);
             self.scale(None, count);
         }
+    }
+
+    /// Ends predecessors past `max_old_generations`, the oldest first. Their connections are rescued.
+    fn end_old_generations(&mut self) {
+        let most = self.config.workers.max_old_generations as usize;
+        let mut actions = Vec::new();
+        for slot in self.slots.values_mut() {
+            let old = |worker: &&mut Worker| worker.stage == Stage::Retiring;
+            let mut old: Vec<&mut Worker> = slot.workers.iter_mut().filter(old).collect();
+            old.sort_by_key(|worker| worker.incarnation);
+            let surplus = old.len().saturating_sub(most);
+            actions
+                .extend(old.iter().take(surplus).filter_map(|it| it.pid).map(|pid| Action::Kill(pid, Signal::SIGKILL)));
+        }
+        self.out.append(&mut actions);
     }
 
     /// Nothing has changed for anybody: the successors leave.

@@ -178,7 +178,7 @@ impl Roster {
 
     pub(super) fn reply(&mut self, client: Option<ClientId>, answer: Answer) {
         if let Some(client) = client {
-            self.act(Action::Reply(client, answer));
+            self.act(Action::Reply(client, Box::new(answer)));
         }
     }
 }

@@ -85,9 +85,9 @@ impl Play {
     fn play_along(&mut self, action: &Action) -> Vec<Event> {
         match action {
             Action::Open(slot) => vec![Event::Opened(*slot, Ok(self.pid()))],
-            Action::Clone(slot, Birth { incarnation, .. }) => {
-                let born = Event::Born(*slot, *incarnation, Ok(self.pid()));
-                if self.slow { vec![born] } else { vec![born, ready(*slot, *incarnation)] }
+            Action::Clone(slot, birth) => {
+                let born = Event::Born(*slot, birth.incarnation, Ok(self.pid()));
+                if self.slow { vec![born] } else { vec![born, ready(*slot, birth.incarnation)] }
             }
             Action::Tell(post, _, ToWorker::Retire | ToWorker::Yield | ToWorker::Leave | ToWorker::Drain(_)) => {
                 let slot = self.roster.slots.get_mut(&post.slot).expect("a slot");
@@ -157,7 +157,10 @@ fn told(actions: &[Action], slot: u32, lane: usize, word: &ToWorker) -> bool {
 }
 
 fn births(actions: &[Action]) -> Vec<&Birth> {
-    actions.iter().filter_map(|action| if let Action::Clone(_, birth) = action { Some(birth) } else { None }).collect()
+    actions
+        .iter()
+        .filter_map(|action| if let Action::Clone(_, birth) = action { Some(birth.as_ref()) } else { None })
+        .collect()
 }
 
 fn replies(actions: &[Action]) -> Vec<(bool, &str)> {

@@ -18,6 +18,8 @@ pub(super) const CRASH_REPORTS: Bounds = plain(1, 100_000, "to keep no reports, 
 /// `workers.max_requests`: TOML has no larger whole number.
 pub(super) const REQUESTS: Bounds = plain(0, i64::MAX as u64, "0 means that no worker is recycled for it");
 /// `rescue.max_attempts`.
+/// `workers.max_old_generations`.
+pub(super) const OLD_GENERATIONS: Bounds = plain(1, 2, "each holds memory until its last response has ended");
 /// `quarantine.crashes`.
 pub(super) const CRASHES: Bounds = plain(1, 1000, "who kills a thousand workers has been known for long");
 /// `rescue.max_attempts`.

@@ -74,6 +74,8 @@ pub struct Workers {
     pub hang_timeout: Duration,
     /// How long a stop or a recycle waits for what is in flight.
     pub drain_timeout: Duration,
+    /// Predecessors of a slot's worker that may still end what they had, 1 to 2.
+    pub max_old_generations: u32,
     /// 0: never recycled for it.
     pub max_requests: u64,
     /// How long it serves; zero: never recycled for it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bounds::{AGE, ATTEMPTS, COUNT, CRASHES, IO_THREADS, REQUESTS, SIZE};
+use super::bounds::{AGE, ATTEMPTS, COUNT, CRASHES, IO_THREADS, OLD_GENERATIONS, REQUESTS, SIZE};
 use super::entry::{Choices, Entry};
 use super::resolved::{Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
 use super::table::Table;
@@ -30,6 +30,7 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)),
+        max_old_generations: table.number("max_old_generations", 2, &OLD_GENERATIONS),
         max_requests: table.number("max_requests", 0, &REQUESTS),
         max_age: table.duration_within("max_age", Duration::ZERO, &AGE),
         max_memory: table.size("max_memory", 0, &SIZE),

@@ -102,6 +102,10 @@ pub(super) static WORKERS: Schema = Schema {
         key("boot_timeout", "how long a worker may take from its clone until it is ready"),
         key("hang_timeout", "how long a worker's loop may stay silent before the worker is killed and replaced"),
         key("drain_timeout", "how long a stop or a recycle waits for what is in flight"),
+        key(
+            "max_old_generations",
+            "how many predecessors of a slot's worker may still end what they had; one more is ended",
+        ),
         key("max_requests", "after how many requests a worker is recycled; 0 is never"),
         key("max_age", "how long a worker serves until it is recycled; 0s is for ever"),
         key("max_memory", "at how much private memory a worker is recycled; 0 is never"),

@@ -26,8 +26,9 @@ pub use response::Pending;
 pub const LAYOUT: u32 = 1;
 /// The largest number of descriptors or connections that a ledger of another program is believed to have.
 const MOST: usize = 1 << 24;
-/// Workers that can live in a slot at the same time, predecessor and successor; each has a lane of the ledger to itself.
-pub const LANES: usize = 2;
+/// Workers that can live in a slot at the same time: one that serves, its successor, and predecessors that still end what they
+/// had; each has a lane of the ledger to itself.
+pub const LANES: usize = 4;
 /// Bytes of a connection's request buffer.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 /// Responses of one connection that can be on their way at the same time: what is answered of a pipeline in one turn.
@@ -195,8 +196,8 @@ mod tests {
         let layout = Layout { descriptors: 20_000, buffers_per_lane: 16_384 };
         assert!(layout.lane(LANES) <= layout.records());
         assert!(layout.records() + 20_000 * record::BYTES <= layout.pending());
-        assert!(layout.pending() + 2 * 16_384 * response::LIST_BYTES <= layout.buffers());
-        assert_eq!(layout.bytes(), layout.buffers() + 2 * 16_384 * BUFFER_BYTES);
+        assert!(layout.pending() + LANES * 16_384 * response::LIST_BYTES <= layout.buffers());
+        assert_eq!(layout.bytes(), layout.buffers() + LANES * 16_384 * BUFFER_BYTES);
     }
 
     #[test]
@@ -206,7 +207,7 @@ mod tests {
         assert!(ledger.buffer(3).is_none());
         drop(buffer);
         assert!(ledger.buffer(3).is_some());
-        assert!(ledger.buffer(8).is_none(), "two lanes of four buffers end at 7");
+        assert!(ledger.buffer(LANES * 4).is_none(), "the lanes have four buffers each");
     }
 
     #[test]
