@@ -75,6 +75,7 @@ impl Duty {
         words.extend(self.inheritance.ledger.lane(self.lane).wish().map(|wish| match wish {
             Wish::Yield => ToWorker::Yield,
             Wish::Drain => ToWorker::Drain(Closing::Worker),
+            Wish::Stop => ToWorker::Drain(Closing::Service),
         }));
         words
     }

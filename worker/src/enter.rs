@@ -157,10 +157,10 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     process::set_signal_mask(&term).map_err(|error| format!("set the signal mask: {error}"))?;
     crash_point::arm(ledger);
 
-    let alone = birth.alive.is_empty();
+    let alone = birth.alone;
     let dead_lanes = if alone { 0..LANES } else { birth.lane..birth.lane + 1 };
     rescue::settle(ledger, dead_lanes);
-    let formers = Formers::new(&inheritance.formers, &birth.alive);
+    let formers = Formers::new(&inheritance.formers, birth.incarnation, &birth.alive);
     formers.finish_moves(ledger);
     let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
     // The sweep comes before the router: what that opens is this worker's own.

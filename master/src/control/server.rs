@@ -22,6 +22,8 @@ pub(crate) struct ClientId(pub(crate) u64);
 const MAX_CLIENTS: usize = 64;
 /// Bytes of a request line.
 const MAX_LINE: usize = 64 * 1024;
+/// Bytes that may wait for a client which another program is to go on with.
+const MAX_PASSED: usize = 64 * 1024;
 /// Bytes that may wait for a client that does not read.
 const MAX_UNSENT: usize = 16 * 1024 * 1024;
 
@@ -83,7 +85,8 @@ impl Server {
 
     /// What another program goes on with.
     pub(crate) fn state(&self) -> state::Control {
-        let clients = self.clients.iter().filter(|(_, client)| !client.gone);
+        // Who does not read its answers is not worth a program's start.
+        let clients = self.clients.iter().filter(|(_, client)| !client.gone && client.unsent.len() <= MAX_PASSED);
         let clients = clients.map(|(id, client)| state::Client {
             id: id.0,
             stream: client.stream.as_raw_fd(),

@@ -6,6 +6,7 @@ use phalanx_shared::ledger::record::Guilt;
 
 use super::backoff;
 use super::event::Action;
+use super::recycling::ENOUGH_DEATHS;
 use super::roster::Roster;
 use super::slot::{Grave, Place, Post, Stage, Worker};
 use crate::verdict::{Cause, Ending};
@@ -66,13 +67,15 @@ impl Roster {
             return self.go_back(&format!("worker {} died: {text}", id.0));
         }
         match worker.stage {
-            Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text),
+            Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text, guilt.is_some()),
             _ => self.died_serving(id, incarnation, worker.post),
         }
     }
 
-    fn died_at_boot(&mut self, id: SlotId, worker: &Worker, why: &str) {
-        if self.is_taking_over() {
+    fn died_at_boot(&mut self, id: SlotId, worker: &Worker, why: &str, own_doing: bool) {
+        let deaths = self.slots.get(&id).map_or(0, |slot| slot.deaths_at_boot);
+        // One that somebody killed says nothing of the new program, unless that goes on.
+        if self.is_taking_over() && (own_doing || worker.complaint.is_some() || deaths >= ENOUGH_DEATHS) {
             self.go_back(&format!("worker {} did not become ready: {why}", id.0));
         }
         if !self.started && self.stopping.is_none() {

@@ -40,6 +40,8 @@ pub(crate) enum Event {
     Rehearsed(Result<(), String>),
     /// The other program could not be executed.
     NotExecuted(String),
+    /// The program before this one could not be executed.
+    NotReturned(String),
     /// No connection is left on a former ground of the slot.
     Emptied(SlotId, u32),
     /// Somebody wants this many slots.

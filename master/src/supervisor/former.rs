@@ -1,7 +1,7 @@
 //! Tables that a slot had before its present one. Their workers serve on until one of the new table does; then they give what
 //! they have to that one, end the rest, and leave.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -12,6 +12,9 @@ use super::event::Action;
 use super::roster::{DRAIN_MARGIN, Roster};
 use super::slot::{Grave, Slot, Stage, Worker};
 use crate::verdict::{Cause, Ending};
+
+/// How long what is left in a former table may take to be fetched when its workers are gone.
+const FETCH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A former table and who has it. When the last of them has gone, it is gone too.
 #[derive(Debug)]
@@ -46,6 +49,11 @@ impl Slot {
         self.formers.push(FormerTable { ground: self.ground, keeper: None, workers, yielding: None });
         self.graves.iter_mut().for_each(|grave| grave.told = None);
         self.ground = ground;
+    }
+
+    /// The keepers of former tables that live.
+    pub(super) fn former_keepers(&self) -> impl Iterator<Item = Pid> + '_ {
+        self.formers.iter().filter_map(|former| former.keeper)
     }
 
     /// As [`Slot::all_workers`].
@@ -97,7 +105,12 @@ impl Roster {
         // The table went with its last process, and all that was in it.
         if let (false, Some(slot)) = (gone, self.slots.get_mut(&id)) {
             slot.graves.push(Grave { dead: incarnation, post, told: None });
-            self.bury_the_dead(id);
+            // Whoever waits for the others of the new program is needed now.
+            let waiting = slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
+            match waiting.filter(|_| slot.serving().is_none() && slot.formers.iter().all(|it| it.workers.is_empty())) {
+                Some(waiting) => self.promote(id, waiting),
+                None => self.bury_the_dead(id),
+            }
         }
     }
 
@@ -116,18 +129,22 @@ impl Roster {
                 }
             }
             let overdue = former.yielding.is_some_and(|since| now - since > workers.drain_timeout + DRAIN_MARGIN);
-            for worker in former.workers.iter_mut().filter(|worker| overdue && worker.stage != Stage::Leaving) {
-                worker.enter(Stage::Leaving, now);
+            // What it still has is rescued, if its keeper lives.
+            for worker in former.workers.iter_mut().filter(|worker| overdue && worker.since != now) {
+                worker.since = now;
                 actions.extend(worker.pid.map(|pid| Action::Kill(pid, Signal::SIGKILL)));
             }
             // One that its keeper never told of may never have been.
             let patient = |worker: &Worker| worker.stage != Stage::Leaving && now - worker.since < workers.boot_timeout;
             former.workers.retain(|worker| worker.pid.is_some() || patient(worker));
         }
-        for former in slot.formers.iter().filter(|former| former.workers.is_empty() && !former.is_gone()) {
+        let graves = &slot.graves;
+        let is_buried = |former: &&FormerTable| !graves.iter().any(|grave| grave.post.ground == former.ground);
+        let left = slot.formers.iter().filter(|former| former.workers.is_empty() && !former.is_gone());
+        for former in left.filter(is_buried) {
             actions.push(Action::LookInto(id, former.ground));
         }
-        let limit = workers.drain_timeout + 2 * DRAIN_MARGIN;
+        let limit = workers.drain_timeout + FETCH_PATIENCE;
         let is_over = |former: &mut FormerTable| {
             let overdue = former.yielding.is_some_and(|since| now - since > limit);
             former.is_gone() || overdue && former.workers.is_empty()
@@ -152,13 +169,17 @@ impl Roster {
     /// The slot or the service ends: workers of former tables end what they have.
     pub(super) fn drain_formers(&mut self, id: SlotId) {
         let now = self.now;
+        let stopping = self.is_stopping();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let mut actions = Vec::new();
+        // Without one of the present table nobody else takes what is queued.
+        let alone = !slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining));
+        let closing = if alone && stopping { Closing::Service } else { Closing::Worker };
         for former in &mut slot.formers {
             former.yielding.get_or_insert(now);
             for worker in former.workers.iter_mut().filter(|worker| !is_ending(worker)) {
                 worker.enter(Stage::Draining, now);
-                actions.push(worker.told(ToWorker::Drain(Closing::Worker)));
+                actions.push(worker.told(ToWorker::Drain(closing)));
             }
         }
         self.out.append(&mut actions);

@@ -10,7 +10,7 @@ use phalanx_shared::clients::{Client, Clients};
 use phalanx_shared::config::Config;
 use phalanx_shared::ipc::channel::{self, Doorbell, MasterEnd};
 use phalanx_shared::ipc::keeper::{Cloned, Order};
-use phalanx_shared::ipc::{Incarnation, Said, SlotId, ToWorker, line};
+use phalanx_shared::ipc::{Closing, Incarnation, Said, SlotId, ToWorker, line};
 use phalanx_shared::ledger::lane::Wish;
 use phalanx_shared::ledger::record::{Owner, Peer};
 use phalanx_shared::ledger::{LANES, Ledger};
@@ -312,6 +312,7 @@ impl Ground {
         }
         let wish = match said.word {
             ToWorker::Yield => Wish::Yield,
+            ToWorker::Drain(Closing::Service) => Wish::Stop,
             ToWorker::Drain(_) => Wish::Drain,
             _ => return Err(io::Error::other("the program that it is of has no such word")),
         };
@@ -337,7 +338,14 @@ impl Ground {
         let mut births = Vec::new();
         loop {
             match line::receive::<Cloned>(self.orders.as_fd(), line::Wait::No) {
-                Ok(Some((cloned, _))) => births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw))),
+                Ok(Some((cloned, _))) => {
+                    let outcome = cloned.outcome.map(Pid::from_raw);
+                    // Workers have the keeper's end of the line too, and may have said it.
+                    match outcome {
+                        Ok(pid) if !process::is_child(pid) => warn!("a keeper tells of pid {pid}, which is no child"),
+                        outcome => births.push((cloned.incarnation, outcome)),
+                    }
+                }
                 Ok(None) => {
                     self.hung_up.set(true);
                     return births;

@@ -102,6 +102,8 @@ pub(crate) struct Supervisor {
     rehearses: bool,
     /// Children may have ended while nobody could be told.
     look_for_the_dead: bool,
+    /// Signals that came when another program was about to be executed.
+    unheard: Vec<(Wish, &'static str)>,
     rehearsal: Option<Rehearsal>,
     /// Another program is to be executed when all that has happened is dealt with: it would never hear of it.
     departure: Option<Departure>,
@@ -138,6 +140,7 @@ impl Supervisor {
             vacated: false,
             rehearses: false,
             look_for_the_dead: false,
+            unheard: Vec::new(),
             rehearsal: None,
             departure: None,
             successor: None,
@@ -379,7 +382,7 @@ impl Supervisor {
     }
 
     fn steer(&self, serving: Option<&[u32]>) {
-        let Some(ground) = self.grounds.get(&SlotId(0)) else { return };
+        let Some((_, ground)) = self.all_grounds().find(|(slot, _)| *slot == SlotId(0)) else { return };
         if let Err(error) = steer(&ground.listeners, serving) {
             warn!("steer new connections: {error}; some that arrive while a slot closes may be refused");
         }
@@ -504,7 +507,8 @@ impl Supervisor {
         if std::mem::replace(&mut self.vacated, true) {
             return;
         }
-        let keepers: Vec<Pid> = self.roster.slots.values().filter_map(|slot| slot.keeper).collect();
+        let slots = self.roster.slots.values();
+        let keepers: Vec<Pid> = slots.flat_map(|slot| slot.keeper.into_iter().chain(slot.former_keepers())).collect();
         for pid in keepers {
             end(pid, Signal::SIGKILL);
             let _reaped_already = waitpid(pid, None);

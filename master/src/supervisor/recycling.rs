@@ -19,7 +19,7 @@ use crate::control::server::ClientId;
 /// How old a worker is before its memory counts, if it had too much from its birth: that must not recycle without end.
 const LEAST_AGE: Duration = Duration::from_secs(10);
 /// Deaths at boot in a row after which nobody waits for a successor any longer.
-const ENOUGH_DEATHS: u32 = 3;
+pub(super) const ENOUGH_DEATHS: u32 = 3;
 
 /// Why a worker is to be replaced; the greater, the sooner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +37,7 @@ pub(crate) enum Reason {
 /// Somebody waits for these workers to be replaced.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    client: Option<ClientId>,
+    pub(super) client: Option<ClientId>,
     workers: Vec<(SlotId, Incarnation)>,
 }
 

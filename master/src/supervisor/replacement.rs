@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use phalanx_shared::info;
 use phalanx_shared::ledger::LAYOUT;
 use phalanx_shared::sys::{process, table};
-use phalanx_shared::{error, info};
 
 use super::event::Event;
 use super::ground::{self, Common, FormerGround, Ground};
@@ -19,6 +19,7 @@ use super::{Premises, Supervisor};
 use crate::control::server::{ClientId, Server};
 use crate::daemonize::Herald;
 use crate::pid_file::PidFile;
+use crate::signals::Wish;
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State, VERSION};
 use crate::upgrade::{inherited, pass_on};
@@ -29,6 +30,13 @@ pub(super) enum Departure {
     Onward(Option<ClientId>),
     /// The one before this one: why.
     Back(Option<ClientId>, String),
+}
+
+/// Why no other program was executed.
+enum Stay {
+    /// A signal came that it would not have heard of.
+    Signal,
+    Failed(String),
 }
 
 /// How long a way back waits for keepers to tell whom they have cloned.
@@ -93,53 +101,80 @@ impl Supervisor {
     pub(super) fn depart(&mut self) {
         let unborn = self.roster.slots.values().flat_map(|slot| &slot.workers).filter(|worker| worker.pid.is_none());
         let unborn = unborn.filter(|worker| worker.since.elapsed() < BIRTH_PATIENCE).count();
-        match self.departure.take() {
+        // Who stops has no need of another program.
+        let departure = self.departure.take().filter(|_| !self.roster.is_stopping() && self.leaving.is_none());
+        match departure {
             // Who is not ready for it now is asked again.
-            Some(Departure::Onward(client)) if self.roster.is_calm() => {
-                if let Err(why) = self.hand_over(client) {
-                    self.handle(Event::NotExecuted(why));
-                }
-            }
+            Some(Departure::Onward(client)) if self.roster.is_calm() => match self.hand_over(client) {
+                Ok(()) => {}
+                // Asked for again when the signal is dealt with.
+                Err(Stay::Signal) => {}
+                Err(Stay::Failed(why)) => self.handle(Event::NotExecuted(why)),
+            },
             Some(back @ Departure::Back(..)) if unborn > 0 => self.departure = Some(back),
-            Some(Departure::Back(client, why)) => self.go_back(client, why),
+            Some(Departure::Back(client, why)) => match self.go_back(client, &why) {
+                Ok(()) => {}
+                Err(Stay::Signal) => self.departure = Some(Departure::Back(client, why)),
+                Err(Stay::Failed(error)) => self.handle(Event::NotReturned(error)),
+            },
             _ => {}
         }
     }
 
     /// Executes the program that was rehearsed; returns if that fails, and then nothing has changed.
-    fn hand_over(&mut self, client: Option<ClientId>) -> Result<(), String> {
+    fn hand_over(&mut self, client: Option<ClientId>) -> Result<(), Stay> {
         self.rehearsal = None;
-        let program = self.successor.take().ok_or("there is no program to execute")?;
-        let mut state = self.state(program.as_raw_fd(), None)?;
+        let program = self.successor.take().ok_or_else(|| Stay::Failed("there is no program to execute".to_owned()))?;
+        let mut state = self.state(program.as_raw_fd(), None).map_err(Stay::Failed)?;
         state.client = client.map(|client| client.0);
         info!("handing over");
-        self.execute(&program, &state)
+        let stay = self.execute(&program, &state);
+        self.successor = Some(program);
+        Err(stay)
     }
 
     /// Executes the program before this one again.
-    fn go_back(&mut self, client: Option<ClientId>, why: String) {
-        let Some((program, environment)) = self.predecessor.take() else { return };
+    fn go_back(&mut self, client: Option<ClientId>, why: &str) -> Result<(), Stay> {
+        let nothing = || Stay::Failed("there is no program to go back to".to_owned());
+        let (program, environment) = self.predecessor.take().ok_or_else(nothing)?;
+        let own = self.premises.origin.environment();
         self.premises.origin.set_environment(&environment);
-        let outcome = self.state(program.as_raw_fd(), Some(why)).and_then(|mut state| {
-            state.client = client.map(|client| client.0);
-            self.execute(&program, &state)
-        });
-        if let Err(error) = outcome {
-            error!("cannot go back to the program before this one: {error}");
-        }
+        let stay = match self.state(program.as_raw_fd(), Some(why.to_owned())) {
+            Ok(mut state) => {
+                state.client = client.map(|client| client.0);
+                self.execute(&program, &state)
+            }
+            Err(why) => Stay::Failed(why),
+        };
+        self.premises.origin.set_environment(&own);
+        self.predecessor = Some((program, environment));
+        Err(stay)
     }
 
-    fn execute(&self, program: &OwnedFd, state: &State) -> Result<(), String> {
-        let memory = state.write().map_err(|error| format!("write the state of the service: {error}"))?;
+    /// Returns only why this program goes on.
+    fn execute(&mut self, program: &OwnedFd, state: &State) -> Stay {
+        let memory = match state.write() {
+            Ok(memory) => memory,
+            Err(error) => return Stay::Failed(format!("write the state of the service: {error}")),
+        };
         let passed = || state.descriptors().into_iter().chain([memory.as_raw_fd()]);
         let pass = |pass| passed().try_for_each(|number| pass_on(&table::borrow(number), pass));
         // No signal meets the other program before it is prepared: what comes waits.
-        let mask = process::block_signals().map_err(|error| error.to_string())?;
+        let mask = match process::block_signals() {
+            Ok(mask) => mask,
+            Err(error) => return Stay::Failed(error.to_string()),
+        };
+        // What came before that nobody would hear of any more.
+        self.unheard = self.premises.signals.wishes();
+        if self.unheard.iter().any(|(wish, _)| *wish != Wish::Reap) {
+            let _as_before = process::set_signal_mask(&mask);
+            return Stay::Signal;
+        }
         let executed = pass(true).and_then(|()| self.premises.origin.execute_to_take_over(program, memory.as_raw_fd()));
         let Err(error) = executed;
         let _close_on_exec_as_before = pass(false);
         let _as_before = process::set_signal_mask(&mask);
-        Err(format!("execute the program: {error}"))
+        Stay::Failed(format!("execute the program: {error}"))
     }
 
     /// The service, written down for the program behind `executed`.
@@ -168,13 +203,14 @@ impl Supervisor {
             pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),
             control: self.premises.control.as_ref().map(Server::state),
             listeners: self.premises.listeners.state(),
-            slots: self.roster.slots.iter().map(|(id, slot)| self.slot_state(*id, slot)).collect(),
+            slots: self.roster.slots.iter().filter_map(|(id, slot)| self.slot_state(*id, slot)).collect(),
             client: None,
             rolled_back,
         })
     }
 
-    fn slot_state(&self, id: phalanx_shared::ipc::SlotId, slot: &Slot) -> state::Slot {
+    /// Nothing of a slot that never had a ground.
+    fn slot_state(&self, id: phalanx_shared::ipc::SlotId, slot: &Slot) -> Option<state::Slot> {
         let mut grounds = Vec::new();
         for (_, ground) in self.all_grounds().filter(|(of, _)| *of == id) {
             let former = slot.formers.iter().find(|former| former.ground == ground.number);
@@ -184,18 +220,15 @@ impl Supervisor {
             };
             grounds.push(ground.state(keeper, workers.iter().filter_map(super::slot::Worker::state).collect()));
         }
-        state::Slot {
+        let sockets = self.all_grounds().find(|(of, _)| *of == id).map(|(_, ground)| ground.sockets())?;
+        Some(state::Slot {
             slot: id.0,
             last_incarnation: slot.last_incarnation,
             restarts: slot.restarts,
             cause_of_last_death: slot.cause_of_last_death.clone(),
-            sockets: self
-                .all_grounds()
-                .find(|(of, _)| *of == id)
-                .map(|(_, ground)| ground.sockets())
-                .unwrap_or_default(),
+            sockets,
             graves: slot.graves_state(),
             grounds,
-        }
+        })
     }
 }

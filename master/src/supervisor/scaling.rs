@@ -126,7 +126,7 @@ impl Roster {
         self.scaling.clients.extend(client);
     }
 
-    fn fail_scaling(&mut self, why: &str) {
+    pub(super) fn fail_scaling(&mut self, why: &str) {
         self.scaling.active = false;
         self.act(Action::Warn(format!("scale: {why}")));
         for client in std::mem::take(&mut self.scaling.clients) {

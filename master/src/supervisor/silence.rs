@@ -38,14 +38,14 @@ impl Roster {
     }
 
     pub(super) fn examined(&mut self, id: SlotId, incarnation: Incarnation, scheduling: Option<Scheduling>) {
-        let (now, limit) = (self.now, self.config.workers.hang_timeout);
+        let (now, limit, every) = (self.now, self.config.workers.hang_timeout, self.look_every());
         let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(incarnation)) else { return };
         let (Some(since), Some(pid), Some(scheduling)) = (worker.ping.outstanding, worker.pid, scheduling) else {
             return;
         };
         let bytes = scheduling.private_bytes;
         let Some(stall) = &mut worker.stall else { return };
-        stall.look(now, scheduling);
+        stall.look(now, every, scheduling);
         let (silent, class) = (now - since, stall.class());
         let who = format!("worker {} (pid {pid})", id.0);
         if stall.own() >= limit {

@@ -219,8 +219,9 @@ impl Slot {
         let incarnation = Incarnation(self.last_incarnation);
         let formers = self.formers.iter().flat_map(|former| &former.workers);
         let living = self.workers.iter().chain(formers).map(|worker| worker.incarnation);
+        let alone = self.workers.is_empty();
         let alive = living.chain(self.graves.iter().map(|grave| grave.dead)).collect();
-        Some(Birth { incarnation, generation, blueprint, lane, alive, serve_at_once })
+        Some(Birth { incarnation, generation, blueprint, lane, alive, alone, serve_at_once })
     }
 
     /// A worker on the slot's present ground.

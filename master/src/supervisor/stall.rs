@@ -72,10 +72,13 @@ impl Stall {
         due
     }
 
-    /// Counts the time since the last look.
-    pub(crate) fn look(&mut self, now: Instant, scheduling: Scheduling) {
+    /// Counts the time since the last look, of which there should be one `every` so long. More than some of these is time that
+    /// the master itself had no processor, and who knows who else.
+    pub(crate) fn look(&mut self, now: Instant, every: Duration, scheduling: Scheduling) {
         if let Some((before, last)) = &self.looked {
-            let passed = now.saturating_duration_since(*before);
+            let whole = now.saturating_duration_since(*before);
+            let passed = whole.min(every * 4);
+            self.starved += whole - passed;
             let on_cpu = scheduling.on_cpu.saturating_sub(last.on_cpu).min(passed);
             let waited = scheduling.waited.saturating_sub(last.waited).min(passed - on_cpu);
             let rest = passed - on_cpu - waited;
@@ -119,15 +122,16 @@ mod tests {
 
     /// One second a look: state, milliseconds on a processor, milliseconds waiting for one.
     fn stall(looks: &[(char, u64, u64)]) -> Stall {
+        let every = Duration::from_secs(1);
         let (mut stall, mut now, none) = (Stall::new(), Instant::now(), Duration::ZERO);
         let mut scheduling = Scheduling { state: 'S', on_cpu: none, waited: none, private_bytes: 0, syscall: Some(0) };
-        stall.look(now, scheduling.clone());
+        stall.look(now, every, scheduling.clone());
         for (state, on_cpu, waited) in looks {
             now += Duration::from_secs(1);
             scheduling.state = *state;
             scheduling.on_cpu += Duration::from_millis(*on_cpu);
             scheduling.waited += Duration::from_millis(*waited);
-            stall.look(now, scheduling.clone());
+            stall.look(now, every, scheduling.clone());
         }
         stall
     }
@@ -159,10 +163,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_of_the_whole_host_is_nobodys_hang() {
+        let mut stall = stall(&[('S', 0, 0)]);
+        let (at, last) = stall.looked.clone().unwrap();
+        stall.look(at + Duration::from_secs(60), Duration::from_secs(1), last);
+        assert_eq!((stall.own(), stall.class()), (Duration::from_secs(5), Class::Starved));
+    }
+
+    #[test]
     fn figures_that_run_backwards_count_nothing() {
         let mut stall = stall(&[('R', 1000, 0)]);
         let (at, last) = stall.looked.clone().unwrap();
-        stall.look(at, Scheduling { on_cpu: Duration::ZERO, ..last });
+        stall.look(at, Duration::from_secs(1), Scheduling { on_cpu: Duration::ZERO, ..last });
         assert_eq!(stall.own(), Duration::from_secs(1));
     }
 }

@@ -96,7 +96,7 @@ impl Roster {
         let Some(stopping) = &mut self.stopping else { return };
         // Of a worker whose keeper never told its number there is nothing to wait for: it goes when the master has gone.
         let over = |slot: &Slot| match stopping.fast {
-            true => slot.workers.iter().all(|worker| worker.pid.is_none()) && slot.formers.is_empty(),
+            true => slot.every_worker().all(|worker| worker.pid.is_none()),
             false => slot.workers.is_empty() && slot.formers.is_empty() && slot.clone_at.is_none(),
         };
         let empty = self.slots.values().all(over);

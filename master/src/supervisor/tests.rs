@@ -117,6 +117,11 @@ impl Play {
         self.event(Event::Tick);
     }
 
+    /// So many seconds, in which the master is awake.
+    fn pass(&mut self, seconds: u32) {
+        (0..5 * seconds).for_each(|_| self.wait(Duration::from_millis(200)));
+    }
+
     fn done(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.done)
     }
@@ -431,16 +436,16 @@ fn a_silent_worker_is_ended_in_two_steps_and_its_request_condemned() {
     play.seen = Some('S');
     play.wait(Duration::from_secs(1));
     play.done();
-    (0..14).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(14);
     assert!(
         !play.done().iter().any(|action| matches!(action, Action::DescribeSuspect(..))),
         "not before half of the limit"
     );
-    (0..2).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(2);
     assert!(play.done().iter().any(|action| matches!(action, Action::DescribeSuspect(..))));
-    (0..13).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(13);
     assert!(!play.done().contains(&Action::Kill(pid, Signal::SIGABRT)), "not before the limit");
-    (0..2).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(2);
     assert!(play.done().contains(&Action::Kill(pid, Signal::SIGABRT)));
     play.wait(Duration::from_secs(2));
     let done = play.done();
@@ -454,13 +459,13 @@ fn a_stopped_worker_is_relieved_and_lives_on() {
     let (pid, incarnation) = play.worker(1);
     play.silent = Some(pid);
     play.seen = Some('T');
-    (0..20).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(20);
     let done = play.done();
     let (_, assistant) = play.worker(0);
     assert!(done.contains(&Action::Steer(Some(vec![0, 2]))), "{done:?}");
     assert!(done.contains(&Action::Lend(SlotId(1), SlotId(0), assistant)), "{done:?}");
     assert_eq!(play.states(), ["serving", "stalled", "serving"]);
-    (0..40).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(40);
     let done = play.done();
     assert!(!done.iter().any(|action| matches!(action, Action::Kill(..))), "{done:?}");
     assert!(done.iter().any(|action| matches!(action, Action::Warn(text) if text.contains("stopped: it is not hung"))));
@@ -479,7 +484,7 @@ fn another_one_assists_when_the_assistant_dies() {
     let (stuck, _) = play.worker(2);
     play.silent = Some(stuck);
     play.seen = Some('T');
-    (0..20).for_each(|_| play.wait(Duration::from_secs(1)));
+    play.pass(20);
     let (pid, assistant) = play.worker(0);
     assert!(play.done().contains(&Action::Lend(SlotId(2), SlotId(0), assistant)));
     play.slow = true;

@@ -57,6 +57,8 @@ impl Roster {
         for id in roster.slots.keys().copied().collect::<Vec<_>>() {
             roster.act(Action::Open(id));
         }
+        // The program before may have steered new connections away from a worker that was silent.
+        roster.act(Action::Steer(None));
         let client = state.client.map(ClientId);
         let rolled_back = state.rolled_back.clone();
         roster.upgrade = Some(Upgrade { phase: Phase::TakingOver, since: now, client, rolled_back });
@@ -125,19 +127,22 @@ impl Roster {
     /// Every slot is served by one worker, besides those that retire, and nothing is to follow.
     pub(crate) fn is_calm(&self) -> bool {
         let is_calm = |slot: &Slot| {
-            let settled =
-                |worker: &Worker| matches!(worker.stage, Stage::Serving | Stage::Retiring) && worker.pid.is_some();
+            let settled = |worker: &Worker| {
+                let stands = matches!(worker.stage, Stage::Serving | Stage::Retiring);
+                stands && worker.pid.is_some() && !worker.is_suspected() && worker.hung.is_none()
+            };
             let stands = slot.place == Place::Open && slot.keeper.is_some() && slot.serving().is_some();
             stands && slot.graves.is_empty() && slot.formers.is_empty() && slot.workers.iter().all(settled)
         };
-        let nothing_follows = self.reload.is_none() && self.reload_again.is_none() && !self.is_scaling();
+        let nothing_follows =
+            self.reload.is_none() && self.reload_again.is_none() && !self.is_scaling() && self.recycling.is_empty();
         nothing_follows && self.started && !self.is_stopping() && self.slots.values().all(is_calm)
     }
 
     fn go_on_taking_over(&mut self, age: Duration) {
         let waits = |slot: &Slot| slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
-        let ready: Vec<(SlotId, Option<Incarnation>)> =
-            self.slots.iter().map(|(id, slot)| (*id, waits(slot))).collect();
+        let open = self.slots.iter().filter(|(_, slot)| slot.place != Place::Closing);
+        let ready: Vec<(SlotId, Option<Incarnation>)> = open.map(|(id, slot)| (*id, waits(slot))).collect();
         if ready.iter().all(|(_, incarnation)| incarnation.is_some()) {
             for (id, incarnation) in ready {
                 incarnation.iter().for_each(|incarnation| self.promote(id, *incarnation));
@@ -160,11 +165,48 @@ impl Roster {
         if upgrade.rolled_back.is_none() {
             let client = upgrade.client;
             self.act(Action::Warn(format!("the new program failed, going back to the one before: {why}")));
+            self.end_what_is_asked("the program before this one is returned to");
             return self.act(Action::GoBack(client, why.to_owned()));
         }
         // There is nothing to go back to: as after any other death, workers are cloned until they serve.
         upgrade.phase = Phase::Probation;
         self.act(Action::Warn(format!("a worker of the program that was returned to does not boot: {why}")));
+        self.promote_all_that_wait();
+    }
+
+    /// There is no going back: what this program has serves on.
+    pub(super) fn not_returned(&mut self, why: &str) {
+        let text = format!("the program before this one could not be executed, this one serves on: {why}");
+        self.act(Action::Warn(text.clone()));
+        if let Some(upgrade) = self.upgrade.take() {
+            self.reply(upgrade.client, Answer::refused(text));
+        }
+        self.promote_all_that_wait();
+        let now = self.now;
+        for slot in self.slots.values_mut().filter(|slot| slot.place == Place::Open && !slot.serves_or_will()) {
+            slot.clone_at.get_or_insert(now);
+        }
+    }
+
+    fn promote_all_that_wait(&mut self) {
+        for id in self.slots.keys().copied().collect::<Vec<_>>() {
+            let waiting = self.slots.get(&id).and_then(|slot| slot.at_stage(Stage::Waiting)).map(|it| it.incarnation);
+            waiting.into_iter().for_each(|incarnation| self.promote(id, incarnation));
+        }
+    }
+
+    /// Whoever waits for an outcome is told that there will be none.
+    fn end_what_is_asked(&mut self, why: &str) {
+        self.roll_back(why);
+        for client in self.reload_again.take().unwrap_or_default() {
+            self.reply(client, Answer::refused(why));
+        }
+        if self.is_scaling() {
+            self.fail_scaling(why);
+        }
+        for waiting in std::mem::take(&mut self.recycling) {
+            self.reply(waiting.client, Answer::refused(why));
+        }
     }
 
     fn confirm(&mut self) {

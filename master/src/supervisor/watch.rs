@@ -49,7 +49,7 @@ impl Supervisor {
         if woken.iter().any(|source| matches!(source, Source::Control)) {
             self.commands(&mut events);
         }
-        if signalled || std::mem::take(&mut self.look_for_the_dead) {
+        if signalled || !self.unheard.is_empty() || std::mem::take(&mut self.look_for_the_dead) {
             self.signals(&mut events);
         }
         events.extend(self.rehearsal.as_ref().and_then(Rehearsal::verdict).map(Event::Rehearsed));
@@ -92,7 +92,11 @@ impl Supervisor {
         for (incarnation, outcome) in ground.births() {
             if let Ok(pid) = outcome {
                 let known = self.roster.slots.get_mut(&slot).and_then(|slot| slot.worker(incarnation));
+                let known = known.filter(|worker| worker.pid.is_none());
                 let Some(post) = known.map(|worker| worker.post) else { continue };
+                if self.posts.contains_key(&pid) || self.is_keeper(pid) {
+                    continue;
+                }
                 self.posts.insert(pid, post);
                 events.push(Event::Born(slot, incarnation, Ok(pid)));
                 if let Some((ending, _)) = self.unclaimed.remove(&pid) {
@@ -135,7 +139,8 @@ impl Supervisor {
     }
 
     fn signals(&mut self, events: &mut Vec<Event>) {
-        let wishes = self.premises.signals.wishes();
+        let mut wishes = std::mem::take(&mut self.unheard);
+        wishes.extend(self.premises.signals.wishes());
         for (wish, name) in wishes {
             events.extend(self.wish(wish, name));
         }

@@ -79,6 +79,8 @@ impl Rehearsal {
     pub(crate) fn ended(&mut self, pid: Pid, ending: Ending) -> bool {
         let own = self.pid == pid;
         if own {
+            // Just reaped: nobody has got its number yet.
+            let _nobody_left = killpg(self.pid, Signal::SIGKILL);
             self.ending = Some(ending);
         }
         own
@@ -100,8 +102,11 @@ impl Rehearsal {
 
 impl Drop for Rehearsal {
     fn drop(&mut self) {
-        // Whatever it has started and left behind is of its group.
-        let _nobody_left = killpg(self.pid, Signal::SIGKILL);
+        // Whatever it has started is of its group. When it has ended its number may be another's, and what it left behind has
+        // been told by the pipe of its own master.
+        if self.ending.is_none() {
+            let _nobody_left = killpg(self.pid, Signal::SIGKILL);
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Birth {
     pub lane: usize,
     /// Incarnations of this slot that live, in this table or a former one: their connections are not to be touched.
     pub alive: Vec<Incarnation>,
+    /// No other worker lives in this table.
+    pub alone: bool,
     /// Serve as soon as it is ready (a rescue), or wait for `Serve` (a planned handover).
     pub serve_at_once: bool,
 }

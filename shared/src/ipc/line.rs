@@ -1,14 +1,12 @@
 //! A line between two processes: a Unix seqpacket socket that carries packets of JSON, and descriptors with them.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::{Serialize, de::DeserializeOwned};
-
-use crate::sys::table;
 
 /// Longer than any packet.
 const MAX_PACKET: usize = 8192;
@@ -32,26 +30,24 @@ pub fn send(socket: BorrowedFd<'_>, packet: &impl Serialize, descriptors: &[Borr
     Ok(())
 }
 
-/// Receives one packet and the descriptors that came with it; none at end of file.
+/// Receives one packet and the descriptors that came with it; none at end of file. A table that is full, or a peer that sends
+/// more than [`MAX_DESCRIPTORS`], makes them fewer than were sent: the first ones. (nix would lose those.)
 pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>, wait: Wait) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut bytes = [0; MAX_PACKET];
-    let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC
         | match wait {
-            Wait::Yes => MsgFlags::empty(),
-            Wait::No => MsgFlags::MSG_DONTWAIT,
+            Wait::Yes => RecvFlags::empty(),
+            Wait::No => RecvFlags::DONTWAIT,
         };
-    let (len, descriptors) = {
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-        let mut descriptors = Vec::new();
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(numbers) = control {
-                descriptors.extend(numbers.into_iter().map(table::adopt));
-            }
+    let len = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?.bytes;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
         }
-        (message.bytes, descriptors)
-    };
+    }
     if len == 0 {
         return Ok(None);
     }

@@ -21,6 +21,7 @@ const CLOSING: usize = 3;
 const ACCEPTING: usize = 4;
 const WISH: usize = 5;
 const TURN_BEGAN: usize = 6;
+const FETCHING: usize = 7;
 const CRASH_POINTS: usize = 8;
 const JOURNAL: usize = 40;
 const STATS: usize = 64;
@@ -36,6 +37,8 @@ pub enum Wish {
     Yield = 1,
     /// `ToWorker::Drain` of this worker alone.
     Drain = 2,
+    /// `ToWorker::Drain` of the whole service.
+    Stop = 3,
 }
 
 /// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.
@@ -130,6 +133,16 @@ impl Lane {
         self.words[ACCEPTING].store(accepting.into(), Ordering::Release);
     }
 
+    /// Whether the worker is between receiving descriptors from a former table and their records.
+    pub fn is_fetching(&self) -> bool {
+        self.words[FETCHING].load(Ordering::Acquire) != 0
+    }
+
+    /// Sets [`Lane::is_fetching`].
+    pub fn set_fetching(&self, fetching: bool) {
+        self.words[FETCHING].store(fetching.into(), Ordering::Release);
+    }
+
     /// The worker's own descriptors, neither the slot's nor a connection: who buries it closes them. Numbers that do not fit
     /// are closed by the next worker that boots alone.
     pub fn note(&self, fds: &[RawFd]) {
@@ -204,6 +217,7 @@ impl Lane {
         match self.words[WISH].load(Ordering::Acquire) {
             1 => Some(Wish::Yield),
             2 => Some(Wish::Drain),
+            3 => Some(Wish::Stop),
             _ => None,
         }
     }

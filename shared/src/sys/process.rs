@@ -62,6 +62,13 @@ fn thread_id_address() -> usize {
     if result == 0 { address } else { 0 }
 }
 
+/// Whether `pid` is a child of this process that has not been reaped.
+pub fn is_child(pid: Pid) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::WEXITED;
+    pid.as_raw() > 0 && waitid(Id::Pid(pid), flags).is_ok()
+}
+
 /// Ends the process without running destructors or exit handlers: they belong to the process it was copied from.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any code and does not return.

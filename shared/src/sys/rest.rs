@@ -119,5 +119,7 @@ pub fn steer_to_all(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
             size_of_val(&zero) as libc::socklen_t,
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let error = io::Error::last_os_error();
+    // ENOENT: they were not steered.
+    if result < 0 && error.raw_os_error() != Some(libc::ENOENT) { Err(error) } else { Ok(()) }
 }

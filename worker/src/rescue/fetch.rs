@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ipc::fetch::{Ask, BATCH, Named, Sent};
@@ -25,15 +26,49 @@ use crate::enter::Former;
 /// The former tables of the slot, as this worker sees them.
 pub(crate) struct Formers {
     formers: &'static [Former],
-    /// Workers that live in one of them, or whose death this worker has not been told.
+    own: Incarnation,
+    /// Workers born before this one that live, or whose death it has not been told.
     alive: Vec<Incarnation>,
-    /// By former: an answer is awaited.
-    awaited: Vec<bool>,
+    /// Those whose death it has been told, whenever they were born.
+    dead: Vec<Incarnation>,
+    /// The dead of a former that still have something there: the former's place, who.
+    burying: Vec<(usize, Incarnation)>,
+    /// By former: when it was asked, if an answer is awaited.
+    asked: Vec<Option<Instant>>,
 }
 
+/// How long an answer is waited for before the question is put again: who took it may have died over it.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 impl Formers {
-    pub(crate) fn new(formers: &'static [Former], alive: &[Incarnation]) -> Formers {
-        Formers { formers, alive: alive.to_vec(), awaited: vec![false; formers.len()] }
+    pub(crate) fn new(formers: &'static [Former], own: Incarnation, alive: &[Incarnation]) -> Formers {
+        let (alive, asked) = (alive.to_vec(), vec![None; formers.len()]);
+        Formers { formers, own, alive, dead: Vec::new(), burying: Vec::new(), asked }
+    }
+
+    /// When to look at them again, if nothing happens before.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        let asked = self.asked.iter().flatten().min().map(|asked| *asked + PATIENCE);
+        let buried = (!self.burying.is_empty()).then(|| Instant::now() + PATIENCE);
+        asked.into_iter().chain(buried).min()
+    }
+
+    /// Asks again what has not been answered. Returns the dead of whom nothing is left.
+    pub(crate) fn look(&mut self) -> Vec<Incarnation> {
+        for index in 0..self.formers.len() {
+            if self.asked[index].is_some_and(|asked| asked.elapsed() >= PATIENCE) {
+                self.asked[index] = None;
+                self.ask(index);
+            }
+        }
+        let formers = self.formers;
+        let has_left = |&mut (index, dead): &mut (usize, Incarnation)| {
+            let former = formers.get(index).filter(|former| !former.gone.get());
+            former.is_some_and(|former| {
+                connections(&former.ledger).any(|(_, it)| it.owner() == Some(Owner::Worker(dead)))
+            })
+        };
+        self.burying.extract_if(.., |buried| !has_left(buried)).map(|(_, dead)| dead).collect()
     }
 
     /// What to watch: the bells of those who give, the lines to those who answer.
@@ -67,7 +102,10 @@ impl Formers {
     fn may_fetch(&self, record: &Record) -> bool {
         match record.owner() {
             Some(Owner::Given) => true,
-            Some(Owner::Worker(owner)) => !self.alive.contains(&owner),
+            // One born later may be fetching at this very moment.
+            Some(Owner::Worker(owner)) => {
+                owner < self.own && !self.alive.contains(&owner) || self.dead.contains(&owner)
+            }
             _ => false,
         }
     }
@@ -80,26 +118,32 @@ impl Formers {
     /// Asks one for the next batch, unless an answer is awaited.
     fn ask(&mut self, index: usize) {
         let former = &self.formers[index];
-        if self.awaited[index] || former.gone.get() {
+        if self.asked[index].is_some() || former.gone.get() {
             return;
         }
         let ready = former.ledger.recorded().filter(|(_, record)| self.may_fetch(record));
         let named: Vec<Named> = ready.map(|(fd, record)| Named { fd, cookie: record.cookie() }).take(BATCH).collect();
         if !named.is_empty() && put(former, &Ask::Send(named)) {
-            self.awaited[index] = true;
+            self.asked[index] = Some(Instant::now());
         }
     }
 
     /// A worker there is dead: what it had is fetched too.
     pub(crate) fn bury(&mut self, cx: &Context, number: u32, dead: Incarnation, lane: usize) {
         self.alive.retain(|living| *living != dead);
+        self.dead.push(dead);
         let is_meant = |former: &Former| former.number == number && !former.gone.get();
-        let Some(index) = self.formers.iter().position(is_meant) else { return };
+        let Some(index) = self.formers.iter().position(is_meant) else {
+            // Nothing is left where it was.
+            return self.burying.push((0, dead));
+        };
         if lane < LANES {
             settle(&self.formers[index].ledger, lane..lane + 1);
             self.finish_moves(&cx.ledger);
             put(&self.formers[index], &Ask::Fresh { lane });
         }
+        self.burying.push((index, dead));
+        self.asked[index] = None;
         self.ask(index);
     }
 
@@ -114,25 +158,35 @@ impl Formers {
         let former = &self.formers[index];
         let _silent = nix::unistd::read(borrow(former.bell), &mut [0; 8]);
         let mut come = Vec::new();
+        cx.lane.set_fetching(true);
         // Bounded by what has been asked for.
         loop {
             match line::receive::<Sent>(borrow(former.line), Wait::No) {
                 Ok(Some((Sent::Connections { sent, missing }, descriptors))) => {
-                    self.awaited[index] = false;
+                    // A full table takes fewer than were sent: the rest is asked for again, but not at once.
+                    let all = descriptors.len() == sent.len();
+                    self.asked[index] = (!all).then(Instant::now);
                     self.take_in(cx, former, &sent, descriptors, &mut come);
                     self.give_up_missing(cx, former, &missing);
                 }
                 Ok(Some((Sent::Fresh(listeners), descriptors))) => take_in_fresh(cx, listeners, descriptors, &mut come),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
+                    warn!("fetch from a former table: {error}");
+                    break;
+                }
                 // Its last holder is dead, and with it the connections that it still had.
                 Ok(None) | Err(_) => {
+                    cx.lane.set_fetching(false);
                     give_up(cx, former);
                     former.forget();
+                    self.asked[index] = None;
                     return (come, vec![former.bell, former.line]);
                 }
             }
         }
+        cx.lane.set_fetching(false);
         self.ask(index);
         (come, Vec::new())
     }

@@ -35,6 +35,7 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
     for lane in (0..LANES).map(|lane| cx.ledger.lane(lane)) {
         lane.set_closing(None);
         lane.set_accepting(false);
+        lane.set_fetching(false);
         lane.forget_notes();
     }
     adopted
@@ -78,7 +79,15 @@ pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritanc
             table::close(fd);
         }
     }
-    if lane.is_accepting() {
+    if lane.is_fetching() {
+        // What it had received and not recorded is still where it came from.
+        for fd in open_descriptors().unwrap_or_default() {
+            let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
+            if fd > 2 && !recorded && !inheritance.infrastructure.contains(&fd) && is_connection(fd, inheritance) {
+                table::close(fd);
+            }
+        }
+    } else if lane.is_accepting() {
         for fd in open_descriptors().unwrap_or_default() {
             let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
             if fd > 2 && !recorded && !inheritance.infrastructure.contains(&fd) {
@@ -88,6 +97,7 @@ pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritanc
     }
     lane.set_closing(None);
     lane.set_accepting(false);
+    lane.set_fetching(false);
     adopted
 }
 

@@ -214,9 +214,11 @@ impl Reactor {
 
     /// Accepts from another slot's sockets as soon as they are where they are to be.
     pub(super) fn assist(&mut self, cookies: Vec<u64>) {
-        for fd in std::mem::take(&mut self.assisted) {
+        for (fd, _) in std::mem::take(&mut self.assisted) {
             let _not_watched = self.poller.remove(fd);
+            table::close(fd);
         }
+        self.note_own();
         self.to_assist = cookies;
         self.begin_to_assist();
     }
@@ -227,13 +229,21 @@ impl Reactor {
         }
         let there = self.inheritance.assisting.iter().zip(&self.to_assist);
         if there.clone().all(|(fd, wanted)| cookie(borrow(*fd)).is_ok_and(|cookie| cookie == *wanted)) {
-            for (fd, _) in there {
-                match self.poller.add(*fd, Interest::Read) {
-                    Ok(()) => self.assisted.push(*fd),
-                    Err(error) => warn!("watch another slot's socket: {error}"),
+            // Watched by descriptors of this worker's own: the master may put others into the places at any time.
+            for (index, (fd, _)) in there.enumerate() {
+                match borrow(*fd).try_clone_to_owned().map(IntoRawFd::into_raw_fd) {
+                    Ok(own) => match self.poller.add(own, Interest::Read) {
+                        Ok(()) => self.assisted.push((own, index)),
+                        Err(error) => {
+                            warn!("watch another slot's socket: {error}");
+                            table::close(own);
+                        }
+                    },
+                    Err(error) => warn!("accept from another slot's socket: {error}"),
                 }
             }
             self.to_assist.clear();
+            self.note_own();
         }
     }
 

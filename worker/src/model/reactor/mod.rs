@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use phalanx_shared::clock::since_boot;
 use phalanx_shared::config::{OnMasterDeath, Workers};
+use phalanx_shared::ipc::Word;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::{error, info};
 
@@ -66,7 +67,7 @@ pub(crate) struct Reactor {
     yielding: bool,
     formers: Formers,
     /// Sockets of another slot that are accepted from.
-    assisted: Vec<RawFd>,
+    assisted: Vec<(RawFd, usize)>,
     /// Cookies of those that are to be.
     to_assist: Vec<u64>,
     duty: Duty,
@@ -150,8 +151,14 @@ impl Reactor {
             _ => None,
         };
         let assist = (!self.to_assist.is_empty()).then(|| now + HELD_LOOK);
-        let instants =
-            [stage, assist, self.door.again()].into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        let formers = match self.stage {
+            Stage::Serving | Stage::Draining { .. } => self.formers.next_look(),
+            _ => None,
+        };
+        let instants = [stage, assist, formers, self.door.again()]
+            .into_iter()
+            .flatten()
+            .map(|at| at.saturating_duration_since(now));
         instants.chain(self.timers.next_wait(now)).min()
     }
 
@@ -173,12 +180,16 @@ impl Reactor {
             fd if fd == self.duty.lifeline() => self.master_died(),
             fd if Some(fd) == self.cx.pool.bell() => self.take_results(),
             fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
-            fd if self.assisted.contains(&fd) => {
-                let index = self.inheritance.assisting.iter().position(|assisting| *assisting == fd);
-                self.accept_from(fd, index.unwrap_or(0));
+            fd if fd == self.inheritance.giving => {
+                answer_fetches(self.inheritance);
+                if event.hung_up {
+                    let _nobody_asks = self.poller.remove(fd);
+                }
             }
-            fd if fd == self.inheritance.giving => answer_fetches(self.inheritance),
-            fd => self.fetched(fd),
+            fd => match self.assisted.iter().find(|(assisted, _)| *assisted == fd) {
+                Some(&(fd, index)) => self.accept_from(fd, index),
+                None => self.fetched(fd),
+            },
         }
     }
 
@@ -265,6 +276,9 @@ impl Reactor {
         let now = self.cx.clock.now();
         self.accept_again();
         self.begin_to_assist();
+        if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
+            self.formers.look().into_iter().for_each(|dead| self.duty.say(Word::Buried(dead)));
+        }
         match self.stage {
             Stage::Retiring if self.count == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
             Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),

@@ -32,6 +32,7 @@ impl Reactor {
         own.extend(self.door.descriptor());
         own.extend(self.cx.pool.bell());
         own.extend(self.cx.router.descriptors());
+        own.extend(self.assisted.iter().map(|(fd, _)| *fd));
         self.cx.lane.note(&own);
     }
 
@@ -45,7 +46,6 @@ impl Reactor {
                 ToWorker::Bury { dead, lane, former: None } => self.bury(dead, lane),
                 ToWorker::Bury { dead, lane, former: Some(former) } => {
                     self.formers.bury(&self.cx, former, dead, lane);
-                    self.duty.say(Word::Buried(dead));
                 }
                 ToWorker::Assist(cookies) => self.assist(cookies),
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
@@ -78,6 +78,10 @@ impl Reactor {
 
     /// Something has come from a former table, or is ready there.
     pub(super) fn fetched(&mut self, fd: RawFd) {
+        // A successor fetches.
+        if !matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
+            return;
+        }
         let (come, over) = self.formers.turn(&mut self.cx, fd);
         for fd in over {
             let _not_watched = self.poller.remove(fd);
