@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use phalanx_shared::ipc::{Closing, Generation, Incarnation, SlotId, ToWorker};
 
 use super::event::Action;
-use super::roster::{PING_EVERY, Roster};
+use super::roster::Roster;
 use super::slot::{Place, Post, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
@@ -62,7 +62,8 @@ impl Roster {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let closing = slot.place == Place::Closing;
         let Some(worker) = slot.worker(incarnation) else { return };
-        worker.ping.next = Some(now + PING_EVERY);
+        // Asked at once: what it is like when it is fresh is what it is compared with later.
+        worker.ping.next = Some(now);
         let (lane, generation) = (worker.post.lane, worker.generation);
         match worker.stage {
             Stage::Booting { serve_at_once: true } => {

@@ -102,6 +102,8 @@ impl Play {
                 let seen = self.seen.map(|state| Scheduling { state, on_cpu, waited, private_bytes: 0, syscall: None });
                 vec![Event::Examined(*slot, *incarnation, seen)]
             }
+            // A fresh worker answers.
+            Action::Tell(post, from, ToWorker::Ping(1)) => vec![pong(post.slot.0, *from, 1, false)],
             Action::Tell(post, from, ToWorker::Ping(number)) if self.silent.is_some() => {
                 let worker = self.roster.slots[&post.slot].serving().and_then(|worker| worker.pid);
                 let answers = worker != self.silent;
@@ -248,7 +250,7 @@ fn a_worker_that_asks_for_it_is_succeeded_by_handover() {
     let mut play = Play::serving(1);
     let (_, incarnation) = play.worker(0);
     play.wait(Duration::from_secs(1));
-    play.event(pong(0, incarnation, 1, true));
+    play.event(pong(0, incarnation, 2, true));
     let done = play.done();
     let [birth] = births(&done)[..] else { panic!("{done:?}") };
     assert!(!birth.serve_at_once && birth.alive == [incarnation] && birth.lane == 1, "{birth:?}");
@@ -287,7 +289,7 @@ fn two_slots_are_never_recycled_at_the_same_time() {
     play.slow = true;
     for slot in 0..2 {
         let (_, incarnation) = play.worker(slot);
-        play.event(pong(slot, incarnation, 1, true));
+        play.event(pong(slot, incarnation, 2, true));
     }
     assert_eq!(births(&play.done()).len(), 1);
 }
@@ -298,7 +300,7 @@ fn a_predecessor_that_dies_before_its_successor_serves_is_buried_by_it() {
     let (pid, incarnation) = play.worker(0);
     play.wait(Duration::from_secs(1));
     play.slow = true;
-    play.event(pong(0, incarnation, 1, true));
+    play.event(pong(0, incarnation, 2, true));
     play.event(Event::Ended(pid, KILLED));
     assert_eq!(births(&play.done()).len(), 1, "the successor is on its way already");
     play.event(ready(SlotId(0), Incarnation(incarnation.0 + 1)));
