@@ -25,6 +25,7 @@ mod crashes;
 mod daemon;
 mod descriptors;
 mod differential;
+mod events;
 mod faults;
 mod files;
 mod files_bounds;

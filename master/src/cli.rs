@@ -93,6 +93,8 @@ enum Action {
         #[command(flatten)]
         service: Service,
     },
+    /// Tell everything that happens from now on, a JSON object a line, until the service has gone
+    Events(Service),
     /// Tell which workers only end what they have, and whom they wait for
     Draining {
         #[command(flatten)]
@@ -172,6 +174,7 @@ fn run(action: Action) -> u8 {
         },
         Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
+        Action::Events(service) => tell_events(&service),
         Action::Draining { service, json } => tell_draining(&service, json),
         Action::Pardon { path, service } => ask(&service, &Command::Pardon { path }),
         Action::Status { service, json } => tell_status(&service, json),
@@ -241,6 +244,17 @@ fn tell_status(service: &Service, json: bool) -> u8 {
             say(&if json { status::as_json(&status) } else { status::as_table(&status) });
             DONE
         }
+        Err(error) => complain(error.exit_code(), &error.to_string()),
+    }
+}
+
+fn tell_events(service: &Service) -> u8 {
+    let socket = match lenient_socket_of(service) {
+        Ok(socket) => socket,
+        Err(text) => return complain(BAD_USAGE, &text),
+    };
+    match client::listen(&socket, &mut std::io::stdout()) {
+        Ok(()) => DONE,
         Err(error) => complain(error.exit_code(), &error.to_string()),
     }
 }

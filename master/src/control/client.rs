@@ -53,11 +53,32 @@ impl fmt::Display for Error {
 
 /// Asks and waits for the outcome.
 pub(crate) fn ask(socket: &Path, command: &Command) -> Result<Answer, Error> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+    let mut stream = connect(socket)?;
+    exchange(&mut stream, command).map_err(Error::Broken)
+}
+
+/// Has everything that happens written to `to`, a line each, until the service has gone or nobody reads any more.
+pub(crate) fn listen(socket: &Path, to: &mut impl Write) -> Result<(), Error> {
+    let mut stream = connect(socket)?;
+    let listen = || -> io::Result<()> {
+        let mut line = serde_json::to_vec(&Command::Events)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        for line in BufReader::new(stream).lines() {
+            if writeln!(to, "{}", line?).and_then(|()| to.flush()).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    listen().map_err(Error::Broken)
+}
+
+fn connect(socket: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(socket).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Error::Denied(socket.to_owned()),
         _ => Error::NotRunning(socket.to_owned()),
-    })?;
-    exchange(&mut stream, command).map_err(Error::Broken)
+    })
 }
 
 fn exchange(stream: &mut UnixStream, command: &Command) -> io::Result<Answer> {

@@ -23,6 +23,8 @@ pub(crate) enum Command {
         #[serde(default)]
         path: Option<String>,
     },
+    /// Tell everything that happens from now on, a JSON object a line.
+    Events,
     /// Which workers only end what they have, and whom do they wait for?
     Draining,
     /// Which workers died last, and of what?

@@ -33,6 +33,8 @@ struct Client {
     unsent: Vec<u8>,
     /// Commands not answered yet.
     owed: usize,
+    /// It is told what happens, for as long as it stays.
+    listens: bool,
     /// It has said all it will say; it may still wait for answers.
     finished: bool,
     gone: bool,
@@ -77,8 +79,9 @@ impl Server {
         let mut clients = BTreeMap::new();
         for client in &state.clients {
             let stream = UnixStream::from(upgrade::inherited(client.stream)?);
-            let state::Client { received, unsent, owed, finished, .. } = client.clone();
-            clients.insert(ClientId(client.id), Client { stream, received, unsent, owed, finished, gone: false });
+            let state::Client { received, unsent, owed, listens, finished, .. } = client.clone();
+            clients
+                .insert(ClientId(client.id), Client { stream, received, unsent, owed, listens, finished, gone: false });
         }
         Ok(Server { listener, path: path.to_owned(), clients, next: state.next })
     }
@@ -93,6 +96,7 @@ impl Server {
             received: client.received.clone(),
             unsent: client.unsent.clone(),
             owed: client.owed,
+            listens: client.listens,
             finished: client.finished,
         });
         state::Control { listener: self.listener.as_raw_fd(), clients: clients.collect(), next: self.next }
@@ -139,6 +143,28 @@ impl Server {
         }
     }
 
+    /// A client is to be told what happens, in place of an answer.
+    pub(crate) fn listen(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.owed = client.owed.saturating_sub(1);
+            client.listens = true;
+        }
+    }
+
+    /// Whether anybody is.
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.clients.values().any(|client| client.listens)
+    }
+
+    /// Tells them. Who does not read is dropped when too much waits for it.
+    pub(crate) fn tell_listeners(&mut self, what: &impl serde::Serialize) {
+        for client in self.clients.values_mut().filter(|client| client.listens) {
+            client.send(what);
+            client.flush();
+        }
+        self.clients.retain(|_, client| !client.is_over());
+    }
+
     /// Removes the socket from the file system; before the last answer, so that who has it finds nothing left.
     pub(crate) fn remove(&self) {
         let _gone_already = std::fs::remove_file(&self.path);
@@ -151,8 +177,15 @@ impl Server {
                 warn!("a client of the control socket was turned away");
                 continue;
             }
-            let client =
-                Client { stream, received: Vec::new(), unsent: Vec::new(), owed: 0, finished: false, gone: false };
+            let client = Client {
+                stream,
+                received: Vec::new(),
+                unsent: Vec::new(),
+                owed: 0,
+                listens: false,
+                finished: false,
+                gone: false,
+            };
             self.clients.insert(ClientId(self.next), client);
             self.next += 1;
         }
@@ -174,7 +207,8 @@ impl Client {
     }
 
     fn is_over(&self) -> bool {
-        self.gone || self.finished && self.owed == 0 && self.unsent.is_empty()
+        // Who listens may have said all it will say; that it has gone shows when it is told something.
+        self.gone || self.finished && self.owed == 0 && self.unsent.is_empty() && !self.listens
     }
 
     fn receive(&mut self) {
@@ -206,7 +240,7 @@ impl Client {
         Some(line)
     }
 
-    fn send(&mut self, answer: &Answer) {
+    fn send(&mut self, answer: &impl serde::Serialize) {
         if let Ok(text) = serde_json::to_vec(answer) {
             self.unsent.extend_from_slice(&text);
             self.unsent.push(b'\n');

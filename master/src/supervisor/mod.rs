@@ -8,6 +8,7 @@ mod former;
 mod ground;
 mod handover;
 mod health;
+mod news;
 mod recycling;
 mod reload;
 mod replacement;
@@ -92,6 +93,8 @@ pub(crate) struct Supervisor {
     /// Ended before their keeper told their number, and when.
     unclaimed: HashMap<Pid, (Ending, Instant)>,
     reporters: Reporters,
+    /// Counters of a slot at the last death in it, until a successor is ready.
+    before_rescue: BTreeMap<SlotId, Snapshot>,
     memory_kills: MemoryKills,
     /// Totals of slots that are gone.
     retired: Snapshot,
@@ -133,6 +136,7 @@ impl Supervisor {
             posts: HashMap::new(),
             unclaimed: HashMap::new(),
             reporters: Reporters::default(),
+            before_rescue: BTreeMap::new(),
             memory_kills: MemoryKills::now(),
             retired: Snapshot::default(),
             started: Instant::now(),
@@ -170,9 +174,11 @@ impl Supervisor {
     }
 
     fn handle(&mut self, event: Event) {
+        self.tell_event(&event);
         let actions = self.roster.react(event, Instant::now());
         let mut consequences = Vec::new();
         for action in actions {
+            self.tell_action(&action);
             consequences.extend(self.perform(action));
         }
         for slot in self.roster.emptied() {
@@ -201,6 +207,7 @@ impl Supervisor {
             Action::Report(post, dead) => {
                 if let Some(ground) = self.ground(post) {
                     let report = verdict::report(&ground.ledger, post.slot, post.lane, &dead);
+                    self.tell_death(post.slot, &report);
                     if dead.serious {
                         self.common.ward.note(&report, &self.roster.config.quarantine);
                     }
@@ -426,6 +433,12 @@ impl Supervisor {
             Command::Status => {
                 let answer = Answer { status: Some(self.status()), ..Answer::done("") };
                 self.reply(client, &answer);
+                None
+            }
+            Command::Events => {
+                if let Some(control) = &mut self.premises.control {
+                    control.listen(client);
+                }
                 None
             }
             Command::Draining => {

@@ -125,14 +125,17 @@ impl Roster {
         self.end_old_generations();
         self.generation = reload.generation;
         self.blueprint = reload.blueprint;
-        let count_changed = self.config.workers.count != reload.config.workers.count;
+        // What "auto" comes to may have changed with the machine; what an operator has scaled to stays otherwise.
+        let before = self.automatic.unwrap_or_else(|| count_of(&self.config));
+        let count_changed = before != count_of(&reload.config);
         self.config = *reload.config.clone();
         self.act(Action::Adopt(reload.config));
         let text = format!("generation {} serves", self.generation.0);
         self.act(Action::Say(format!("reloaded: {text}")));
         self.reply(reload.client, Answer::done(text));
+        let count = count_of(&self.config);
+        self.automatic = Some(count);
         if count_changed {
-            let count = count_of(&self.config);
             self.scale(None, count);
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct Roster {
     pub(super) reload_again: Option<Vec<Option<ClientId>>>,
     pub(super) upgrade: Option<Upgrade>,
     pub(crate) target: u32,
+    /// What the configuration in force came to when it was last taken up.
+    pub(super) automatic: Option<u32>,
     pub(super) scaling: Scaling,
     pub(super) recycling: Vec<recycling::Waiting>,
     /// The slots that new connections go to, if not to all.
@@ -64,6 +66,7 @@ impl Roster {
             reload_again: None,
             upgrade: None,
             target: count,
+            automatic: Some(count),
             scaling: Scaling::default(),
             recycling: Vec::new(),
             steered: None,

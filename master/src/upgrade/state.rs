@@ -95,6 +95,7 @@ pub(crate) struct Client {
     pub(crate) received: Vec<u8>,
     pub(crate) unsent: Vec<u8>,
     pub(crate) owed: usize,
+    pub(crate) listens: bool,
     pub(crate) finished: bool,
 }
 
