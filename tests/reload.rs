@@ -182,6 +182,24 @@ fn connections_of_the_slots_that_stay_do_not_notice_a_scale() {
 }
 
 #[test]
+fn scales_from_1_to_8_and_back_fail_no_request() {
+    let _machine = alone();
+    let server = setup(1).start();
+    let load = Load::start(&server.address(), 16, Manners::Reconnecting, &asks());
+    load.wait_for(200);
+    for _round in 0..3 {
+        server.cli("scale", &["8"]).assert_said(0, &["8 workers serve"]);
+        load.wait_for(300);
+        server.cli("scale", &["1"]).assert_said(0, &["1 worker serves"]);
+        load.wait_for(300);
+    }
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_total(tally.answered);
+    wait_until("one keeper and one worker are left", SOON, || server.children().len() == 2);
+}
+
+#[test]
 fn ttin_and_ttou_add_and_take_a_slot() {
     let _machine = beside_others();
     let server = Setup::new(2).start();

@@ -146,8 +146,12 @@ impl Roster {
         }
         self.scaling.active = false;
         self.act(Action::Say(format!("{} slots serve", self.target)));
+        let text = match self.target {
+            1 => "1 worker serves".to_owned(),
+            count => format!("{count} workers serve"),
+        };
         for client in std::mem::take(&mut self.scaling.clients) {
-            self.reply(Some(client), Answer::done(format!("{} workers serve", self.target)));
+            self.reply(Some(client), Answer::done(text.clone()));
         }
     }
 }

@@ -210,6 +210,17 @@ mod tests {
         assert!(ledger.buffer(LANES * 4).is_none(), "the lanes have four buffers each");
     }
 
+    /// Whoever changes one of these figures makes another layout, and has to raise [`LAYOUT`].
+    #[test]
+    fn the_layout_is_what_its_version_says() {
+        let layout = Layout { descriptors: 1000, buffers_per_lane: 100 };
+        let figures =
+            [lane::BYTES, record::BYTES, response::LIST_BYTES, layout.records(), layout.pending(), layout.buffers()];
+        assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (1, 4, 16_384));
+        assert_eq!(figures, [2048, 144, 1536, 8192, 155_648, 770_048]);
+        assert_eq!(layout.bytes(), 770_048 + 400 * 16_384);
+    }
+
     #[test]
     fn a_ledger_is_opened_by_its_descriptor_and_by_its_own_numbers_only() {
         let (ledger, fd) = Ledger::create("test", 64, 4).unwrap();
