@@ -146,11 +146,14 @@ fn nobody_notices_that_a_program_is_taken_back_whose_workers_die_soon() {
     let _machine = beside_others();
     let server = setup().set("master", "probation = \"5s\"").start();
     let (address, master) = (server.address(), server.master());
+    let asks = [Ask::get("/large", harness::pattern(LARGE_BYTES, 2))];
     let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
     // Its workers abort when they fetch their first connection, one after the other.
     let program = script(&server, "dies", &format!("PHALANX_CRASH_POINT=moved:1! exec {BINARY} \"$@\""));
+    // What the file says by now is for the new program; who is returned to goes on with what was in force.
+    server.rewrite(|text| text.replace("Hello, World!", "Hello, new World!"));
     for round in 0..5 {
-        let load = Load::start(&address, 12, Manners::Strict, &asks());
+        let load = Load::start(&address, 12, Manners::Strict, &asks);
         load.wait_for(100);
         server
             .cli("upgrade", &[program.to_str().unwrap()])
@@ -158,11 +161,12 @@ fn nobody_notices_that_a_program_is_taken_back_whose_workers_die_soon() {
         load.wait_for(100);
         load.finish().assert_clean();
         assert_eq!((generation(&server), server.master()), (2 * round + 3, master));
+        server.connect().get("/hello").assert(200, HELLO);
     }
     idle.iter_mut().for_each(Client::assert_usable);
     wait_for_one_table_a_slot(&server);
     let status = server.status();
-    assert_eq!((status.total("accepted"), status.total("closed"), status.total("failed")), (80, 0, 0), "{status}");
+    assert_eq!((status.total("accepted"), status.total("closed"), status.total("failed")), (85, 0, 0), "{status}");
 }
 
 #[test]

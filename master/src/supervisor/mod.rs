@@ -56,12 +56,12 @@ use crate::memory_kills::MemoryKills;
 use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};
-use crate::upgrade::origin::{Environment, Origin};
+use crate::upgrade::origin::Origin;
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::verdict::{self, Ending};
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground};
-use replacement::Departure;
+use replacement::{Departure, Predecessor};
 use report::Reporters;
 use roster::Roster;
 use slot::{Post, Slot};
@@ -112,8 +112,8 @@ pub(crate) struct Supervisor {
     departure: Option<Departure>,
     /// The program that is rehearsed, to be executed if that goes well.
     successor: Option<OwnedFd>,
-    /// The program before this one and its environment, to go back to.
-    predecessor: Option<(OwnedFd, Environment)>,
+    /// The program before this one, to go back to.
+    predecessor: Option<Predecessor>,
 }
 
 impl Supervisor {

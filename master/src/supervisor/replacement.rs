@@ -20,6 +20,7 @@ use crate::control::server::{ClientId, Server};
 use crate::daemonize::Herald;
 use crate::pid_file::PidFile;
 use crate::signals::Wish;
+use crate::upgrade::origin::Environment;
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State, VERSION};
 use crate::upgrade::{inherited, pass_on};
@@ -30,6 +31,14 @@ pub(super) enum Departure {
     Onward(Option<ClientId>),
     /// The one before this one: why.
     Back(Option<ClientId>, String),
+}
+
+/// The program before this one, and what it was executed with.
+pub(super) struct Predecessor {
+    program: OwnedFd,
+    environment: Environment,
+    /// The configuration that was in force, as it writes it: this program's may be one that it does not know.
+    config: serde_json::Value,
 }
 
 /// Why no other program was executed.
@@ -54,7 +63,11 @@ impl Supervisor {
         supervisor.reporters.keep(state.crashes.clone());
         supervisor.look_for_the_dead = true;
         supervisor.started = now.checked_sub(Duration::from_millis(state.uptime_ms)).unwrap_or(now);
-        supervisor.predecessor = Some((inherited(state.program)?, state.environment.clone()));
+        supervisor.predecessor = Some(Predecessor {
+            program: inherited(state.program)?,
+            environment: state.environment.clone(),
+            config: state.config.clone(),
+        });
         if state.executed != state.program {
             drop(inherited(state.executed)?);
         }
@@ -136,18 +149,19 @@ impl Supervisor {
     /// Executes the program before this one again.
     fn go_back(&mut self, client: Option<ClientId>, why: &str) -> Result<(), Stay> {
         let nothing = || Stay::Failed("there is no program to go back to".to_owned());
-        let (program, environment) = self.predecessor.take().ok_or_else(nothing)?;
+        let predecessor = self.predecessor.take().ok_or_else(nothing)?;
         let own = self.premises.origin.environment();
-        self.premises.origin.set_environment(&environment);
-        let stay = match self.state(program.as_raw_fd(), Some(why.to_owned())) {
+        self.premises.origin.set_environment(&predecessor.environment);
+        let stay = match self.state(predecessor.program.as_raw_fd(), Some(why.to_owned())) {
             Ok(mut state) => {
                 state.client = client.map(|client| client.0);
-                self.execute(&program, &state)
+                state.config = predecessor.config.clone();
+                self.execute(&predecessor.program, &state)
             }
             Err(why) => Stay::Failed(why),
         };
         self.premises.origin.set_environment(&own);
-        self.predecessor = Some((program, environment));
+        self.predecessor = Some(predecessor);
         Err(stay)
     }
 
