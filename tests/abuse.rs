@@ -76,7 +76,7 @@ fn a_worker_reaches_no_ledger_but_its_own() {
     server.cli("scale", &["4"]).assert_code(0);
     assert_ledgers(&server, 4);
     // The next keeper of slot 0 is forked from a master that has all four.
-    let keeper = server.children().into_iter().find(|child| child.keeper() == Some(0)).expect("a keeper").pid;
+    let keeper = server.keeper(0);
     let worker = server.worker(0);
     assert!(processes::signal(keeper, Signal::SIGKILL));
     assert!(processes::signal(worker, Signal::SIGKILL));

@@ -98,13 +98,11 @@ fn connections_that_are_lost_with_keeper_and_worker_are_counted_no_more() {
     let open = open_all(&address, "127.0.0.1");
     assert_eq!(open.len(), MOST);
     for slot in 0..2 {
-        let keeper = server.children().into_iter().find(|child| child.keeper() == Some(slot)).expect("a keeper");
+        let keeper = server.keeper(slot);
         let worker = server.worker(slot);
-        assert!(processes::signal(keeper.pid, Signal::SIGKILL));
+        assert!(processes::signal(keeper, Signal::SIGKILL));
         assert!(processes::signal(worker, Signal::SIGKILL));
-        wait_until("another keeper", SOON, || {
-            server.children().iter().any(|child| child.keeper() == Some(slot) && child.pid != keeper.pid)
-        });
+        wait_until("another keeper", SOON, || server.find_keeper(slot).is_some_and(|other| other != keeper));
     }
     server.wait_serving();
     wait_free(&address, "127.0.0.1");

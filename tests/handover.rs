@@ -33,10 +33,6 @@ fn begin_download(address: &str) -> Client {
     client
 }
 
-fn keeper(server: &Server, slot: u32) -> i32 {
-    server.children().iter().find(|child| child.keeper() == Some(slot)).expect("a keeper").pid
-}
-
 /// The worker of slot 0 that serves, as the master sees it.
 fn serving(server: &Server) -> Option<i64> {
     let status = server.status();
@@ -146,7 +142,7 @@ fn words_that_a_stopped_worker_never_heard_are_not_obeyed_by_the_next_one_on_its
 
 /// Kills whoever is cloned to take over from `dead`, `after` its birth was seen.
 fn kill_rescuer(server: &Server, dead: i32, after: Duration) {
-    let (master, keeper) = (server.master(), keeper(server, 0));
+    let (master, keeper) = (server.master(), server.keeper(0));
     assert!(processes::signal(dead, Signal::SIGKILL));
     // Only this file tells soon enough; the child that writes the crash report is in it too.
     let path = format!("/proc/{master}/task/{master}/children");
@@ -204,7 +200,7 @@ fn a_slot_that_closes_is_closed_though_its_keeper_and_then_its_worker_are_killed
         downloads.push(begin_download(&address));
         server.status().slots()[1]["connections"].as_u64() > Some(0)
     });
-    let (keeper, worker) = (keeper(&server, 1), server.worker(1));
+    let (keeper, worker) = (server.keeper(1), server.worker(1));
     std::thread::scope(|scope| {
         let scale = scope.spawn(|| server.cli("scale", &["1"]));
         wait_until("slot 1 drains", SOON, || server.status().slots()[1]["state"] == "draining");
@@ -227,7 +223,7 @@ fn a_slot_that_closes_is_closed_though_its_keeper_and_then_its_worker_are_killed
 fn a_stopped_keeper_whose_worker_is_dead_does_not_hold_up_a_fast_stop() {
     let _machine = beside_others();
     let server = Setup::new(1).start();
-    let (keeper, worker) = (keeper(&server, 0), server.worker(0));
+    let (keeper, worker) = (server.keeper(0), server.worker(0));
     assert!(processes::signal(keeper, Signal::SIGSTOP));
     assert!(processes::signal(worker, Signal::SIGKILL));
     wait_until("the master knows", SOON, || serving(&server).is_none());

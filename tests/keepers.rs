@@ -12,10 +12,6 @@ use crate::harness::{
 /// More than the kernel takes for a client that does not read.
 const LARGE_BYTES: usize = 6 << 20;
 
-fn keeper(server: &Server, slot: u32) -> Option<i32> {
-    Some(server.children().iter().find(|child| child.keeper() == Some(slot))?.pid)
-}
-
 #[test]
 fn a_killed_keeper_costs_no_response_and_its_slot_serves_again() {
     let _machine = beside_others();
@@ -27,13 +23,11 @@ fn a_killed_keeper_costs_no_response_and_its_slot_serves_again() {
     downloading.wait_stuck();
     let mut idle = Client::connect(&address);
     idle.assert_usable();
-    let keeper = server.children().into_iter().find(|child| child.keeper() == Some(0)).expect("a keeper");
+    let keeper = server.keeper(0);
     let worker = server.worker(0);
 
-    assert!(processes::signal(keeper.pid, Signal::SIGKILL));
-    wait_until("another keeper", SOON, || {
-        server.children().iter().any(|child| child.keeper() == Some(0) && child.pid != keeper.pid)
-    });
+    assert!(processes::signal(keeper, Signal::SIGKILL));
+    wait_until("another keeper", SOON, || server.find_keeper(0).is_some_and(|other| other != keeper));
     server.wait_serving();
     // Its worker still lives, on the same listeners: it takes no new connection.
     assert!(processes::lives(worker));
@@ -58,7 +52,7 @@ fn kill_keepers(server: &Server, slots: u32, kills: u32, workers_too: bool) -> u
     let (start, mut killed) = (Instant::now(), 0);
     for kill in 0..kills {
         wait_for_moment(start + Duration::from_millis(120) * kill);
-        if let Some(keeper) = keeper(server, kill % slots) {
+        if let Some(keeper) = server.find_keeper(kill % slots) {
             killed += u32::from(processes::signal(keeper, Signal::SIGKILL));
         }
         if workers_too {
@@ -118,7 +112,7 @@ fn a_worker_killed_while_it_fetches_is_succeeded_by_one_that_fetches_the_rest_on
         clients[90..].iter_mut().for_each(|client| client.send(b"GET /hello HTTP/1.1\r\n"));
         server.wait_total(100);
         let old = server.worker(0);
-        assert!(processes::signal(keeper(&server, 0).unwrap(), Signal::SIGKILL));
+        assert!(processes::signal(server.keeper(0), Signal::SIGKILL));
         wait_until("the old table's worker is gone", SOON, || !processes::lives(old));
         for client in &mut clients[90..] {
             client.send(b"Host: test\r\n\r\n");
@@ -140,13 +134,11 @@ fn a_keeper_and_its_worker_killed_together_leave_a_slot_that_serves() {
     let server = Setup::new(2).start();
     for _round in 0..5 {
         server.wait_serving();
-        let keeper = server.children().into_iter().find(|child| child.keeper() == Some(1)).expect("a keeper");
+        let keeper = server.keeper(1);
         let worker = server.worker(1);
-        processes::signal(keeper.pid, Signal::SIGKILL);
+        processes::signal(keeper, Signal::SIGKILL);
         processes::signal(worker, Signal::SIGKILL);
-        wait_until("another keeper", SOON, || {
-            server.children().iter().any(|child| child.keeper() == Some(1) && child.pid != keeper.pid)
-        });
+        wait_until("another keeper", SOON, || server.find_keeper(1).is_some_and(|other| other != keeper));
     }
     server.wait_serving();
     for _ in 0..8 {

@@ -6,10 +6,6 @@ use crate::harness::{Client, SOON, Server, Setup, alone, processes, wait_until};
 
 const ROUNDS: usize = 20;
 
-fn keeper(server: &Server, slot: u32) -> i32 {
-    server.children().iter().find(|child| child.keeper() == Some(slot)).expect("a keeper").pid
-}
-
 fn replace_worker(server: &Server, signal: Signal) {
     let worker = server.worker(0);
     assert!(processes::signal(worker, signal));
@@ -32,9 +28,8 @@ fn kills_recycles_reloads_faults_and_scaling_leave_no_descriptor_and_no_process_
     replace_worker(&server, Signal::SIGKILL);
     server.cli("reload", &[]).assert_code(0);
     server.wait_serving();
-    let counts = || {
-        (processes::descriptors(server.master()), processes::descriptors(keeper(&server, 0)), server.children().len())
-    };
+    let counts =
+        || (processes::descriptors(server.master()), processes::descriptors(server.keeper(0)), server.children().len());
     wait_until("one worker a slot", SOON, || server.workers().len() == 2);
     let before = counts();
     for _round in 0..ROUNDS {

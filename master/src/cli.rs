@@ -8,6 +8,7 @@ use phalanx_shared::config::{self, Count, ListenAddress, Problems};
 
 use crate::control::{Answer, Command, client};
 use crate::start::Wanted;
+use crate::status::{Draining, Status};
 use crate::verdict::{self, Report};
 use crate::{start, status};
 
@@ -218,34 +219,52 @@ fn lenient_socket_of(service: &Service) -> Result<PathBuf, String> {
     })
 }
 
-fn ask(service: &Service, command: &Command) -> u8 {
-    let socket = match lenient_socket_of(service) {
-        Ok(socket) => socket,
-        Err(text) => return complain(BAD_USAGE, &text),
-    };
+/// What the service answers, if it does as it is asked; else the reason is told, and the exit code comes back.
+fn answer(service: &Service, command: &Command) -> Result<Answer, u8> {
+    let socket = lenient_socket_of(service).map_err(|text| complain(BAD_USAGE, &text))?;
     match client::ask(&socket, command) {
-        Ok(answer) if answer.ok => {
-            say(&answer.text);
-            DONE
-        }
-        Ok(answer) => complain(answer.code, &answer.text),
-        Err(error) => complain(error.exit_code(), &error.to_string()),
+        Ok(answer) if answer.ok => Ok(answer),
+        Ok(answer) => Err(complain(answer.code, &answer.text)),
+        Err(error) => Err(complain(error.exit_code(), &error.to_string())),
     }
 }
 
-fn tell_status(service: &Service, json: bool) -> u8 {
-    let socket = match lenient_socket_of(service) {
-        Ok(socket) => socket,
-        Err(text) => return complain(BAD_USAGE, &text),
-    };
-    match client::ask(&socket, &Command::Status) {
-        Ok(answer) => {
-            let Some(status) = answer.status else { return complain(FAILED, &answer.text) };
-            say(&if json { status::as_json(&status) } else { status::as_table(&status) });
-            DONE
-        }
-        Err(error) => complain(error.exit_code(), &error.to_string()),
+/// Asks, and prints what `show` makes of the answer.
+fn tell(service: &Service, command: &Command, show: impl FnOnce(Answer) -> Option<String>) -> u8 {
+    match answer(service, command) {
+        Ok(answer) => match show(answer) {
+            Some(text) => {
+                say(&text);
+                DONE
+            }
+            None => complain(FAILED, "the service did not answer what it was asked: it is of another version"),
+        },
+        Err(code) => code,
     }
+}
+
+fn ask(service: &Service, command: &Command) -> u8 {
+    tell(service, command, |answer| Some(answer.text))
+}
+
+fn tell_status(service: &Service, json: bool) -> u8 {
+    let show = |status: Status| if json { status::as_json(&status) } else { status::as_table(&status) };
+    tell(service, &Command::Status, |answer| answer.status.map(show))
+}
+
+fn tell_draining(service: &Service, json: bool) -> u8 {
+    let show =
+        |draining: Vec<Draining>| if json { status::as_json(&draining) } else { status::draining_as_text(&draining) };
+    tell(service, &Command::Draining, |answer| answer.draining.map(show))
+}
+
+/// Without `count`: all, as JSON.
+fn tell_crashes(service: &Service, count: Option<usize>) -> u8 {
+    tell(service, &Command::Crashes, |Answer { crashes, crash_dir, .. }| {
+        let shown = crashes?.into_iter().take(count.unwrap_or(usize::MAX));
+        let whole: Vec<Report> = shown.map(|report| report.with_names(crash_dir.as_deref())).collect();
+        Some(if count.is_none() { status::as_json(&whole) } else { verdict::as_text(&whole) })
+    })
 }
 
 fn tell_events(service: &Service) -> u8 {
@@ -255,41 +274,6 @@ fn tell_events(service: &Service) -> u8 {
     };
     match client::listen(&socket, &mut std::io::stdout()) {
         Ok(()) => DONE,
-        Err(error) => complain(error.exit_code(), &error.to_string()),
-    }
-}
-
-fn tell_draining(service: &Service, json: bool) -> u8 {
-    let socket = match lenient_socket_of(service) {
-        Ok(socket) => socket,
-        Err(text) => return complain(BAD_USAGE, &text),
-    };
-    match client::ask(&socket, &Command::Draining) {
-        Ok(Answer { draining: Some(draining), .. }) => {
-            let text = || serde_json::to_string(&draining).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-            say(&if json { text() } else { status::draining_as_text(&draining) });
-            DONE
-        }
-        Ok(answer) => complain(FAILED, &answer.text),
-        Err(error) => complain(error.exit_code(), &error.to_string()),
-    }
-}
-
-/// Without `count`: all, as JSON.
-fn tell_crashes(service: &Service, count: Option<usize>) -> u8 {
-    let socket = match lenient_socket_of(service) {
-        Ok(socket) => socket,
-        Err(text) => return complain(BAD_USAGE, &text),
-    };
-    match client::ask(&socket, &Command::Crashes) {
-        Ok(Answer { crashes: Some(crashes), crash_dir, .. }) => {
-            let shown = crashes.into_iter().take(count.unwrap_or(usize::MAX));
-            let whole: Vec<Report> = shown.map(|report| report.with_names(crash_dir.as_deref())).collect();
-            let json = || serde_json::to_string(&whole).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-            say(&if count.is_none() { json() } else { verdict::as_text(&whole) });
-            DONE
-        }
-        Ok(answer) => complain(FAILED, &answer.text),
         Err(error) => complain(error.exit_code(), &error.to_string()),
     }
 }

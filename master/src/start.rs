@@ -145,7 +145,7 @@ fn rehearse(config: Result<Config, String>, origin: Origin, state: &OwnedFd, out
     take_name("rehearsal");
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
-        State::read(state)?.fixed.check(&Fixed::of(&config))?;
+        State::read(state)?.fixed.check(&Fixed::of(&config), &[])?;
         config.workers.count = Count::Fixed(1);
         let identity = Identity::of(&config.master)?;
         raise_descriptor_limit();
@@ -186,7 +186,7 @@ fn take_over(
     };
     // Nothing that can fail comes after the first descriptor that is taken: it could not be handed back.
     let ready = config.and_then(|config| {
-        state.fixed.check(&Fixed::of(&config))?;
+        state.fixed.check(&Fixed::of(&config), &[])?;
         let identity = Identity::of(&config.master)?;
         let logs = LogFiles::open(&config.log)?;
         Ok((config, identity, logs, take_up_signals()?))

@@ -94,8 +94,9 @@ pub(crate) fn draining_as_text(draining: &[Draining]) -> String {
     lines.join("\n")
 }
 
-pub(crate) fn as_json(status: &Status) -> String {
-    serde_json::to_string(status).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+/// For programs.
+pub(crate) fn as_json(what: &impl Serialize) -> String {
+    serde_json::to_string(what).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 pub(crate) fn as_table(status: &Status) -> String {

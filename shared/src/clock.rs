@@ -8,6 +8,8 @@ use nix::time::{ClockId, clock_gettime};
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     now: Instant,
+    /// An instant, and the time since boot at it.
+    origin: (Instant, Duration),
     epoch_seconds: u64,
     /// When the calendar is looked at again.
     calendar_at: Instant,
@@ -19,7 +21,7 @@ const CALENDAR: Duration = Duration::from_millis(20);
 impl Default for Clock {
     fn default() -> Clock {
         let now = Instant::now();
-        Clock { now, epoch_seconds: epoch_seconds(), calendar_at: now + CALENDAR }
+        Clock { now, origin: (now, since_boot()), epoch_seconds: epoch_seconds(), calendar_at: now + CALENDAR }
     }
 }
 
@@ -36,6 +38,11 @@ impl Clock {
     /// The instant of the last tick.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The time since the machine booted, at the last tick: see [`since_boot`].
+    pub fn since_boot(&self) -> Duration {
+        self.origin.1 + self.now.saturating_duration_since(self.origin.0)
     }
 
     /// Seconds since 1970, at the last tick.

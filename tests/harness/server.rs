@@ -137,6 +137,18 @@ impl Server {
         of_slot[0].pid
     }
 
+    /// The keeper of a slot; none while it has none.
+    #[track_caller]
+    pub(crate) fn find_keeper(&self, slot: u32) -> Option<i32> {
+        self.children().iter().find(|child| child.keeper() == Some(slot)).map(|child| child.pid)
+    }
+
+    /// The keeper of a slot; panics when there is none.
+    #[track_caller]
+    pub(crate) fn keeper(&self, slot: u32) -> i32 {
+        self.find_keeper(slot).unwrap_or_else(|| panic!("no keeper of slot {slot}: {:?}", self.children()))
+    }
+
     /// Signals the master.
     #[track_caller]
     pub(crate) fn signal(&self, signal: Signal) {

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::ledger::record::Owner;
-use phalanx_shared::sys::rest::process_figures;
+use phalanx_shared::sys::rest::resident_bytes;
 
 use super::Supervisor;
 use super::event::Event;
@@ -99,7 +99,7 @@ impl Supervisor {
                 connections: stats.connections,
                 requests: stats.requests,
                 restarts: slot.restarts,
-                rss_bytes: pid.and_then(process_figures).map_or(0, |figures| figures.rss_bytes),
+                rss_bytes: pid.and_then(resident_bytes).unwrap_or(0),
             });
         }
         let master = status::Master {

@@ -26,7 +26,12 @@ pub(crate) struct FormerTable {
     pub(crate) workers: Vec<Worker>,
     /// Since when its workers give.
     yielding: Option<Instant>,
+    /// When its ledger was last looked into.
+    looked: Option<Instant>,
 }
+
+/// How often the ledger of a former table whose workers are gone is looked into: that goes over all of its records.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl FormerTable {
     /// Nobody has it any more.
@@ -36,7 +41,7 @@ impl FormerTable {
 
     /// One that the program before this one made.
     pub(crate) fn inherit(ground: u32, keeper: Option<Pid>, workers: Vec<Worker>) -> FormerTable {
-        FormerTable { ground, keeper, workers, yielding: None }
+        FormerTable { ground, keeper, workers, yielding: None, looked: None }
     }
 }
 
@@ -46,7 +51,7 @@ impl Slot {
         let mut workers: Vec<Worker> = self.workers.drain(..).collect();
         // How long they have stood where they stand matters no longer.
         workers.iter_mut().for_each(|worker| worker.since = now);
-        self.formers.push(FormerTable { ground: self.ground, keeper: None, workers, yielding: None });
+        self.formers.push(FormerTable { ground: self.ground, keeper: None, workers, yielding: None, looked: None });
         self.graves.iter_mut().for_each(|grave| grave.told = None);
         self.ground = ground;
     }
@@ -139,9 +144,11 @@ impl Roster {
             former.workers.retain(|worker| worker.pid.is_some() || patient(worker));
         }
         let graves = &slot.graves;
-        let is_buried = |former: &&FormerTable| !graves.iter().any(|grave| grave.post.ground == former.ground);
-        let left = slot.formers.iter().filter(|former| former.workers.is_empty() && !former.is_gone());
-        for former in left.filter(is_buried) {
+        let is_buried = |former: &FormerTable| !graves.iter().any(|grave| grave.post.ground == former.ground);
+        let is_due = |former: &FormerTable| former.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
+        let left = slot.formers.iter_mut().filter(|former| former.workers.is_empty() && !former.is_gone());
+        for former in left.filter(|former| is_buried(former) && is_due(former)) {
+            former.looked = Some(now);
             actions.push(Action::LookInto(id, former.ground));
         }
         let limit = workers.drain_timeout + FETCH_PATIENCE;

@@ -7,12 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::Supervisor;
 use super::event::{Action, Event};
+use crate::control::server::Server;
 use crate::verdict::Report;
 
 impl Supervisor {
     /// Tells an event: its name, and what there is to say of it (an object).
     fn tell_news(&mut self, name: &str, what: Value) {
-        let Some(control) = self.premises.control.as_mut().filter(|control| control.has_listeners()) else { return };
+        let Some(control) = &mut self.premises.control else { return };
         let mut object =
             Map::from_iter([("time".to_owned(), log::timestamp().into()), ("event".to_owned(), name.into())]);
         if let Value::Object(what) = what {
@@ -21,8 +22,16 @@ impl Supervisor {
         control.tell_listeners(&Value::Object(object));
     }
 
+    /// Whether there is anybody to make an object for.
+    fn is_listened_to(&self) -> bool {
+        self.premises.control.as_ref().is_some_and(Server::has_listeners)
+    }
+
     /// Tells what is about to be done.
     pub(super) fn tell_action(&mut self, action: &Action) {
+        if !self.is_listened_to() {
+            return;
+        }
         match action {
             Action::Clone(slot, birth) => {
                 let (incarnation, generation) = (birth.incarnation.0, birth.generation.0);
@@ -42,6 +51,9 @@ impl Supervisor {
 
     /// Tells what has happened.
     pub(super) fn tell_event(&mut self, event: &Event) {
+        if !self.is_listened_to() {
+            return;
+        }
         match event {
             Event::Heard(slot, message) if message.word == Word::Ready => {
                 let incarnation = message.from.0;
@@ -60,6 +72,9 @@ impl Supervisor {
 
     /// Tells a death, and notes what its successor will be measured by.
     pub(super) fn tell_death(&mut self, slot: SlotId, report: &Report) {
+        if !self.is_listened_to() {
+            return;
+        }
         if let Some(ground) = self.grounds.get(&slot) {
             self.before_rescue.insert(slot, ground.ledger.stats());
         }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use phalanx_shared::config::{Config, Count, ListenAddress};
+use phalanx_shared::config::{Config, Count};
 use phalanx_shared::ipc::{Generation, ToWorker};
 
 use super::event::Action;
@@ -13,6 +13,7 @@ use super::roster::Roster;
 use super::slot::{Place, Slot, Stage, Worker};
 use crate::control::Answer;
 use crate::control::server::ClientId;
+use crate::upgrade::state::Fixed;
 
 /// A reload under way.
 pub(crate) struct Reload {
@@ -52,21 +53,12 @@ impl Roster {
     /// What a running service cannot change.
     fn check_reloadable(&self, new: &Config) -> Result<(), String> {
         let old = &self.config;
-        let changed = [
-            ("listen.address", !addresses(old).eq(addresses(new))),
-            ("master.user", old.master.user != new.master.user),
-            ("master.group", old.master.group != new.master.group),
-            ("master.pid_file", old.master.pid_file != new.master.pid_file),
-            ("master.control_socket", old.master.control_socket != new.master.control_socket),
+        let more = [
             ("log.access", old.log.access != new.log.access),
             ("log.error", old.log.error != new.log.error),
             ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
         ];
-        let keys: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
-        if keys.is_empty() {
-            return Ok(());
-        }
-        Err(format!("{} cannot change while the service runs\n  hint: phalanx stop, then start", keys.join(", ")))
+        Fixed::of(old).check(&Fixed::of(new), &more)
     }
 
     pub(super) fn go_on_reloading(&mut self) {
@@ -183,10 +175,6 @@ impl Roster {
             self.act(Action::ReadConfig(client));
         }
     }
-}
-
-fn addresses(config: &Config) -> impl Iterator<Item = &ListenAddress> {
-    config.listen.iter().map(|listen| &listen.address)
 }
 
 /// How many slots a configuration asks for.

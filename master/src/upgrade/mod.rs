@@ -54,12 +54,11 @@ fn numbers_in(name: &str) -> Result<Option<Vec<RawFd>>, String> {
 
 /// Takes a descriptor that the program before this one left open, close-on-exec from now on.
 pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, String> {
-    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     let fail = |error| format!("descriptor {number}, handed over by the program before this one: {error}");
     if number <= 2 {
         return Err(fail(nix::errno::Errno::EBADF));
     }
-    fcntl(table::borrow(number), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(fail)?;
+    pass_on(&table::borrow(number), false).map_err(fail)?;
     Ok(table::adopt(number))
 }
 

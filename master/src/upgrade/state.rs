@@ -224,8 +224,8 @@ impl Fixed {
         }
     }
 
-    /// Whether a service with this can go on as one with `wanted`.
-    pub(crate) fn check(&self, wanted: &Fixed) -> Result<(), String> {
+    /// Whether a service with this can go on as one with `wanted`; `more` are other keys that must not have changed.
+    pub(crate) fn check(&self, wanted: &Fixed, more: &[(&str, bool)]) -> Result<(), String> {
         let keys = [
             ("listen.address", self.listen != wanted.listen),
             ("master.pid_file", self.pid_file != wanted.pid_file),
@@ -233,7 +233,7 @@ impl Fixed {
             ("master.user", self.user != wanted.user),
             ("master.group", self.group != wanted.group),
         ];
-        let keys: Vec<&str> = keys.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
+        let keys: Vec<&str> = keys.iter().chain(more).filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
         if keys.is_empty() {
             return Ok(());
         }

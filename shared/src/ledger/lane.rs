@@ -181,7 +181,7 @@ impl Lane {
         self.words[TURNS].store(turns.wrapping_add(1), Ordering::Release);
     }
 
-    /// When the loop began its last turn, on the clock that all processes share (CLOCK_BOOTTIME); zero before the first.
+    /// When the loop began its last turn, on the clock that all processes share ([`since_boot`](crate::clock::since_boot)); zero before the first.
     pub fn turn_began(&self) -> Duration {
         Duration::from_millis(self.words[TURN_BEGAN].load(Ordering::Acquire))
     }

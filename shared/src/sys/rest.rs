@@ -3,23 +3,12 @@
 use std::io;
 use std::time::Duration;
 
-/// What the kernel says of another process: scheduler state and memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProcessFigures {
-    /// The state letter of proc(5) stat: R, S, D, T, t, Z …
-    pub state: char,
-    /// Resident bytes.
-    pub rss_bytes: u64,
-}
-
-/// Reads /proc/PID/stat; none when the process is gone or unreadable.
-pub fn process_figures(pid: nix::unistd::Pid) -> Option<ProcessFigures> {
+/// Resident bytes of another process (proc(5) stat); none when it is gone or unreadable.
+pub fn resident_bytes(pid: nix::unistd::Pid) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = text.rsplit_once(") ")?.1;
-    let mut fields = after_name.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let pages: u64 = fields.nth(20)?.parse().ok()?;
-    Some(ProcessFigures { state, rss_bytes: pages * page_size() })
+    // The 24th field; the second may hold spaces and ends in a parenthesis.
+    let pages: u64 = text.rsplit_once(") ")?.1.split_ascii_whitespace().nth(21)?.parse().ok()?;
+    Some(pages * page_size())
 }
 
 /// Bytes of this process's memory that no other process shares with it (RssAnon of /proc/self/status); 0 when unreadable.

@@ -6,10 +6,10 @@ use phalanx_shared::ipc::fetch::{Ask, BATCH, Named, Sent};
 use phalanx_shared::ipc::line::{self, Wait};
 use phalanx_shared::ledger::{LANES, Ledger};
 use phalanx_shared::sys::socket::cookie;
-use phalanx_shared::sys::table::{self, borrow, open_descriptors};
+use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::warn;
 
-use super::sweep::{is_connection, just_accepted};
+use super::sweep::{close_what_was_closing, in_no_record, just_accepted};
 use crate::enter::Inheritance;
 
 /// Answers what has been asked. Keeper and worker may both be woken by one question: one of them gets it.
@@ -55,18 +55,11 @@ fn send_fresh(socket: BorrowedFd<'_>, inheritance: &Inheritance, lane: usize) {
 /// What the dead worker of `lane` had accepted and not recorded, and by which listener. What it was closing is closed.
 fn fresh(ledger: &Ledger, inheritance: &Inheritance, lane: usize) -> Vec<(RawFd, u8)> {
     let lane = ledger.lane(lane);
-    let is_recorded = |fd| ledger.record(fd).is_some_and(|record| record.owner().is_some());
-    if let Some(fd) = lane.closing()
-        && !is_recorded(fd)
-        && is_connection(fd, inheritance)
-    {
-        table::close(fd);
-    }
+    close_what_was_closing(ledger, &lane, inheritance);
     let mut fresh = Vec::new();
     if lane.is_accepting() {
-        let unknown = open_descriptors().unwrap_or_default().into_iter();
-        let unknown = unknown.filter(|&fd| fd > 2 && !is_recorded(fd) && !inheritance.infrastructure.contains(&fd));
-        fresh.extend(unknown.filter_map(|fd| just_accepted(fd, inheritance).map(|(_, listener)| (fd, listener))));
+        let accepted = |fd| just_accepted(fd, inheritance).map(|(_, listener)| (fd, listener));
+        fresh.extend(in_no_record(ledger, inheritance).into_iter().filter_map(accepted));
     }
     lane.set_closing(None);
     lane.set_accepting(false);

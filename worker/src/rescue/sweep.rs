@@ -5,9 +5,9 @@ use std::os::fd::RawFd;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername, getsockname};
 use phalanx_shared::info;
-use phalanx_shared::ledger::LANES;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::Peer;
+use phalanx_shared::ledger::{LANES, Lane, Ledger};
 use phalanx_shared::sys::socket::counters;
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
 
@@ -21,11 +21,7 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
     // A connection fetched from a former table may look as if it had just been accepted; its record is still there.
     let accepting = (0..LANES).any(|lane| cx.ledger.lane(lane).is_accepting());
     let mut adopted = Vec::new();
-    for fd in open_descriptors().unwrap_or_default() {
-        let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
-        if fd <= 2 || recorded || inheritance.infrastructure.contains(&fd) {
-            continue;
-        }
+    for fd in in_no_record(&cx.ledger, inheritance) {
         let fresh = if closing.contains(&fd) || !accepting { None } else { adopt_fresh(cx, fd, inheritance) };
         match fresh {
             Some(connection) => adopted.push(connection),
@@ -53,8 +49,7 @@ pub(crate) fn close_noted(cx: &Context, lane: usize) {
 /// Closes a descriptor that a dead worker called its own, unless it is the slot's, a connection, or this worker's: the dead may
 /// have written anything.
 pub(crate) fn close_stray(cx: &Context, fd: RawFd) {
-    let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
-    if fd > 2 && !recorded && !cx.infrastructure.contains(&fd) && !cx.lane.noted().contains(&fd) {
+    if fd > 2 && !is_recorded(&cx.ledger, fd) && !cx.infrastructure.contains(&fd) && !cx.lane.noted().contains(&fd) {
         table::close(fd);
     }
 }
@@ -71,34 +66,38 @@ pub(crate) fn close_file(cx: &Context, fd: RawFd) {
 /// table is touched, since it may be a living worker's.
 pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
     let lane = cx.ledger.lane(lane);
-    let closing = lane.closing();
+    close_what_was_closing(&cx.ledger, &lane, inheritance);
     let mut adopted = Vec::new();
-    if let Some(fd) = closing {
-        let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
-        if !recorded && is_connection(fd, inheritance) {
-            table::close(fd);
-        }
-    }
     if lane.is_fetching() {
         // What it had received and not recorded is still where it came from.
-        for fd in open_descriptors().unwrap_or_default() {
-            let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
-            if fd > 2 && !recorded && !inheritance.infrastructure.contains(&fd) && is_connection(fd, inheritance) {
-                table::close(fd);
-            }
-        }
+        let received = in_no_record(&cx.ledger, inheritance).into_iter().filter(|fd| is_connection(*fd, inheritance));
+        received.for_each(table::close);
     } else if lane.is_accepting() {
-        for fd in open_descriptors().unwrap_or_default() {
-            let recorded = cx.ledger.record(fd).is_some_and(|record| record.owner().is_some());
-            if fd > 2 && !recorded && !inheritance.infrastructure.contains(&fd) {
-                adopted.extend(adopt_fresh(cx, fd, inheritance));
-            }
+        for fd in in_no_record(&cx.ledger, inheritance) {
+            adopted.extend(adopt_fresh(cx, fd, inheritance));
         }
     }
     lane.set_closing(None);
     lane.set_accepting(false);
     lane.set_fetching(false);
     adopted
+}
+
+fn is_recorded(ledger: &Ledger, fd: RawFd) -> bool {
+    ledger.record(fd).is_some_and(|record| record.owner().is_some())
+}
+
+/// What is in the table, on no record, and none of the slot's own.
+pub(super) fn in_no_record(ledger: &Ledger, inheritance: &Inheritance) -> Vec<RawFd> {
+    let mut found = open_descriptors().unwrap_or_default();
+    found.retain(|&fd| fd > 2 && !is_recorded(ledger, fd) && !inheritance.infrastructure.contains(&fd));
+    found
+}
+
+/// Closes the connection that the dead worker of `lane` was closing, if it had come to free its record.
+pub(super) fn close_what_was_closing(ledger: &Ledger, lane: &Lane, inheritance: &Inheritance) {
+    let closing = lane.closing().filter(|&fd| !is_recorded(ledger, fd) && is_connection(fd, inheritance));
+    closing.into_iter().for_each(table::close);
 }
 
 fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option<Connection> {
@@ -109,7 +108,7 @@ fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option
 }
 
 /// Whether `fd` is a connected socket that came in by one of the listeners.
-pub(super) fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
+fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
     let local = getsockname::<SockaddrStorage>(fd);
     local.is_ok_and(|local| inheritance.listeners.iter().any(|listener| came_by(&local, &listener.address)))
         && peer_of(fd).is_some()

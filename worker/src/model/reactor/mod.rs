@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use phalanx_shared::clock::since_boot;
 use phalanx_shared::config::{OnMasterDeath, Workers};
 use phalanx_shared::ipc::Word;
 use phalanx_shared::ledger::lane::Counter;
@@ -121,7 +120,7 @@ impl Reactor {
             }
             self.turn = self.turn.wrapping_add(1);
             self.cx.clock.tick();
-            self.cx.lane.begin_turn(since_boot());
+            self.cx.lane.begin_turn(self.cx.clock.since_boot());
             self.cx.setting.next_turn();
             self.timers.advance(self.cx.clock.now());
             for event in &events {
