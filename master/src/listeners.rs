@@ -1,119 +1,288 @@
-//! The listening sockets: one SO_REUSEPORT socket per slot and TCP address; one socket per Unix path, shared by all slots.
+//! The listening sockets: one SO_REUSEPORT socket per slot and TCP address; one socket per Unix path, shared by all slots. Each
+//! address has a seat, the same in every slot: its place in the slots' tables, and its name in the records of its connections.
 
+mod bind;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use phalanx_shared::config::{Listen, ListenAddress};
+use phalanx_shared::ipc::SlotId;
 use phalanx_shared::sys::rest;
-use phalanx_worker::enter::Address;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+pub(crate) use bind::check_free;
 
 use crate::upgrade::{self, state};
 
-/// Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 65_535;
+/// What a listening socket is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A TCP address with its real port.
+    Tcp(SocketAddr),
+    /// A path.
+    Unix(PathBuf),
+}
 
 /// A socket of one slot.
 #[derive(Clone)]
 pub(crate) struct Bound {
+    pub(crate) seat: u8,
     pub(crate) socket: Rc<OwnedFd>,
     pub(crate) address: Address,
 }
 
+/// An address that is listened on.
+struct Seat {
+    /// As the configuration has it.
+    wanted: ListenAddress,
+    address: Address,
+    /// The socket of all slots.
+    unix: Option<Rc<OwnedFd>>,
+    /// No longer in the configuration.
+    leaving: bool,
+}
+
 /// What all slots listen on.
 pub(crate) struct Listeners {
-    tcp: Vec<SocketAddr>,
-    unix: Vec<Bound>,
+    seats: BTreeMap<u8, Seat>,
+}
+
+/// Listeners that a reload brings and takes away: bound, and not listening yet.
+pub(crate) struct Change {
+    coming: BTreeMap<u8, Seat>,
+    /// In the order of the slots, which is that of the sockets in the kernel's groups.
+    sockets: BTreeMap<SlotId, Vec<Bound>>,
+    leaving: Vec<u8>,
+}
+
+impl Seat {
+    fn bound(&self, seat: u8) -> Option<Bound> {
+        let socket = self.unix.clone()?;
+        Some(Bound { seat, socket, address: self.address.clone() })
+    }
 }
 
 impl Listeners {
-    /// Binds the Unix sockets and finds the ports of addresses with port 0; TCP sockets are bound slot by slot.
+    /// Binds the Unix sockets and finds the ports of addresses with port 0; TCP sockets are bound slot by slot. Returns those of
+    /// the first slot, which finding the ports has bound.
     pub(crate) fn prepare(listen: &[Listen]) -> Result<(Listeners, Vec<Bound>), String> {
-        let mut listeners = Listeners { tcp: Vec::new(), unix: Vec::new() };
+        let mut listeners = Listeners::none();
         let mut first = Vec::new();
         for listen in listen {
-            match &listen.address {
-                ListenAddress::Tcp(address) => {
-                    let bound = bind_tcp(*address)?;
-                    if let Address::Tcp(real) = bound.address {
-                        listeners.tcp.push(real);
-                    }
-                    first.push(bound);
-                }
-                ListenAddress::Unix(path) => listeners.unix.push(bind_unix(path)?),
-            }
+            let (seat, bound) = bind::bind(&listen.address, listen.seat)?;
+            bind::listen(&bound)?;
+            listeners.seats.insert(listen.seat, seat);
+            first.push(bound);
         }
-        first.extend(listeners.unix.iter().cloned());
         Ok((listeners, first))
     }
 
     /// Nothing is listened on.
     pub(crate) fn none() -> Listeners {
-        Listeners { tcp: Vec::new(), unix: Vec::new() }
+        Listeners { seats: BTreeMap::new() }
     }
 
     /// What the program before this one listened on.
     pub(crate) fn inherit(state: &[state::Listener]) -> Result<Listeners, String> {
-        let mut listeners = Listeners { tcp: Vec::new(), unix: Vec::new() };
-        for listener in state {
-            match listener {
-                state::Listener::Tcp(address) => listeners.tcp.push(*address),
-                state::Listener::Unix(path, fd) => {
-                    let socket = Rc::new(upgrade::inherited(*fd)?);
-                    listeners.unix.push(Bound { socket, address: Address::Unix(path.clone()) });
-                }
-            }
+        let mut listeners = Listeners::none();
+        for state::Listener { seat, wanted, tcp, unix } in state {
+            let unix = unix.map(upgrade::inherited).transpose()?.map(Rc::new);
+            let address = match (wanted, tcp) {
+                (_, Some(address)) => Address::Tcp(*address),
+                (ListenAddress::Unix(path), None) => Address::Unix(path.clone()),
+                (ListenAddress::Tcp(address), None) => Address::Tcp(*address),
+            };
+            listeners.seats.insert(*seat, Seat { wanted: wanted.clone(), address, unix, leaving: false });
         }
         Ok(listeners)
     }
 
     /// What another program goes on with.
     pub(crate) fn state(&self) -> Vec<state::Listener> {
-        let tcp = self.tcp.iter().map(|address| state::Listener::Tcp(*address));
-        let unix = self.unix.iter().filter_map(|bound| match &bound.address {
-            Address::Unix(path) => Some(state::Listener::Unix(path.clone(), bound.as_fd().as_raw_fd())),
-            Address::Tcp(_) => None,
-        });
-        tcp.chain(unix).collect()
+        let state = |(seat, it): (&u8, &Seat)| state::Listener {
+            seat: *seat,
+            wanted: it.wanted.clone(),
+            tcp: match it.address {
+                Address::Tcp(address) => Some(address),
+                Address::Unix(_) => None,
+            },
+            unix: it.unix.as_ref().map(|socket| socket.as_raw_fd()),
+        };
+        self.seats.iter().map(state).collect()
     }
 
-    /// A slot's sockets that the program before this one had: TCP sockets by their numbers, and the Unix sockets.
-    pub(crate) fn inherit_slot(&self, sockets: &[RawFd]) -> Result<Vec<Bound>, String> {
-        if sockets.len() != self.tcp.len() {
-            return Err(format!("{} sockets for {} addresses were handed over", sockets.len(), self.tcp.len()));
-        }
-        let mut bound = Vec::new();
-        for (address, number) in self.tcp.iter().zip(sockets) {
+    /// A slot's sockets that the program before this one had: TCP sockets by seat and number, and the Unix sockets.
+    pub(crate) fn inherit_slot(&self, sockets: &[(u8, RawFd)]) -> Result<Vec<Bound>, String> {
+        let mut bound = self.shared();
+        for (seat, number) in sockets {
+            let known =
+                self.seats.get(seat).ok_or_else(|| format!("a socket for seat {seat}, which has no address"))?;
             let socket = Rc::new(upgrade::inherited(*number)?);
-            bound.push(Bound { socket, address: Address::Tcp(*address) });
+            bound.push(Bound { seat: *seat, socket, address: known.address.clone() });
         }
-        bound.extend(self.unix.iter().cloned());
         Ok(bound)
     }
 
     /// The sockets of one more slot.
     pub(crate) fn bind_slot(&self) -> Result<Vec<Bound>, String> {
-        let mut bound = self.tcp.iter().map(|address| bind_tcp(*address)).collect::<Result<Vec<_>, _>>()?;
-        bound.extend(self.unix.iter().cloned());
-        Ok(bound)
+        let mut all = self.shared();
+        for (seat, known) in &self.seats {
+            if let (Address::Tcp(address), false) = (&known.address, known.leaving) {
+                let bound = bind::bind_tcp(*address, *seat)?;
+                bind::listen(&bound)?;
+                all.push(bound);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Sockets that all slots have.
+    fn shared(&self) -> Vec<Bound> {
+        self.seats.iter().filter_map(|(seat, known)| known.bound(*seat)).collect()
+    }
+
+    /// Gives each listener of a configuration the seat that its address has already, or one that is neither taken nor named in
+    /// the record of any connection. Seats are below `room`.
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub(crate) fn assign(
+        &self,
+        listen: &mut [Listen],
+        is_named: impl Fn(u8) -> bool,
+        room: usize,
+    ) -> Result<(), String> {
+        let mut taken: BTreeSet<u8> = self.seats.keys().copied().collect();
+        let mut unclaimed = taken.clone();
+        let mut newcomers = Vec::new();
+        for listen in listen.iter_mut() {
+            let known = self.seats.iter().find(|(seat, it)| unclaimed.contains(*seat) && it.wanted == listen.address);
+            match known.map(|(seat, _)| *seat) {
+                Some(seat) => {
+                    unclaimed.remove(&seat);
+                    listen.seat = seat;
+                }
+                None => newcomers.push(listen),
+            }
+        }
+        for newcomer in newcomers {
+            let free =
+                (0..=u8::MAX).find(|seat| usize::from(*seat) < room && !taken.contains(seat) && !is_named(*seat));
+            newcomer.seat = free.ok_or_else(|| {
+                format!(
+                    "{}: the service has no room for so many more addresses while it runs\n  hint: phalanx upgrade makes room, without a lost connection",
+                    newcomer.address
+                )
+            })?;
+            taken.insert(newcomer.seat);
+        }
+        Ok(())
+    }
+
+    /// Binds what `listen`, whose seats are assigned, has that is not listened on yet, for these slots. What it has no more is
+    /// to leave.
+    pub(crate) fn change(&self, listen: &[Listen], slots: &[SlotId]) -> Result<Change, String> {
+        let mut change = Change { coming: BTreeMap::new(), sockets: BTreeMap::new(), leaving: Vec::new() };
+        let stays = |seat: &u8| listen.iter().any(|listen| listen.seat == *seat);
+        change.leaving.extend(self.seats.keys().filter(|seat| !stays(seat)));
+        for listen in listen.iter().filter(|listen| !self.seats.contains_key(&listen.seat)) {
+            if let Err(why) = self.bind_for(&mut change, listen, slots) {
+                change.forget();
+                return Err(why);
+            }
+        }
+        Ok(change)
+    }
+
+    fn bind_for(&self, change: &mut Change, listen: &Listen, slots: &[SlotId]) -> Result<(), String> {
+        // Our own sockets on the port would look like another program's.
+        let port = |address: &Address| match address {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        };
+        let ours =
+            |wanted: u16| self.seats.values().chain(change.coming.values()).any(|it| port(&it.address) == Some(wanted));
+        if let ListenAddress::Tcp(address) = listen.address
+            && !ours(address.port())
+        {
+            check_free(std::slice::from_ref(listen))?;
+        }
+        let (seat, first) = bind::bind(&listen.address, listen.seat)?;
+        let address = seat.address.clone();
+        change.coming.insert(listen.seat, seat);
+        let mut first = Some(first);
+        for slot in slots {
+            let bound = match (first.take(), &address) {
+                (Some(first), _) => first,
+                (None, Address::Tcp(address)) => bind::bind_tcp(*address, listen.seat)?,
+                (None, Address::Unix(_)) => change.coming[&listen.seat].bound(listen.seat).ok_or("no Unix socket")?,
+            };
+            change.sockets.entry(*slot).or_default().push(bound);
+        }
+        Ok(())
+    }
+
+    /// What came is there to stay.
+    pub(crate) fn adopt(&mut self, change: Change) {
+        self.seats.extend(change.coming);
+        for seat in change.leaving {
+            let Some(leaving) = self.seats.get_mut(&seat) else { continue };
+            leaving.leaving = true;
+            if let Address::Unix(path) = &leaving.address {
+                let _gone_already = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Forgets what has left; returns the seats.
+    pub(crate) fn dismiss_leaving(&mut self) -> Vec<u8> {
+        self.seats.extract_if(.., |_, it| it.leaving).map(|(seat, _)| seat).collect()
     }
 
     /// The addresses with their real ports, as text.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        let tcp = self.tcp.iter().map(ToString::to_string);
-        tcp.chain(self.unix.iter().map(|bound| text_of(&bound.address))).collect()
+        self.seats.values().filter(|it| !it.leaving).map(|it| text_of(&it.address)).collect()
     }
 
     /// Removes the Unix sockets from the file system.
     pub(crate) fn remove(&self) {
-        for bound in &self.unix {
-            if let Address::Unix(path) = &bound.address {
-                let _gone_already = std::fs::remove_file(path);
-            }
+        self.seats.values().filter(|it| !it.leaving).for_each(Seat::remove);
+    }
+}
+
+impl Seat {
+    fn remove(&self) {
+        if let Address::Unix(path) = &self.address {
+            let _gone_already = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Change {
+    /// The sockets that a slot is to have.
+    pub(crate) fn of(&self, slot: SlotId) -> &[Bound] {
+        self.sockets.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an address goes.
+    pub(crate) fn leaving(&self) -> &[u8] {
+        &self.leaving
+    }
+
+    /// Has all of them listen. A failure leaves some that do: they are to be forgotten.
+    pub(crate) fn listen(&self) -> Result<(), String> {
+        self.sockets.values().flatten().try_for_each(bind::listen)
+    }
+
+    /// Never mind.
+    pub(crate) fn forget(self) {
+        self.coming.values().for_each(Seat::remove);
+        for bound in self.sockets.values().flatten() {
+            bound.stop_listening();
         }
     }
 }
@@ -123,11 +292,27 @@ impl Bound {
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self.address, Address::Tcp(_))
+    }
+
+    /// Takes it out of service, whoever else still has a copy of it (a child just forked, for instance): a copy that listened
+    /// would be handed connections that nobody accepts.
+    pub(crate) fn stop_listening(&self) {
+        use nix::sys::socket::{Shutdown, shutdown};
+        let _stopped_already = shutdown(self.as_fd().as_raw_fd(), Shutdown::Both);
+    }
+
+    /// Nobody new comes in; who has begun to is still accepted.
+    pub(crate) fn turn_away_newcomers(&self) -> io::Result<()> {
+        if self.is_tcp() { rest::refuse_connections(&self.socket) } else { Ok(()) }
+    }
 }
 
 /// Sends new connections to these slots only (`None`: to all), by the sockets of slot 0.
 pub(crate) fn steer(first_slot: &[Bound], serving: Option<&[u32]>) -> io::Result<()> {
-    for bound in first_slot.iter().filter(|bound| matches!(bound.address, Address::Tcp(_))) {
+    for bound in first_slot.iter().filter(|bound| bound.is_tcp()) {
         match serving {
             Some(slots) => rest::steer_to(&bound.socket, slots)?,
             None => rest::steer_to_all(&bound.socket)?,
@@ -141,80 +326,4 @@ fn text_of(address: &Address) -> String {
         Address::Tcp(address) => address.to_string(),
         Address::Unix(path) => format!("unix:{}", path.display()),
     }
-}
-
-fn in_use(address: SocketAddr) -> String {
-    format!("bind {address}: the address is in use by another program\n  hint: choose another address to listen on")
-}
-
-fn bind_tcp(address: SocketAddr) -> Result<Bound, String> {
-    try_bind_tcp(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => in_use(address),
-        io::ErrorKind::PermissionDenied => {
-            format!("bind {address}: permission denied\n  hint: ports below 1024 need root or CAP_NET_BIND_SERVICE")
-        }
-        _ => format!("bind {address}: {error}"),
-    })
-}
-
-fn try_bind_tcp(address: SocketAddr) -> io::Result<Bound> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec().nonblocking(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Accepted sockets inherit both: no system call a connection for them.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_out_of_band_inline(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    let real = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Bound { socket: Rc::new(socket.into()), address: Address::Tcp(real) })
-}
-
-fn bind_unix(path: &Path) -> Result<Bound, String> {
-    let fail = |error: io::Error| format!("bind unix:{}: {error}", path.display());
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(format!("bind unix:{}: another program serves it", path.display()));
-    }
-    if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
-        std::fs::remove_file(path).map_err(fail)?;
-    }
-    let bind = || -> io::Result<Socket> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
-        socket.bind(&SockAddr::unix(path)?)?;
-        // As nginx does: who may reach the directory may connect.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-        socket.listen(BACKLOG)?;
-        Ok(socket)
-    };
-    let socket = bind().map_err(fail)?;
-    Ok(Bound { socket: Rc::new(socket.into()), address: Address::Unix(PathBuf::from(path)) })
-}
-
-/// Whether somebody who is not ours listens on the TCP addresses: SO_REUSEPORT would let two services of one user share a
-/// port without a word.
-pub(crate) fn check_free(listen: &[Listen]) -> Result<(), String> {
-    for listen in listen {
-        let ListenAddress::Tcp(address) = &listen.address else { continue };
-        if address.port() == 0 {
-            continue;
-        }
-        let probe = || -> io::Result<()> {
-            let socket = Socket::new(Domain::for_address(*address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-            socket.set_reuse_address(true)?;
-            if address.is_ipv6() {
-                socket.set_only_v6(true)?;
-            }
-            socket.bind(&(*address).into())?;
-            socket.listen(1)
-        };
-        if let Err(error) = probe()
-            && error.kind() == io::ErrorKind::AddrInUse
-        {
-            return Err(in_use(*address));
-        }
-    }
-    Ok(())
 }

@@ -145,7 +145,7 @@ fn rehearse(config: Result<Config, String>, origin: Origin, state: &OwnedFd, out
     take_name("rehearsal");
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
-        State::read(state)?.fixed.check(&Fixed::of(&config), &[])?;
+        State::read(state)?.fixed.check(&Fixed::of(&config))?;
         config.workers.count = Count::Fixed(1);
         let identity = Identity::of(&config.master)?;
         raise_descriptor_limit();
@@ -186,16 +186,16 @@ fn take_over(
     };
     // Nothing that can fail comes after the first descriptor that is taken: it could not be handed back.
     let ready = config.and_then(|config| {
-        state.fixed.check(&Fixed::of(&config), &[])?;
+        state.fixed.check(&Fixed::of(&config))?;
         let identity = Identity::of(&config.master)?;
         let logs = LogFiles::open(&config.log)?;
         Ok((config, identity, logs, take_up_signals()?))
     });
-    let (config, identity, logs, signals) = match ready {
+    let (mut config, identity, logs, signals) = match ready {
         Ok(ready) => ready,
         Err(why) => return go_back(state, origin, &why),
     };
-    let inherit = || -> Result<Supervisor, String> {
+    let inherit = move || -> Result<Supervisor, String> {
         let pid_file = match (&config.master.pid_file, state.pid_file) {
             (Some(path), Some(fd)) => Some(PidFile::inherit(path, upgrade::inherited(fd)?)?),
             _ => None,
@@ -205,6 +205,7 @@ fn take_over(
             _ => None,
         };
         let listeners = Listeners::inherit(&state.listeners)?;
+        listeners.assign(&mut config.listen, |_| false, usize::MAX)?;
         let premises = Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin };
         Supervisor::inherit(premises, &state)
     };

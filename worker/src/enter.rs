@@ -1,14 +1,12 @@
 //! A worker's first steps: what it drops, resets and takes over between its clone and its loop.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{Cache, Config, Limits, Listen, ListenAddress};
+use phalanx_shared::config::{Cache, Config, Limits, Listen};
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{SlotId, Word};
@@ -38,9 +36,10 @@ pub struct Inheritance {
     pub slot: SlotId,
     /// Its ledger.
     pub ledger: Ledger,
-    /// Its listening sockets.
-    pub listeners: Vec<Listener>,
-    /// Numbers at which the master puts another slot's TCP sockets when this one is to accept from them.
+    /// The numbers of its listening sockets, by seat. At that of an empty seat stands no socket; the master fills and empties
+    /// seats while workers live.
+    pub seats: Vec<RawFd>,
+    /// By seat: the numbers at which the master puts another slot's TCP sockets when this one is to accept from them.
     pub assisting: Vec<RawFd>,
     /// The workers' ends of its lanes.
     pub lanes: Vec<WorkerEnd>,
@@ -62,21 +61,6 @@ pub struct Inheritance {
     pub lifeline: RawFd,
     /// Every descriptor that is none of a worker's own.
     pub infrastructure: Vec<RawFd>,
-}
-
-/// A listening socket.
-pub struct Listener {
-    /// Its number.
-    pub fd: RawFd,
-    /// What it is bound to.
-    pub address: Address,
-}
-
-impl Listener {
-    /// Every slot accepts from this very socket; TCP sockets are each slot's own.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.address, Address::Unix(_))
-    }
 }
 
 /// A table that the slot had before this one: its keeper died, or its program was replaced.
@@ -102,15 +86,6 @@ impl Former {
             warn!("let go of a former ledger: {error}");
         }
     }
-}
-
-/// What a listening socket is bound to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP address with its real port.
-    Tcp(SocketAddr),
-    /// A path.
-    Unix(PathBuf),
 }
 
 /// Signals that mean something to the master and nothing to a worker; a terminal sends some to the whole group.
@@ -235,11 +210,15 @@ fn within_descriptors(config: &Config, descriptors: usize) -> (Limits, Cache) {
     (limits, cache)
 }
 
-/// In the order of the slot's sockets: TCP first, then Unix, each in the order of the file. A reload keeps them so.
-fn listens(config: &Config) -> Vec<Listen> {
-    let is_tcp = |listen: &&Listen| matches!(listen.address, ListenAddress::Tcp(_));
-    let (tcp, unix): (Vec<&Listen>, Vec<&Listen>) = config.listen.iter().partition(is_tcp);
-    tcp.into_iter().chain(unix).cloned().collect()
+/// By seat.
+fn listens(config: &Config) -> Vec<Option<Listen>> {
+    let mut listens = Vec::new();
+    for listen in &config.listen {
+        let seat = usize::from(listen.seat);
+        listens.resize(listens.len().max(seat + 1), None);
+        listens[seat] = Some(listen.clone());
+    }
+    listens
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

@@ -34,6 +34,10 @@ pub(crate) enum Event {
     Stop { fast: bool, client: Option<ClientId> },
     /// Somebody wants a reload; the file has been read already.
     Reload { client: Option<ClientId>, read: Result<Box<Config>, String> },
+    /// What a configuration brings to listen on is bound, and each of its listeners has a seat.
+    Seated(Result<Box<Config>, String>),
+    /// It listens.
+    Listening(Result<(), String>),
     /// Somebody wants another program in this one's place.
     Upgrade { client: Option<ClientId>, program: Option<PathBuf> },
     /// The other program has shown whether it could take over.
@@ -78,6 +82,14 @@ pub(crate) enum Action {
     Dismiss(SlotId, u32),
     /// Write a configuration down as the blueprint of this number; it goes to a keeper with each order to clone.
     Publish(usize, Box<Config>),
+    /// Bind what the configuration brings to listen on, and find a seat for each of its listeners.
+    Seat(Box<Config>),
+    /// Have what was bound listen.
+    Listen,
+    /// Take it back.
+    Unseat,
+    /// Close the listeners that the configuration in force has no more.
+    CloseLeaving,
     /// Have the keeper clone a worker.
     Clone(SlotId, Box<Birth>),
     /// Say a word to this worker, at its post.

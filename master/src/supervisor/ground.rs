@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 use phalanx_shared::clients::{Client, Clients};
 use phalanx_shared::config::Config;
@@ -19,7 +18,7 @@ use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::open_descriptors;
 use phalanx_shared::warn;
-use phalanx_worker::enter::{Address, Former, Inheritance, Listener};
+use phalanx_worker::enter::{Former, Inheritance};
 
 use super::ward::Ward;
 use super::{Premises, blueprint, put_in_place};
@@ -39,7 +38,9 @@ pub(super) struct Ground {
     line: OwnedFd,
     /// What the ledger lives in.
     memory: OwnedFd,
-    /// Numbers of the table that wait for other slots' TCP sockets.
+    /// By seat: the table's numbers for listening sockets, and those that wait for other slots'. None of a ground that another
+    /// program made.
+    seats: Vec<RawFd>,
     assisting: Vec<RawFd>,
     /// The workers' bells of the lanes, of a ground that another program made: it has no `ends` here.
     lane_bells: Vec<OwnedFd>,
@@ -127,10 +128,18 @@ impl Common {
         }
     }
 
-    /// A descriptor for each TCP socket, in whose place another slot's can be put.
-    fn seats(&self, listeners: &[Bound]) -> io::Result<Vec<OwnedFd>> {
-        let tcp = listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
-        tcp.map(|_| self.lifeline.0.try_clone()).collect()
+    /// A descriptor for each seat: a listener, or what stands there as long as there is none.
+    fn seats(&self, listeners: &[Bound], count: usize) -> io::Result<Vec<OwnedFd>> {
+        let seated = |seat: usize| listeners.iter().find(|bound| usize::from(bound.seat) == seat);
+        let own = |seat| seated(seat).map_or(&self.lifeline.0, |bound| &*bound.socket);
+        (0..count).map(|seat| own(seat).try_clone()).collect()
+    }
+
+    /// Takes a listener off its seat in a ground's table.
+    pub(super) fn vacate_seat(&self, ground: &Ground, seat: u8) {
+        if let Some(number) = ground.seats.get(usize::from(seat)) {
+            ground.install_at(*number, &self.lifeline.0);
+        }
     }
 
     /// Makes a ground for a slot: its ledger, its lanes, its keeper, which is to know nothing of `strangers`. Its workers will fetch what is
@@ -157,21 +166,25 @@ impl Common {
         let bell = handover.as_fd().try_clone_to_owned().map_err(fail)?;
         let (orders, at_keeper) = line::pair().map_err(fail)?;
         let (line, giving) = line::pair().map_err(fail)?;
-        let assisting = self.seats(&listeners).map_err(fail)?;
+        let last = listeners.iter().map(|bound| usize::from(bound.seat) + 1).max().unwrap_or(0);
+        let room = last + SPARE_SEATS;
+        let (seats, places) =
+            self.seats(&listeners, room).and_then(|seats| Ok((seats, self.seats(&[], room)?))).map_err(fail)?;
+        let numbers = |descriptors: &[OwnedFd]| descriptors.iter().map(AsRawFd::as_raw_fd).collect::<Vec<RawFd>>();
+        let (seat_numbers, assisting) = (numbers(&seats), numbers(&places));
         // ipc-channel tells no descriptor numbers: what has come since `before` is the lanes', the bell's and the lines'.
         let mut keep: Vec<RawFd> = open_descriptors().map_err(fail)?;
         let masters_own = [orders.as_raw_fd(), line.as_raw_fd(), bell.as_raw_fd()];
         keep.retain(|number| !before.contains(number) && !masters_own.contains(number));
         keep.extend(formers.iter().flat_map(|former| [former.line.as_raw_fd(), former.bell.as_raw_fd()]));
-        keep.extend(listeners.iter().map(|bound| bound.as_fd().as_raw_fd()));
         keep.extend(self.blueprints.iter().map(AsRawFd::as_raw_fd));
         keep.extend(premises.logs.access());
         keep.push(self.lifeline.0.as_raw_fd());
         let inheritance = Inheritance {
             slot,
             ledger: ledger.clone(),
-            listeners: listeners.iter().map(listener).collect(),
-            assisting: assisting.iter().map(AsRawFd::as_raw_fd).collect(),
+            seats: seat_numbers.clone(),
+            assisting: assisting.clone(),
             lanes,
             handover,
             giving: giving.as_raw_fd(),
@@ -190,7 +203,8 @@ impl Common {
             number,
             line,
             memory,
-            assisting: assisting.iter().map(AsRawFd::as_raw_fd).collect(),
+            seats: seat_numbers,
+            assisting,
             lane_bells: Vec::new(),
             bell,
             hung_up: Cell::new(false),
@@ -200,7 +214,7 @@ impl Common {
             inheritance,
             orders: at_keeper,
             giving,
-            seats: assisting,
+            seats: seats.into_iter().chain(places).collect(),
             master_ends: Vec::new(),
             keep,
             identity: premises.identity.clone(),
@@ -232,10 +246,6 @@ fn fork_keeper(mut charge: Charge, ground: Ground) -> io::Result<(Ground, Pid)> 
     }
 }
 
-fn listener(bound: &Bound) -> Listener {
-    Listener { fd: bound.as_fd().as_raw_fd(), address: bound.address.clone() }
-}
-
 impl Ground {
     fn as_former(&self) -> Former {
         let (line, bell) = (self.line.as_raw_fd(), self.bell.as_raw_fd());
@@ -247,24 +257,41 @@ impl Ground {
         self.ledger.recorded().any(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))))
     }
 
-    /// Puts its TCP sockets into another ground's table, at the numbers that this has for them. Their cookies.
-    pub(super) fn lend_to(&self, other: &Ground) -> Vec<u64> {
-        let tcp = self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
+    /// Puts its TCP sockets into another ground's table, at the numbers that this has for them. Their seats and cookies.
+    pub(super) fn lend_to(&self, other: &Ground) -> Vec<(u8, u64)> {
         let mut cookies = Vec::new();
-        for (bound, number) in tcp.zip(&other.assisting) {
+        for bound in self.listeners.iter().filter(|bound| bound.is_tcp()) {
+            let Some(number) = other.assisting.get(usize::from(bound.seat)) else { continue };
             let lent = other.order(&Order::Install { at: *number }, Some(bound.as_fd()));
             match lent.and_then(|()| cookie(bound.as_fd())) {
-                Ok(cookie) => cookies.push(cookie),
+                Ok(cookie) => cookies.push((bound.seat, cookie)),
                 Err(error) => warn!("lend a socket to another slot: {error}"),
             }
         }
         cookies
     }
 
-    /// Its TCP sockets, by number.
-    pub(super) fn sockets(&self) -> Vec<RawFd> {
-        let tcp = self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_)));
-        tcp.map(|bound| bound.as_fd().as_raw_fd()).collect()
+    /// Its TCP sockets, by seat and number.
+    pub(super) fn sockets(&self) -> Vec<(u8, RawFd)> {
+        let tcp = self.listeners.iter().filter(|bound| bound.is_tcp());
+        tcp.map(|bound| (bound.seat, bound.as_fd().as_raw_fd())).collect()
+    }
+
+    /// How many seats its table has.
+    pub(super) fn room(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Puts a listener on its seat in the table.
+    pub(super) fn seat(&self, bound: &Bound) {
+        if let Some(number) = self.seats.get(usize::from(bound.seat)) {
+            self.install_at(*number, &bound.socket);
+        }
+    }
+
+    /// Whether the record of a connection names the seat.
+    pub(super) fn names(&self, seat: u8) -> bool {
+        self.ledger.recorded().any(|(_, record)| record.listener() == seat)
     }
 
     /// The ground that the program before this one made.
@@ -280,6 +307,7 @@ impl Ground {
             number: state.number,
             line: upgrade::inherited(state.line)?,
             memory,
+            seats: Vec::new(),
             assisting: Vec::new(),
             lane_bells,
             bell: upgrade::inherited(state.bell)?,
@@ -327,8 +355,11 @@ impl Ground {
 
     /// Puts a descriptor of the master's into the keeper's table, under the same number.
     pub(super) fn install(&self, descriptor: &impl AsFd) {
-        let descriptor = descriptor.as_fd();
-        if let Err(error) = self.order(&Order::Install { at: descriptor.as_raw_fd() }, Some(descriptor)) {
+        self.install_at(descriptor.as_fd().as_raw_fd(), descriptor);
+    }
+
+    fn install_at(&self, at: RawFd, descriptor: &impl AsFd) {
+        if let Err(error) = self.order(&Order::Install { at }, Some(descriptor.as_fd())) {
             warn!("order a keeper to install a descriptor: {error}");
         }
     }
@@ -355,15 +386,14 @@ impl Ground {
         }
     }
 
-    /// Takes the slot's TCP sockets out of service, whoever else still has a copy of them (a child just forked, for
-    /// instance): a copy that listened would be handed connections that nobody accepts.
+    /// Takes the slot's TCP sockets out of service.
     pub(super) fn stop_listening(&self) {
-        for bound in self.listeners.iter().filter(|bound| matches!(bound.address, Address::Tcp(_))) {
-            let _stopped_already = shutdown(bound.as_fd().as_raw_fd(), Shutdown::Both);
-        }
+        self.listeners.iter().filter(|bound| bound.is_tcp()).for_each(Bound::stop_listening);
     }
 }
 
+/// Seats that a slot's table has for listeners that a reload brings.
+const SPARE_SEATS: usize = 8;
 /// Client addresses whose rate is remembered, and as many whose connections are counted.
 const CLIENTS: usize = 1 << 16;
 

@@ -15,6 +15,7 @@ mod replacement;
 mod report;
 mod roster;
 mod scaling;
+mod seating;
 mod silence;
 mod slot;
 mod stall;
@@ -50,7 +51,7 @@ use crate::cli::{DONE, FAILED};
 use crate::control::server::{ClientId, Server};
 use crate::control::{Answer, Command};
 use crate::daemonize::Herald;
-use crate::listeners::{Bound, Listeners, steer};
+use crate::listeners::{Bound, Change, Listeners, steer};
 use crate::log_files::LogFiles;
 use crate::memory_kills::MemoryKills;
 use crate::pid_file::PidFile;
@@ -107,6 +108,8 @@ pub(crate) struct Supervisor {
     look_for_the_dead: bool,
     /// Signals that came when another program was about to be executed.
     unheard: Vec<(Wish, &'static str)>,
+    /// The listeners that the reload under way brings and takes away.
+    change: Option<Change>,
     rehearsal: Option<Rehearsal>,
     /// Another program is to be executed when all that has happened is dealt with: it would never hear of it.
     departure: Option<Departure>,
@@ -145,6 +148,7 @@ impl Supervisor {
             rehearses: false,
             look_for_the_dead: false,
             unheard: Vec::new(),
+            change: None,
             rehearsal: None,
             departure: None,
             successor: None,
@@ -194,6 +198,10 @@ impl Supervisor {
         match action {
             Action::Open(slot) => return Some(Event::Opened(slot, self.open(slot))),
             Action::Publish(number, config) => self.publish(number, &config),
+            Action::Seat(config) => return Some(self.seat(config)),
+            Action::Listen => return Some(self.listen()),
+            Action::Unseat => self.unseat(),
+            Action::CloseLeaving => self.close_leaving(),
             Action::Clone(slot, birth) => return self.order_clone(slot, &birth),
             Action::Dismiss(slot, ground) => self.dismiss(slot, ground),
             Action::Tell(post, to, word) => self.tell(post, Said { to, word }),
@@ -217,7 +225,10 @@ impl Supervisor {
             Action::InstallLogs(slot) => self.install_logs(slot),
             Action::Steer(serving) => self.steer(serving.as_deref()),
             Action::ReadConfig(client) => return self.read_config(client),
-            Action::Adopt(config) => phalanx_shared::log::configure(crate::log_files::ERROR_LOG, config.log.level),
+            Action::Adopt(config) => {
+                phalanx_shared::log::configure(crate::log_files::ERROR_LOG, config.log.level);
+                self.settle_listeners();
+            }
             Action::Reply(client, answer) => self.reply(client, &answer),
             Action::Say(text) => info!("{text}"),
             Action::Warn(text) => warn!("{text}"),

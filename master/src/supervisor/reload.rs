@@ -22,6 +22,17 @@ pub(crate) struct Reload {
     config: Box<Config>,
     client: Option<ClientId>,
     since: Instant,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// What it brings to listen on is being bound.
+    Seating,
+    /// Its workers boot.
+    Booting,
+    /// They are ready; what it brings is to listen.
+    Listening,
 }
 
 impl Roster {
@@ -29,7 +40,7 @@ impl Roster {
         if self.is_stopping() {
             return self.reply(client, Answer::refused("the service is stopping"));
         }
-        if self.reload.is_some() || self.is_scaling() {
+        if self.reload.is_some() || self.is_scaling() || self.is_losing_listeners() {
             // The file is read again when the one under way is through, once for all signals that came meanwhile.
             let again = self.reload_again.get_or_insert_default();
             if client.is_some() || !again.contains(&None) {
@@ -46,8 +57,45 @@ impl Roster {
         };
         self.last_generation.0 += 1;
         let (generation, blueprint) = (self.last_generation, 1 - self.blueprint);
-        self.act(Action::Publish(blueprint, config.clone()));
-        self.reload = Some(Reload { generation, blueprint, config, client, since: self.now });
+        self.act(Action::Seat(config.clone()));
+        let (since, phase) = (self.now, Phase::Seating);
+        self.reload = Some(Reload { generation, blueprint, config, client, since, phase });
+    }
+
+    pub(super) fn seated(&mut self, outcome: Result<Box<Config>, String>) {
+        let Some(reload) = self.reload.as_mut().filter(|reload| reload.phase == Phase::Seating) else {
+            return self.act(Action::Unseat);
+        };
+        match outcome {
+            Ok(config) => {
+                reload.phase = Phase::Booting;
+                reload.config = config;
+                let (blueprint, config) = (reload.blueprint, reload.config.clone());
+                self.act(Action::Publish(blueprint, config));
+            }
+            Err(why) => {
+                let client = reload.client;
+                self.reload = None;
+                self.act(Action::Warn(format!("reload refused, nothing changes: {why}")));
+                self.reply(client, Answer::refused(format!("reload refused, nothing changes: {why}")));
+            }
+        }
+    }
+
+    pub(super) fn listening(&mut self, outcome: Result<(), String>) {
+        match outcome {
+            // One may have died at this very moment.
+            Ok(()) if self.every_successor_waits() => self.commit(),
+            Ok(()) => self.roll_back("a worker of the new generation died"),
+            Err(why) => self.roll_back(&why),
+        }
+    }
+
+    fn every_successor_waits(&self) -> bool {
+        let Some(reload) = &self.reload else { return false };
+        let is_successor = |worker: &Worker| worker.generation == reload.generation && worker.stage == Stage::Waiting;
+        let is_ready = |slot: &Slot| slot.place == Place::Open && slot.workers.iter().any(is_successor);
+        self.slots.values().all(is_ready)
     }
 
     /// What a running service cannot change.
@@ -58,12 +106,15 @@ impl Roster {
             ("log.error", old.log.error != new.log.error),
             ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
         ];
-        Fixed::of(old).check(&Fixed::of(new), &more)
+        Fixed::of(old).refuse(&Fixed::of(new), &more)
     }
 
     pub(super) fn go_on_reloading(&mut self) {
         let Some(reload) = &self.reload else { return self.reload_again_if_wanted() };
         let (generation, blueprint, since) = (reload.generation, reload.blueprint, reload.since);
+        if reload.phase != Phase::Booting {
+            return;
+        }
         let mut all_ready = true;
         for id in self.slots.keys().copied().collect::<Vec<_>>() {
             let Some(slot) = self.slots.get(&id) else { continue };
@@ -92,7 +143,10 @@ impl Roster {
         }
         let steady = |slot: &Slot| !slot.workers.iter().any(Worker::is_booting);
         if all_ready && self.slots.values().all(|slot| slot.place == Place::Open && steady(slot)) {
-            self.commit();
+            if let Some(reload) = &mut self.reload {
+                reload.phase = Phase::Listening;
+            }
+            self.act(Action::Listen);
         } else if self.now - since > self.config.workers.boot_timeout * 2 {
             self.roll_back("not every worker of the new generation became ready in twice boot_timeout");
         }
@@ -121,7 +175,12 @@ impl Roster {
         let before = self.automatic.unwrap_or_else(|| count_of(&self.config));
         let count_changed = before != count_of(&reload.config);
         self.config = *reload.config.clone();
+        self.adopted = self.now;
         self.act(Action::Adopt(reload.config));
+        // A fresh group of sockets knows nothing of who is to be spared.
+        if self.steered.is_some() {
+            self.act(Action::Steer(self.steered.clone()));
+        }
         let text = format!("generation {} serves", self.generation.0);
         self.act(Action::Say(format!("reloaded: {text}")));
         self.reply(reload.client, Answer::done(text));
@@ -163,12 +222,13 @@ impl Roster {
             }
         }
         self.out.append(&mut actions);
+        self.act(Action::Unseat);
         self.act(Action::Warn(format!("reload rolled back: {why}")));
         self.reply(reload.client, Answer::refused(format!("rolled back, the old generation serves on: {why}")));
     }
 
     fn reload_again_if_wanted(&mut self) {
-        if self.is_stopping() || self.is_scaling() {
+        if self.is_stopping() || self.is_scaling() || self.is_losing_listeners() {
             return;
         }
         for client in self.reload_again.take().unwrap_or_default() {

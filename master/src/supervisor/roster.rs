@@ -29,6 +29,8 @@ const IMPATIENCE: Duration = Duration::from_millis(50);
 pub(crate) struct Roster {
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) config: Config,
+    /// Since when that is in force.
+    pub(super) adopted: Instant,
     /// The generation in force, and the blueprint that holds it.
     pub(crate) generation: Generation,
     pub(crate) blueprint: usize,
@@ -58,6 +60,7 @@ impl Roster {
         Roster {
             slots: BTreeMap::new(),
             config,
+            adopted: now,
             generation: Generation(1),
             blueprint: 0,
             last_generation: Generation(1),
@@ -89,6 +92,8 @@ impl Roster {
             Event::Examined(slot, incarnation, scheduling) => self.examined(slot, incarnation, scheduling),
             Event::Stop { fast, client } => self.stop(fast, client, None),
             Event::Reload { client, read } => self.reload(client, read),
+            Event::Seated(outcome) => self.seated(outcome),
+            Event::Listening(outcome) => self.listening(outcome),
             Event::Upgrade { client, program } => self.upgrade(client, program),
             Event::Rehearsed(outcome) => self.rehearsed(outcome),
             Event::NotExecuted(why) => self.not_executed(&why),
@@ -108,6 +113,7 @@ impl Roster {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let busy = self.stopping.is_some()
             || self.reload.is_some()
+            || self.is_losing_listeners()
             || self.upgrade.is_some()
             || self.scaling.active
             || self.slots.values().any(|slot| !slot.is_quiet() || slot.wants_logs || !slot.formers.is_empty());
@@ -154,6 +160,7 @@ impl Roster {
         self.finish_recycling();
         self.steer();
         self.assist();
+        self.finish_losing_listeners();
         self.go_on_reloading();
         self.go_on_upgrading();
         self.report_start();

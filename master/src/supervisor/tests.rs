@@ -1,182 +1,21 @@
 //! The roster as a table of cases: events in, actions out, no process anywhere.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+mod play;
+
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use phalanx_shared::config::{self, Config, Count};
-use phalanx_shared::ipc::keeper::Birth;
-use phalanx_shared::ipc::{Closing, Incarnation, Pong, SlotId, ToMaster, ToWorker, Word};
+use phalanx_shared::config;
+use phalanx_shared::ipc::{Closing, Incarnation, SlotId, ToMaster, ToWorker, Word};
 use phalanx_shared::ledger::record::Guilt;
-use phalanx_shared::stats::Snapshot;
-use phalanx_shared::sys::rest::Scheduling;
 
 use super::event::{Action, Event};
 use super::recycling::Reason;
-use super::roster::Roster;
-use super::slot::{Post, Stage};
+use super::slot::Stage;
 use crate::control::server::ClientId;
 use crate::verdict::{Cause, Ending};
-
-const KILLED: Cause = Cause { ending: Ending::Killed(9), own_fault: false, out_of_memory: None };
-const LEFT: Cause = Cause { ending: Ending::Exited(0), own_fault: false, out_of_memory: None };
-
-fn config(count: u16) -> Config {
-    let mut config = config::serve_defaults(PathBuf::from("/"), vec![config::parse_listen("127.0.0.1:8080").unwrap()]);
-    config.workers.count = Count::Fixed(count);
-    config
-}
-
-/// Where the first worker of the first slot sits.
-const POST: Post = Post { slot: SlotId(0), ground: 1, lane: 0 };
-
-/// A rank played without processes. Keepers and workers do at once what they are told, unless a case says otherwise.
-struct Play {
-    roster: Roster,
-    now: Instant,
-    next_pid: i32,
-    /// All that has been done since [`Play::done`] was last asked.
-    done: Vec<Action>,
-    /// Workers are born and say nothing: not ready.
-    slow: bool,
-    /// What who is looked at is seen doing; somebody who is not looked at answers.
-    seen: Option<char>,
-    /// The one who does not answer; without it nobody does.
-    silent: Option<Pid>,
-}
-
-impl Play {
-    fn new(count: u16) -> Play {
-        let now = Instant::now();
-        let roster = Roster::new(config(count), count.into(), now);
-        Play { roster, now, next_pid: 100, done: Vec::new(), slow: false, seen: None, silent: None }
-    }
-
-    /// A rank in which every slot serves.
-    fn serving(count: u16) -> Play {
-        let mut play = Play::new(count);
-        play.event(Event::Tick);
-        assert!(play.done().contains(&Action::Ready));
-        play
-    }
-
-    fn pid(&mut self) -> Pid {
-        self.next_pid += 1;
-        Pid::from_raw(self.next_pid)
-    }
-
-    fn event(&mut self, event: Event) {
-        let mut events = vec![event];
-        while !events.is_empty() {
-            let event = events.remove(0);
-            let actions = self.roster.react(event, self.now);
-            for action in actions {
-                events.extend(self.play_along(&action));
-                self.done.push(action);
-            }
-            for slot in self.roster.emptied() {
-                self.done.push(Action::Say(format!("emptied {}", slot.0)));
-                events.push(Event::Tick);
-            }
-        }
-    }
-
-    fn play_along(&mut self, action: &Action) -> Vec<Event> {
-        match action {
-            Action::Open(slot) => vec![Event::Opened(*slot, Ok(self.pid()))],
-            Action::Clone(slot, birth) => {
-                let born = Event::Born(*slot, birth.incarnation, Ok(self.pid()));
-                if self.slow { vec![born] } else { vec![born, ready(*slot, birth.incarnation)] }
-            }
-            Action::Tell(post, _, ToWorker::Retire | ToWorker::Yield | ToWorker::Leave | ToWorker::Drain(_)) => {
-                let slot = self.roster.slots.get_mut(&post.slot).expect("a slot");
-                let told = slot.all_workers().find(|worker| worker.post == *post).and_then(|worker| worker.pid);
-                told.map(|pid| Event::Ended(pid, LEFT)).into_iter().collect()
-            }
-            Action::Tell(post, from, ToWorker::Bury { dead, .. }) => {
-                vec![Event::Heard(post.slot, ToMaster { from: *from, word: Word::Buried(*dead) })]
-            }
-            Action::Examine(slot, incarnation, _) => {
-                let (on_cpu, waited) = (Duration::ZERO, Duration::ZERO);
-                let seen = self.seen.map(|state| Scheduling { state, on_cpu, waited, private_bytes: 0, syscall: None });
-                vec![Event::Examined(*slot, *incarnation, seen)]
-            }
-            // A fresh worker answers.
-            Action::Tell(post, from, ToWorker::Ping(1)) => vec![pong(post.slot.0, *from, 1, false)],
-            Action::Tell(post, from, ToWorker::Ping(number)) if self.silent.is_some() => {
-                let worker = self.roster.slots[&post.slot].serving().and_then(|worker| worker.pid);
-                let answers = worker != self.silent;
-                answers.then(|| pong(post.slot.0, *from, *number, false)).into_iter().collect()
-            }
-            Action::Kill(pid, Signal::SIGKILL) => vec![Event::Ended(*pid, KILLED)],
-            _ => Vec::new(),
-        }
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.now += time;
-        self.event(Event::Tick);
-    }
-
-    /// So many seconds, in which the master is awake.
-    fn pass(&mut self, seconds: u32) {
-        (0..5 * seconds).for_each(|_| self.wait(Duration::from_millis(200)));
-    }
-
-    fn done(&mut self) -> Vec<Action> {
-        std::mem::take(&mut self.done)
-    }
-
-    fn worker(&self, slot: u32) -> (Pid, Incarnation) {
-        let worker = self.roster.slots[&SlotId(slot)].serving().expect("somebody serves");
-        (worker.pid.expect("it is born"), worker.incarnation)
-    }
-
-    fn states(&self) -> Vec<&'static str> {
-        self.roster.slots.values().map(super::slot::Slot::state).collect()
-    }
-
-    fn reload(&mut self) {
-        self.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(self.roster.config.clone())) });
-    }
-}
-
-fn ready(slot: SlotId, incarnation: Incarnation) -> Event {
-    Event::Heard(slot, ToMaster { from: incarnation, word: Word::Ready })
-}
-
-fn pong(slot: u32, from: Incarnation, number: u64, wants_successor: bool) -> Event {
-    let pong = Pong { number, stats: Snapshot::default(), private_bytes: 0, wants_successor };
-    Event::Heard(SlotId(slot), ToMaster { from, word: Word::Pong(pong) })
-}
-
-/// Where among `actions` the worker on that lane is told `word`.
-fn told_at(actions: &[Action], slot: u32, lane: usize, word: &ToWorker) -> Option<usize> {
-    actions.iter().position(|action| match action {
-        Action::Tell(post, _, said) => (post.slot.0, post.lane, said) == (slot, lane, word),
-        _ => false,
-    })
-}
-
-fn told(actions: &[Action], slot: u32, lane: usize, word: &ToWorker) -> bool {
-    told_at(actions, slot, lane, word).is_some()
-}
-
-fn births(actions: &[Action]) -> Vec<&Birth> {
-    actions
-        .iter()
-        .filter_map(|action| if let Action::Clone(_, birth) = action { Some(birth.as_ref()) } else { None })
-        .collect()
-}
-
-fn replies(actions: &[Action]) -> Vec<(bool, &str)> {
-    let replies = actions.iter().filter_map(|action| match action {
-        Action::Reply(_, answer) => Some((answer.ok, answer.text.as_str())),
-        _ => None,
-    });
-    replies.collect()
-}
+use play::{KILLED, POST, Play, births, pong, ready, replies, told, told_at};
 
 #[test]
 fn a_rank_starts_when_every_worker_is_ready() {
@@ -367,12 +206,45 @@ fn a_worker_killed_during_a_reload_is_rescued_by_the_old_generation() {
 fn a_reload_that_changes_what_a_running_service_cannot_change_is_refused() {
     let mut play = Play::serving(1);
     let mut other = play.roster.config.clone();
-    other.listen = vec![config::parse_listen("127.0.0.1:8081").unwrap().into()];
+    other.master.user = Some("nobody".to_owned());
     play.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(other)) });
     let done = play.done();
     let [(false, why)] = replies(&done)[..] else { panic!("{done:?}") };
-    assert!(why.starts_with("listen.address cannot change"), "{why}");
+    assert!(why.starts_with("master.user cannot change"), "{why}");
     assert!(births(&done).is_empty());
+}
+
+fn reload_elsewhere(play: &mut Play) {
+    let mut other = play.roster.config.clone();
+    other.listen = vec![config::parse_listen("127.0.0.1:8081").unwrap().into()];
+    play.event(Event::Reload { client: Some(ClientId(7)), read: Ok(Box::new(other)) });
+}
+
+#[test]
+fn a_listener_that_cannot_be_bound_changes_nothing() {
+    let mut play = Play::serving(2);
+    play.binds = Err("bind 127.0.0.1:8081: in use".to_owned());
+    reload_elsewhere(&mut play);
+    let done = play.done();
+    let [(false, why)] = replies(&done)[..] else { panic!("{done:?}") };
+    assert!(why.contains("nothing changes: bind 127.0.0.1:8081: in use"), "{why}");
+    assert!(births(&done).is_empty());
+    play.binds = Ok(());
+    reload_elsewhere(&mut play);
+    assert!(replies(&play.done()).iter().any(|(ok, _)| *ok), "a later one goes through");
+}
+
+#[test]
+fn a_listener_that_cannot_listen_after_all_rolls_the_reload_back() {
+    let mut play = Play::serving(2);
+    play.listens = Err("bind 127.0.0.1:8081: in use".to_owned());
+    let before = (play.worker(0), play.worker(1));
+    reload_elsewhere(&mut play);
+    let done = play.done();
+    assert!(done.contains(&Action::Unseat), "{done:?}");
+    assert!(!done.iter().any(|action| matches!(action, Action::Adopt(_))), "{done:?}");
+    assert!(matches!(replies(&done)[..], [(false, _)]), "{done:?}");
+    assert_eq!((play.worker(0), play.worker(1)), before);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::origin::Environment;
 use crate::verdict::Report;
 
 /// The version of this page. It changes with every change that a program of the version before would misread.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// A state larger than this is none.
 const MOST: u64 = 64 << 20;
 
@@ -55,7 +55,7 @@ pub(crate) struct State {
     pub(crate) ward: Ward,
     pub(crate) pid_file: Option<RawFd>,
     pub(crate) control: Option<Control>,
-    /// The real addresses and the Unix sockets, in the order of the configuration.
+    /// The real addresses and the Unix sockets.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) slots: Vec<Slot>,
     /// The client of the control socket that waits for the outcome.
@@ -100,10 +100,13 @@ pub(crate) struct Client {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum Listener {
-    /// Each slot has its own socket.
-    Tcp(std::net::SocketAddr),
-    Unix(PathBuf, RawFd),
+pub(crate) struct Listener {
+    pub(crate) seat: u8,
+    /// As the configuration has it.
+    pub(crate) wanted: ListenAddress,
+    /// With the real port; each slot has its own socket.
+    pub(crate) tcp: Option<std::net::SocketAddr>,
+    pub(crate) unix: Option<RawFd>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,8 +115,8 @@ pub(crate) struct Slot {
     pub(crate) last_incarnation: u32,
     pub(crate) restarts: u64,
     pub(crate) cause_of_last_death: Option<String>,
-    /// Its TCP sockets, in the order of the configuration.
-    pub(crate) sockets: Vec<RawFd>,
+    /// Its TCP sockets, by seat.
+    pub(crate) sockets: Vec<(u8, RawFd)>,
     /// The dead of which nobody has taken over yet.
     pub(crate) graves: Vec<Grave>,
     /// What it stands on, and what it stood on before that still holds connections.
@@ -196,12 +199,9 @@ impl State {
             all.push(control.listener);
             all.extend(control.clients.iter().map(|client| client.stream));
         }
-        all.extend(self.listeners.iter().filter_map(|listener| match listener {
-            Listener::Unix(_, fd) => Some(*fd),
-            Listener::Tcp(_) => None,
-        }));
+        all.extend(self.listeners.iter().filter_map(|listener| listener.unix));
         for slot in &self.slots {
-            all.extend(&slot.sockets);
+            all.extend(slot.sockets.iter().map(|(_, number)| *number));
             for ground in &slot.grounds {
                 all.extend([ground.ledger, ground.orders, ground.line, ground.bell]);
                 all.extend(&ground.lane_bells);
@@ -215,8 +215,11 @@ impl State {
 
 impl Fixed {
     pub(crate) fn of(config: &Config) -> Fixed {
+        let mut listen: Vec<ListenAddress> =
+            config.listen.iter().filter(|listen| !listen.leaving).map(|listen| listen.address.clone()).collect();
+        listen.sort_by_key(ToString::to_string);
         Fixed {
-            listen: config.listen.iter().map(|listen| listen.address.clone()).collect(),
+            listen,
             pid_file: config.master.pid_file.clone(),
             control_socket: config.master.control_socket.clone(),
             user: config.master.user.clone(),
@@ -224,10 +227,15 @@ impl Fixed {
         }
     }
 
-    /// Whether a service with this can go on as one with `wanted`; `more` are other keys that must not have changed.
-    pub(crate) fn check(&self, wanted: &Fixed, more: &[(&str, bool)]) -> Result<(), String> {
+    /// Whether a service with this can be handed over to a program with `wanted`.
+    pub(crate) fn check(&self, wanted: &Fixed) -> Result<(), String> {
+        self.refuse(wanted, &[("listen.address", self.listen != wanted.listen)])
+    }
+
+    /// Whether a service with this can go on as one with `wanted`, listeners apart; `more` are other keys that must not have
+    /// changed.
+    pub(crate) fn refuse(&self, wanted: &Fixed, more: &[(&str, bool)]) -> Result<(), String> {
         let keys = [
-            ("listen.address", self.listen != wanted.listen),
             ("master.pid_file", self.pid_file != wanted.pid_file),
             ("master.control_socket", self.control_socket != wanted.control_socket),
             ("master.user", self.user != wanted.user),

@@ -6,7 +6,7 @@ use toml_edit::{Document, TableLike, TomlError};
 
 use super::listen;
 use super::problem::{Problems, Refusal};
-use super::resolved::Config;
+use super::resolved::{Config, MOST_LISTENERS};
 use super::source::Source;
 use super::table::Table;
 use super::written::{CACHE, LIMITS, LISTEN, LOG, MASTER, QUARANTINE, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
@@ -56,6 +56,12 @@ fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike) -> Config {
     let config = read(&mut root);
     if !root.has("listen") {
         root.refuse("no [[listen]]: there is no address to serve", "add [[listen]] with address = \"127.0.0.1:8080\"");
+    }
+    if config.listen.len() > MOST_LISTENERS {
+        root.refuse(
+            format!("{} [[listen]] tables; {MOST_LISTENERS} are possible", config.listen.len()),
+            "listen on one address for all, such as \"0.0.0.0:80\"",
+        );
     }
     if !root.has("site") {
         root.refuse("no [[site]]: there is nothing to serve", "add [[site]] with at least one [[site.route]]");

@@ -27,7 +27,11 @@ pub fn parse_listen(text: &str) -> Result<ListenAddress, String> {
 
 pub(super) fn listeners(tables: Vec<Table<'_>>) -> Vec<Listen> {
     let mut seen = Seen::new();
-    tables.into_iter().filter_map(|table| listener(table, &mut seen)).collect()
+    let mut listens: Vec<Listen> = tables.into_iter().filter_map(|table| listener(table, &mut seen)).collect();
+    for (listen, seat) in listens.iter_mut().zip(0..=u8::MAX) {
+        listen.seat = seat;
+    }
+    listens
 }
 
 fn listener(mut table: Table<'_>, seen: &mut Seen<ListenAddress>) -> Option<Listen> {
@@ -40,7 +44,7 @@ fn listener(mut table: Table<'_>, seen: &mut Seen<ListenAddress>) -> Option<List
     let base = entry.source().path(".").ok()?;
     let address = entry.check(address(written, &base))?;
     refuse_repeated(&entry, &address, seen);
-    Some(Listen { address, proxy_protocol, trusted })
+    Some(Listen { proxy_protocol, trusted, ..Listen::from(address) })
 }
 
 fn refuse_repeated(entry: &Entry<'_>, address: &ListenAddress, seen: &mut Seen<ListenAddress>) {

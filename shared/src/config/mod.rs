@@ -79,7 +79,8 @@ pub fn serve_defaults(root: PathBuf, listen: Vec<ListenAddress>) -> Config {
     let action = Action::Files(FilesAction { listing: true, ..FilesAction::new(root) });
     let route = Route::new(RoutePath::Prefix("/".to_owned()), action);
     let mut config = document::defaults();
-    config.listen = listen.into_iter().map(Listen::from).collect();
+    config.listen =
+        listen.into_iter().zip(0..=u8::MAX).map(|(address, seat)| Listen { seat, ..Listen::from(address) }).collect();
     config.sites = vec![Site { hosts: Vec::new(), routes: vec![route] }];
     config.master.pid_file = None;
     config.master.control_socket = None;

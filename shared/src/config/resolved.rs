@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(super) use listen::first_bits;
-pub use listen::{Listen, ListenAddress, Network, Trusted};
+pub use listen::{Listen, ListenAddress, MOST_LISTENERS, Network, Trusted};
 pub use site::{Action, Fault, FilesAction, Rate, Route, RoutePath, Site};
 
 /// A whole configuration, checked. Serialised to JSON, it is the blueprint that a worker boots from.

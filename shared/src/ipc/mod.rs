@@ -67,8 +67,8 @@ pub enum ToWorker {
         former: Option<u32>,
     },
     /// Accept from another slot's sockets too, whose worker does not: they stand at the numbers that the table has for this, as
-    /// soon as these cookies are theirs. With no cookies: no longer.
-    Assist(Vec<u64>),
+    /// soon as these cookies are theirs, which come with their seats. With no cookies: no longer.
+    Assist(Vec<(u8, u64)>),
     /// Accept what is queued, end what is in flight, close, exit.
     Drain(Closing),
     /// Never mind: nothing has been served, exit at once.

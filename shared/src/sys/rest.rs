@@ -94,6 +94,36 @@ pub fn steer_to(socket: &impl std::os::fd::AsFd, serving: &[u32]) -> io::Result<
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Has a TCP listener drop what would begin a connection, as if the network had lost it; who has begun already comes in
+/// (socket(7) SO_ATTACH_FILTER: a segment with SYN and without ACK, RFC 9293, 3.1).
+pub fn refuse_connections(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    /// Where the flags stand in a segment.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let code = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut program = [
+        code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
+        code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, SYN | ACK),
+        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, SYN),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0),
+        code(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the program of `len` instructions, both alive for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Undoes [`steer_to`]: the group spreads by hash over all its sockets again.
 pub fn steer_to_all(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     use std::os::fd::AsRawFd;

@@ -39,8 +39,9 @@ pub struct Context {
     pub stats: Stats,
     /// Free request buffers.
     pub buffers: Buffers,
-    /// What the slot's listeners make of what peers say about themselves, by the number of the listener.
-    pub listens: Vec<Listen>,
+    /// What the slot's listeners make of what peers say about themselves, by seat. A connection may have come in by one that is
+    /// no more.
+    pub listens: Vec<Option<Listen>>,
     /// What the service knows of its clients.
     pub clients: Clients,
     /// What services have from the worker.
@@ -79,9 +80,9 @@ pub(super) fn address_of(record: &Record) -> Option<IpAddr> {
 
 /// The address of the client that a request comes from: that of the peer or, if that is a proxy whose word is taken on its
 /// listener, the one that it names.
-pub(super) fn client_of(listens: &[Listen], record: &Record, head: &Head<'_>) -> Option<IpAddr> {
+pub(super) fn client_of(listens: &[Option<Listen>], record: &Record, head: &Head<'_>) -> Option<IpAddr> {
     let peer = address_of(record);
-    let Some(listen) = listens.get(usize::from(record.listener())) else { return peer };
+    let Some(Some(listen)) = listens.get(usize::from(record.listener())) else { return peer };
     if peer.is_some() {
         return forwarded::client_of(head, peer, |address| listen.trusted.contains(address));
     }
@@ -94,8 +95,13 @@ pub(super) fn client_of(listens: &[Listen], record: &Record, head: &Head<'_>) ->
 
 impl Context {
     /// Whether connections of a listener begin with the word of a proxy.
-    pub fn speaks_for_proxy(&self, listener: u8) -> bool {
-        self.listens.get(usize::from(listener)).is_some_and(|listen| listen.proxy_protocol)
+    pub fn speaks_for_proxy(&self, seat: u8) -> bool {
+        self.listen(seat).is_some_and(|listen| listen.proxy_protocol)
+    }
+
+    /// The listener on a seat.
+    pub fn listen(&self, seat: u8) -> Option<&Listen> {
+        self.listens.get(usize::from(seat))?.as_ref()
     }
 
     /// Whether a client may make one more request of a route. Those without an address may.

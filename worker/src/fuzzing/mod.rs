@@ -31,7 +31,7 @@ use phalanx_shared::sys::table::{self, borrow};
 use crate::access_log::AccessLog;
 use crate::conn::buffers::Buffers;
 use crate::conn::{Connection, Context, Fate, Patience};
-use crate::enter::{Address, Inheritance, Listener};
+use crate::enter::Inheritance;
 use crate::http::{DateCache, Framing, HeaderScratch, Progress, head};
 use crate::open_file::OpenFiles;
 use crate::pool::Pool;
@@ -334,7 +334,7 @@ fn inheritance(ledger: &Ledger, listener: &TcpListener) -> io::Result<Inheritanc
     Ok(Inheritance {
         slot: SlotId(0),
         ledger: ledger.clone(),
-        listeners: vec![Listener { fd: listener.as_raw_fd(), address: Address::Tcp(listener.local_addr()?) }],
+        seats: vec![listener.as_raw_fd()],
         assisting: Vec::new(),
         lanes: Vec::new(),
         handover: Doorbell::new()?,

@@ -323,7 +323,7 @@ fn take_in_fresh(cx: &mut Context, listeners: Vec<u8>, descriptors: Vec<OwnedFd>
     cx.lane.set_accepting(true);
     for (listener, descriptor) in listeners.into_iter().zip(descriptors) {
         let fd = descriptor.into_raw_fd();
-        let peer = sweep::peer_of(fd).filter(|_| usize::from(listener) < cx.listens.len());
+        let peer = sweep::peer_of(fd).filter(|_| cx.listen(listener).is_some());
         match peer.and_then(|peer| Connection::record(cx, fd, peer, listener).ok().flatten()) {
             Some(connection) => {
                 info!("connection {fd} had been accepted and not recorded: fetched");

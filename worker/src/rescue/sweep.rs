@@ -12,7 +12,7 @@ use phalanx_shared::sys::socket::counters;
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
 
 use crate::conn::{Connection, Context};
-use crate::enter::{Address, Inheritance};
+use crate::enter::Inheritance;
 
 /// Closes what is in the table and in no record, except sockets that a dead worker had accepted and not yet recorded: those
 /// are recorded now and returned. Only for a worker that is alone in its slot, before it opens anything of its own.
@@ -109,16 +109,20 @@ fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option
 
 /// Whether `fd` is a connected socket that came in by one of the listeners.
 fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
-    let local = getsockname::<SockaddrStorage>(fd);
-    local.is_ok_and(|local| inheritance.listeners.iter().any(|listener| came_by(&local, &listener.address)))
-        && peer_of(fd).is_some()
+    peer_of(fd).is_some() && seat_of(fd, inheritance).is_some()
+}
+
+/// The seat of the listener that a connected socket came in by.
+fn seat_of(fd: RawFd, inheritance: &Inheritance) -> Option<u8> {
+    let local = getsockname::<SockaddrStorage>(fd).ok()?;
+    let came_by = |seat: &RawFd| getsockname(*seat).is_ok_and(|bound| came_by(&local, &bound));
+    u8::try_from(inheritance.seats.iter().position(came_by)?).ok()
 }
 
 /// Whether `fd` is a connection that came in by one of the listeners and on which nothing has happened yet.
 pub(super) fn just_accepted(fd: RawFd, inheritance: &Inheritance) -> Option<(Peer, u8)> {
-    let local = getsockname::<SockaddrStorage>(fd).ok()?;
     let peer = peer_of(fd)?;
-    let position = inheritance.listeners.iter().position(|listener| came_by(&local, &listener.address))?;
+    let seat = seat_of(fd, inheritance)?;
     if peer != Peer::Unix {
         let kernel = counters(borrow(fd)).ok()?;
         if kernel.gone || kernel.consumed != 0 || kernel.written != 0 {
@@ -126,7 +130,7 @@ pub(super) fn just_accepted(fd: RawFd, inheritance: &Inheritance) -> Option<(Pee
         }
     }
     info!("connection {fd} had been accepted and not recorded: adopted");
-    Some((peer, position as u8))
+    Some((peer, seat))
 }
 
 /// The peer of a connected socket; none when it is not connected (any more).
@@ -145,12 +149,11 @@ fn ip_of(address: &SockaddrStorage) -> Option<SocketAddr> {
     address.as_sockaddr_in6().map(|v6| SocketAddr::from(std::net::SocketAddrV6::from(*v6)))
 }
 
-fn came_by(local: &SockaddrStorage, listener: &Address) -> bool {
-    match listener {
-        Address::Unix(path) => local.as_unix_addr().and_then(|unix| unix.path()).is_some_and(|local| local == path),
-        Address::Tcp(bound) => ip_of(local).is_some_and(|local| {
-            let same_ip = |a: IpAddr, b: IpAddr| a.to_canonical() == b.to_canonical();
-            local.port() == bound.port() && (bound.ip().is_unspecified() || same_ip(local.ip(), bound.ip()))
-        }),
+fn came_by(local: &SockaddrStorage, bound: &SockaddrStorage) -> bool {
+    if let Some(path) = bound.as_unix_addr().and_then(|unix| unix.path()) {
+        return local.as_unix_addr().and_then(|unix| unix.path()) == Some(path);
     }
+    let (Some(local), Some(bound)) = (ip_of(local), ip_of(bound)) else { return false };
+    let same_ip = |a: IpAddr, b: IpAddr| a.to_canonical() == b.to_canonical();
+    local.port() == bound.port() && (bound.ip().is_unspecified() || same_ip(local.ip(), bound.ip()))
 }

@@ -15,7 +15,15 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// The peers whose word on the client's address is taken.
     pub trusted: Trusted,
+    /// Where the slots have its sockets, and what the records of its connections call it: by the order of the file at first; the
+    /// master gives it another when the file has changed while the service runs.
+    pub seat: u8,
+    /// No longer in the file: what is queued is accepted, nobody else is.
+    pub leaving: bool,
 }
+
+/// The most listeners of a configuration.
+pub const MOST_LISTENERS: usize = 128;
 
 /// An address to listen on. Displays as it is written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,7 +55,7 @@ pub struct Network {
 impl From<ListenAddress> for Listen {
     /// A listener at its defaults.
     fn from(address: ListenAddress) -> Self {
-        Self { address, proxy_protocol: false, trusted: Trusted::default() }
+        Self { address, proxy_protocol: false, trusted: Trusted::default(), seat: 0, leaving: false }
     }
 }
 

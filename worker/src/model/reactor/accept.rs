@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, send, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, getsockopt, send, shutdown, sockopt};
+use phalanx_shared::config::ListenAddress;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::sys::socket::{cookie, has_unread};
 use phalanx_shared::sys::table::{self, borrow};
@@ -16,7 +17,6 @@ use phalanx_shared::{error, warn};
 use super::Reactor;
 use crate::conn::{Connection, Fate, TURNED_AWAY};
 use crate::crash_point::{self, Point};
-use crate::enter::Listener;
 use crate::event::{Interest, Poller};
 use crate::rescue;
 
@@ -64,18 +64,26 @@ fn reserve() -> Option<File> {
 }
 
 impl Reactor {
-    pub(super) fn accept(&mut self, index: usize) {
-        self.accept_from(self.inheritance.listeners[index].fd, index);
+    /// Accepts what is queued at the slot's own listeners.
+    pub(super) fn accept_from_all(&mut self) {
+        for (seat, fd, _) in self.listeners() {
+            self.accept_from(fd, seat);
+        }
     }
 
-    /// Accepts what is queued at a socket that is, or is another slot's counterpart of, listener `index`.
-    pub(super) fn accept_from(&mut self, socket: RawFd, index: usize) {
+    /// Accepts what is queued at a socket that is, or is another slot's counterpart of, the one on `seat`.
+    pub(super) fn accept_from(&mut self, socket: RawFd, seat: u8) {
         for _ in 0..ACCEPT_BATCH {
             self.cx.lane.set_accepting(true);
             match accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
-                Ok(fd) => self.accepted(fd.into_raw_fd(), index as u8),
-                // Nobody is queued, or the service stops and the socket is shut down.
-                Err(Errno::EAGAIN | Errno::EINVAL) => return self.cx.lane.set_accepting(false),
+                Ok(fd) => self.accepted(fd.into_raw_fd(), seat),
+                // Nobody is queued.
+                Err(Errno::EAGAIN) => return self.cx.lane.set_accepting(false),
+                // The service stops, or this listener does.
+                Err(Errno::EINVAL | Errno::ENOTSOCK) => {
+                    let _not_watched = self.poller.remove(socket);
+                    return self.cx.lane.set_accepting(false);
+                }
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     self.cx.lane.set_accepting(false);
                     if !self.make_room() && !self.turn_away_by_reserve(socket) {
@@ -205,15 +213,26 @@ impl Reactor {
 
     pub(super) fn start_accepting(&mut self) {
         self.door.open = true;
-        for listener in &self.inheritance.listeners {
-            if let Err(error) = self.poller.add(listener.fd, Interest::Read) {
-                error!("watch {:?}: {error}", listener.address);
+        for (_, fd, address) in self.listeners() {
+            if let Err(error) = self.poller.add(fd, Interest::Read) {
+                error!("watch {address}: {error}");
             }
         }
     }
 
+    /// The slot's listeners, those that the configuration knows: seat, number, address. What it has taken away and what a reload
+    /// has yet to bring does not listen.
+    pub(super) fn listeners(&self) -> Vec<(u8, RawFd, ListenAddress)> {
+        let configured = self.cx.listens.iter().flatten();
+        let seated = configured.filter_map(|listen| {
+            let fd = *self.inheritance.seats.get(usize::from(listen.seat))?;
+            Some((listen.seat, fd, listen.address.clone()))
+        });
+        seated.filter(|(_, fd, _)| is_listening(*fd)).collect()
+    }
+
     /// Accepts from another slot's sockets as soon as they are where they are to be.
-    pub(super) fn assist(&mut self, cookies: Vec<u64>) {
+    pub(super) fn assist(&mut self, cookies: Vec<(u8, u64)>) {
         for (fd, _) in std::mem::take(&mut self.assisted) {
             let _not_watched = self.poller.remove(fd);
             table::close(fd);
@@ -227,13 +246,15 @@ impl Reactor {
         if self.to_assist.is_empty() || !self.door.open {
             return;
         }
-        let there = self.inheritance.assisting.iter().zip(&self.to_assist);
-        if there.clone().all(|(fd, wanted)| cookie(borrow(*fd)).is_ok_and(|cookie| cookie == *wanted)) {
+        let number =
+            |(seat, wanted): &(u8, u64)| Some((*seat, *self.inheritance.assisting.get(usize::from(*seat))?, *wanted));
+        let places: Vec<(u8, RawFd, u64)> = self.to_assist.iter().filter_map(number).collect();
+        if places.iter().all(|(_, fd, wanted)| cookie(borrow(*fd)).is_ok_and(|cookie| cookie == *wanted)) {
             // Watched by descriptors of this worker's own: the master may put others into the places at any time.
-            for (index, (fd, _)) in there.enumerate() {
-                match borrow(*fd).try_clone_to_owned().map(IntoRawFd::into_raw_fd) {
+            for (seat, fd, _) in places {
+                match borrow(fd).try_clone_to_owned().map(IntoRawFd::into_raw_fd) {
                     Ok(own) => match self.poller.add(own, Interest::Read) {
-                        Ok(()) => self.assisted.push((own, index)),
+                        Ok(()) => self.assisted.push((own, seat)),
                         Err(error) => {
                             warn!("watch another slot's socket: {error}");
                             table::close(own);
@@ -254,9 +275,9 @@ impl Reactor {
         self.door.again = None;
     }
 
-    pub(super) fn stop_accepting_from(&mut self, which: impl Fn(&Listener) -> bool) {
-        for listener in self.inheritance.listeners.iter().filter(|listener| which(listener)) {
-            let _not_watched = self.poller.remove(listener.fd);
+    pub(super) fn stop_accepting_from(&mut self, which: impl Fn(&ListenAddress) -> bool) {
+        for (_, fd, _) in self.listeners().iter().filter(|(.., address)| which(address)) {
+            let _not_watched = self.poller.remove(*fd);
         }
     }
 
@@ -281,6 +302,11 @@ impl Reactor {
 /// An accept that failed for want of nothing but a connection is no reason to pause.
 fn accepted_or_nobody(accepted: nix::Result<()>) -> bool {
     !matches!(accepted, Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+/// Whether `fd` is a socket that listens (socket(7) SO_ACCEPTCONN).
+fn is_listening(fd: RawFd) -> bool {
+    getsockopt(&borrow(fd), sockopt::AcceptConn).unwrap_or(false)
 }
 
 /// Says 503 and closes. What the peer has sent by now is read, so that it does not turn the close into a reset.

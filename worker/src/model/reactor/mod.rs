@@ -66,9 +66,9 @@ pub(crate) struct Reactor {
     yielding: bool,
     formers: Formers,
     /// Sockets of another slot that are accepted from.
-    assisted: Vec<(RawFd, usize)>,
-    /// Cookies of those that are to be.
-    to_assist: Vec<u64>,
+    assisted: Vec<(RawFd, u8)>,
+    /// Seats and cookies of those that are to be.
+    to_assist: Vec<(u8, u64)>,
     duty: Duty,
     inheritance: &'static Inheritance,
     drain_timeout: Duration,
@@ -170,8 +170,8 @@ impl Reactor {
             return;
         }
         self.cx.lane.set_current(None);
-        if let Some(index) = self.inheritance.listeners.iter().position(|listener| listener.fd == event.fd) {
-            return self.accept(index);
+        if let Some(seat) = self.inheritance.seats.iter().position(|fd| *fd == event.fd) {
+            return self.accept_from(event.fd, seat as u8);
         }
         match event.fd {
             fd if fd == self.duty.bell() => self.hear(),
@@ -186,7 +186,7 @@ impl Reactor {
                 }
             }
             fd => match self.assisted.iter().find(|(assisted, _)| *assisted == fd) {
-                Some(&(fd, index)) => self.accept_from(fd, index),
+                Some(&(fd, seat)) => self.accept_from(fd, seat),
                 None => self.fetched(fd),
             },
         }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
-use phalanx_shared::config::OnMasterDeath;
+use phalanx_shared::config::{ListenAddress, OnMasterDeath};
 use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::ledger::{LANES, Record};
@@ -15,7 +15,6 @@ use phalanx_shared::{error, info, warn};
 use super::accept::ACCEPT_BATCH;
 use super::{IDLE_GRACE, Reactor, Stage};
 use crate::conn::Fate;
-use crate::enter::Listener;
 use crate::event::timers::Span;
 use crate::event::{Interest, Poller};
 use crate::rescue;
@@ -161,15 +160,15 @@ impl Reactor {
             Closing::Service => {
                 // Everybody who is queued, within the bound on connections.
                 for _round in 0..self.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
-                    (0..self.inheritance.listeners.len()).for_each(|index| self.accept(index));
+                    self.accept_from_all();
                 }
                 self.stop_accepting();
-                for listener in &self.inheritance.listeners {
-                    let _closed_by_another = shutdown(listener.fd, Shutdown::Both);
+                for (_, fd, _) in self.listeners() {
+                    let _closed_by_another = shutdown(fd, Shutdown::Both);
                 }
             }
             // Sockets of this slot alone are emptied to the last connection; what is shared, others accept from.
-            Closing::Slot => self.stop_accepting_from(Listener::is_shared),
+            Closing::Slot => self.stop_accepting_from(|address| matches!(address, ListenAddress::Unix(_))),
             Closing::Worker => self.stop_accepting(),
         }
         let now = self.cx.clock.now();
