@@ -39,6 +39,7 @@ fn ten_reloads_in_ten_seconds_with_fifty_slow_downloads_keep_old_generations_bou
     let large = harness::pattern(LARGE_BYTES, 3);
     let server = Setup::new(SLOTS)
         .set("workers", "max_old_generations = 2")
+        .set("workers", "probation = \"0s\"")
         .set("workers", &format!("drain_timeout = \"{}s\"", DRAIN.as_secs()))
         .file("large", &large)
         .start();

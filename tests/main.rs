@@ -44,6 +44,7 @@ mod rates;
 mod recycle;
 mod regressions;
 mod reload;
+mod reload_failures;
 mod reload_listeners;
 mod silence;
 mod slow_peers;

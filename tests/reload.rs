@@ -17,7 +17,7 @@ fn setup(workers: usize) -> Setup {
 #[test]
 fn fifty_reloads_under_load_fail_no_request_and_close_no_connection() {
     let _machine = alone();
-    let server = setup(4).start();
+    let server = setup(4).set("workers", "probation = \"0s\"").start();
     let load = Load::start(&server.address(), 24, Manners::Strict, &asks());
     load.wait_for(200);
     let reloads = knob("PHALANX_RELOADS", 50) as u64;

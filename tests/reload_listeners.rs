@@ -135,7 +135,7 @@ fn an_address_that_another_program_has_changes_nothing_until_it_is_free() {
     assert_refused(&free);
     let after: Vec<_> = server.workers().into_iter().map(|worker| worker.pid).collect();
     assert_eq!(after, before, "the workers have changed");
-    assert_eq!(server.status().listeners(), [first.clone()]);
+    assert_eq!(server.status().listeners(), std::slice::from_ref(&first));
     assert_served(&first);
     wait_until("no descriptor stays", SOON, || processes::descriptors(server.master()) <= descriptors);
     drop(stranger);

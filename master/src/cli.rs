@@ -61,7 +61,13 @@ enum Action {
         fast: bool,
     },
     /// Take up the changed configuration without losing a connection
-    Reload(Service),
+    Reload {
+        #[command(flatten)]
+        service: Service,
+        /// Only tell what it would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Go on as another program, without losing a connection: a new version of this one
     Upgrade {
         /// The program; without it the file that the service was started from
@@ -168,7 +174,7 @@ fn run(action: Action) -> u8 {
             Err(problems) => complain(BAD_USAGE, &problems.to_string()),
         },
         Action::Stop { service, fast } => ask(&service, &Command::Stop { fast }),
-        Action::Reload(service) => ask(&service, &Command::Reload),
+        Action::Reload { service, dry_run } => ask(&service, &Command::Reload { dry_run }),
         Action::Upgrade { program, service } => match program.map(std::path::absolute).transpose() {
             Ok(program) => ask(&service, &Command::Upgrade { program }),
             Err(error) => complain(BAD_USAGE, &format!("the program: {error}")),

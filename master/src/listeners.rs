@@ -57,9 +57,16 @@ pub(crate) struct Change {
     /// In the order of the slots, which is that of the sockets in the kernel's groups.
     sockets: BTreeMap<SlotId, Vec<Bound>>,
     leaving: Vec<u8>,
+    /// On their way out, and wanted again.
+    returning: Vec<u8>,
 }
 
 impl Seat {
+    /// Whether a configuration that has this address wants this seat: the path of a Unix socket that leaves is gone.
+    fn is_for(&self, wanted: &ListenAddress) -> bool {
+        self.wanted == *wanted && (self.unix.is_none() || !self.leaving)
+    }
+
     fn bound(&self, seat: u8) -> Option<Bound> {
         let socket = self.unix.clone()?;
         Some(Bound { seat, socket, address: self.address.clone() })
@@ -160,7 +167,7 @@ impl Listeners {
         let mut unclaimed = taken.clone();
         let mut newcomers = Vec::new();
         for listen in listen.iter_mut() {
-            let known = self.seats.iter().find(|(seat, it)| unclaimed.contains(*seat) && it.wanted == listen.address);
+            let known = self.seats.iter().find(|(seat, it)| unclaimed.contains(*seat) && it.is_for(&listen.address));
             match known.map(|(seat, _)| *seat) {
                 Some(seat) => {
                     unclaimed.remove(&seat);
@@ -186,11 +193,16 @@ impl Listeners {
     /// Binds what `listen`, whose seats are assigned, has that is not listened on yet, for these slots. What it has no more is
     /// to leave.
     pub(crate) fn change(&self, listen: &[Listen], slots: &[SlotId]) -> Result<Change, String> {
-        let mut change = Change { coming: BTreeMap::new(), sockets: BTreeMap::new(), leaving: Vec::new() };
-        let stays = |seat: &u8| listen.iter().any(|listen| listen.seat == *seat);
-        change.leaving.extend(self.seats.keys().filter(|seat| !stays(seat)));
+        let stays = |seat: u8| listen.iter().any(|listen| listen.seat == seat);
+        let of = |wanted: bool, leaving: bool| {
+            let seats = self.seats.iter().filter(move |(seat, it)| stays(**seat) == wanted && it.leaving == leaving);
+            seats.map(|(seat, _)| *seat).collect::<Vec<u8>>()
+        };
+        let (leaving, returning) = (of(false, false), of(true, true));
+        let mut change = Change { coming: BTreeMap::new(), sockets: BTreeMap::new(), leaving, returning };
+        self.check_newcomers(listen)?;
         for listen in listen.iter().filter(|listen| !self.seats.contains_key(&listen.seat)) {
-            if let Err(why) = self.bind_for(&mut change, listen, slots) {
+            if let Err(why) = bind_for(&mut change, listen, slots) {
                 change.forget();
                 return Err(why);
             }
@@ -198,37 +210,23 @@ impl Listeners {
         Ok(change)
     }
 
-    fn bind_for(&self, change: &mut Change, listen: &Listen, slots: &[SlotId]) -> Result<(), String> {
-        // Our own sockets on the port would look like another program's.
-        let port = |address: &Address| match address {
-            Address::Tcp(address) => Some(address.port()),
-            Address::Unix(_) => None,
+    /// Whether another program has an address that is not listened on yet.
+    pub(crate) fn check_newcomers(&self, listen: &[Listen]) -> Result<(), String> {
+        let ports: BTreeSet<u16> = self.seats.values().filter_map(|it| port_of(&it.address)).collect();
+        let is_ours = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(address) => ports.contains(&address.port()),
+            ListenAddress::Unix(_) => true,
         };
-        let ours =
-            |wanted: u16| self.seats.values().chain(change.coming.values()).any(|it| port(&it.address) == Some(wanted));
-        if let ListenAddress::Tcp(address) = listen.address
-            && !ours(address.port())
-        {
-            check_free(std::slice::from_ref(listen))?;
-        }
-        let (seat, first) = bind::bind(&listen.address, listen.seat)?;
-        let address = seat.address.clone();
-        change.coming.insert(listen.seat, seat);
-        let mut first = Some(first);
-        for slot in slots {
-            let bound = match (first.take(), &address) {
-                (Some(first), _) => first,
-                (None, Address::Tcp(address)) => bind::bind_tcp(*address, listen.seat)?,
-                (None, Address::Unix(_)) => change.coming[&listen.seat].bound(listen.seat).ok_or("no Unix socket")?,
-            };
-            change.sockets.entry(*slot).or_default().push(bound);
-        }
-        Ok(())
+        let newcomers: Vec<Listen> = listen.iter().filter(|listen| !is_ours(&listen.address)).cloned().collect();
+        check_free(&newcomers)
     }
 
     /// What came is there to stay.
     pub(crate) fn adopt(&mut self, change: Change) {
         self.seats.extend(change.coming);
+        for seat in change.returning {
+            self.seats.entry(seat).and_modify(|it| it.leaving = false);
+        }
         for seat in change.leaving {
             let Some(leaving) = self.seats.get_mut(&seat) else { continue };
             leaving.leaving = true;
@@ -268,9 +266,14 @@ impl Change {
         self.sockets.get(&slot).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether an address goes.
-    pub(crate) fn leaving(&self) -> &[u8] {
-        &self.leaving
+    /// Has a socket that goes take nobody new in, and one that does not go after all take everybody in again.
+    pub(crate) fn apply_to(&self, bound: &Bound) -> io::Result<()> {
+        match bound.address {
+            Address::Unix(_) => Ok(()),
+            Address::Tcp(_) if self.leaving.contains(&bound.seat) => rest::refuse_connections(&bound.socket),
+            Address::Tcp(_) if self.returning.contains(&bound.seat) => rest::welcome_connections(&bound.socket),
+            Address::Tcp(_) => Ok(()),
+        }
     }
 
     /// Has all of them listen. A failure leaves some that do: they are to be forgotten.
@@ -303,11 +306,23 @@ impl Bound {
         use nix::sys::socket::{Shutdown, shutdown};
         let _stopped_already = shutdown(self.as_fd().as_raw_fd(), Shutdown::Both);
     }
+}
 
-    /// Nobody new comes in; who has begun to is still accepted.
-    pub(crate) fn turn_away_newcomers(&self) -> io::Result<()> {
-        if self.is_tcp() { rest::refuse_connections(&self.socket) } else { Ok(()) }
+/// Binds a listener's sockets, one for each slot.
+fn bind_for(change: &mut Change, listen: &Listen, slots: &[SlotId]) -> Result<(), String> {
+    let (seat, first) = bind::bind(&listen.address, listen.seat)?;
+    let address = seat.address.clone();
+    change.coming.insert(listen.seat, seat);
+    let mut first = Some(first);
+    for slot in slots {
+        let bound = match (first.take(), &address) {
+            (Some(first), _) => first,
+            (None, Address::Tcp(address)) => bind::bind_tcp(*address, listen.seat)?,
+            (None, Address::Unix(_)) => change.coming[&listen.seat].bound(listen.seat).ok_or("no Unix socket")?,
+        };
+        change.sockets.entry(*slot).or_default().push(bound);
     }
+    Ok(())
 }
 
 /// Sends new connections to these slots only (`None`: to all), by the sockets of slot 0.
@@ -319,6 +334,14 @@ pub(crate) fn steer(first_slot: &[Bound], serving: Option<&[u32]>) -> io::Result
         }
     }
     Ok(())
+}
+
+/// Our own sockets on a port would look like another program's.
+fn port_of(address: &Address) -> Option<u16> {
+    match address {
+        Address::Tcp(address) => Some(address.port()),
+        Address::Unix(_) => None,
+    }
 }
 
 fn text_of(address: &Address) -> String {

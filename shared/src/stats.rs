@@ -46,4 +46,6 @@ snapshot! {
     closed,
     /// Connections open now.
     connections,
+    /// Nanoseconds that loops and threads have worked.
+    busy_ns,
 }

@@ -89,6 +89,12 @@ pub(crate) fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// The number that is no longer free when the process has opened so many more descriptors.
+pub(crate) fn descriptor_after(pid: i32, more: usize) -> usize {
+    let is_free = |number: &usize| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_err();
+    (0..).filter(is_free).nth(more).unwrap_or(0)
+}
+
 /// Processor time that a process has used since it began, its own and the kernel's for it.
 fn time_used(pid: i32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_else(|error| panic!("process {pid}: {error}"));

@@ -37,6 +37,8 @@ pub enum Point {
     AfterPool,
     /// A connection fetched from a former table is on record here, and still there.
     Moved,
+    /// A worker boots.
+    Booting,
 }
 
 #[cfg(not(feature = "crash-points"))]

@@ -19,6 +19,7 @@ use phalanx_shared::{error, warn};
 use crate::access_log::AccessLog;
 use crate::conn::buffers::Buffers;
 use crate::conn::{Connection, Context, Patience};
+use crate::crash_point::{self, Point};
 use crate::duty::Duty;
 use crate::http::DateCache;
 use crate::model::reactor::Reactor;
@@ -27,7 +28,7 @@ use crate::pool::Pool;
 use crate::rescue::fetch::Formers;
 use crate::service::Setting;
 use crate::service::router::Router;
-use crate::{crash_point, in_handler, rescue};
+use crate::{in_handler, rescue};
 
 /// What every worker of a slot finds in its memory and table: made by the master, kept by the keeper. Never dropped in a
 /// worker: the descriptors belong to the slot.
@@ -131,10 +132,13 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     term.add(Signal::SIGTERM);
     process::set_signal_mask(&term).map_err(|error| format!("set the signal mask: {error}"))?;
     crash_point::arm(ledger);
+    crash_point::pass(Point::Booting);
 
     let alone = birth.alone;
-    let dead_lanes = if alone { 0..LANES } else { birth.lane..birth.lane + 1 };
-    rescue::settle(ledger, dead_lanes);
+    // Orphans come as numbers of the master's; its own lane is clean unless it is one of them.
+    let orphans = || birth.orphans.iter().copied().filter(|lane| *lane < LANES && *lane != birth.lane);
+    let dead_lanes: Vec<usize> = if alone { (0..LANES).collect() } else { orphans().chain([birth.lane]).collect() };
+    rescue::settle(ledger, dead_lanes.iter().copied());
     let formers = Formers::new(&inheritance.formers, birth.incarnation, &birth.alive);
     formers.finish_moves(ledger);
     let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
@@ -144,12 +148,14 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     if alone {
         swept = rescue::sweep::sweep(&mut cx, inheritance);
     } else {
-        rescue::sweep::close_noted(&cx, birth.lane);
-        swept.extend(rescue::sweep::unrecorded(&mut cx, birth.lane, inheritance));
+        for lane in dead_lanes {
+            rescue::sweep::close_noted(&cx, lane);
+            swept.extend(rescue::sweep::unrecorded(&mut cx, lane, inheritance));
+        }
     }
     cx.router = Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?;
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
-    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive);
+    let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;

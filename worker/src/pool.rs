@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use phalanx_shared::sys::crash_signal::{NOBODY, Prepared};
@@ -111,6 +112,8 @@ struct State {
     running: Vec<(u64, Arc<AtomicI32>)>,
     done: Vec<(u64, Done)>,
     idle: usize,
+    /// How long threads have worked since the loop last asked.
+    worked: Duration,
     /// The pool is gone: nobody is left to work for.
     closed: bool,
 }
@@ -229,6 +232,11 @@ impl Pool {
         Some(flight)
     }
 
+    /// How long its threads have worked since this was last asked.
+    pub fn worked(&mut self) -> Duration {
+        std::mem::take(&mut self.shared.lock().worked)
+    }
+
     /// The results that have come, each with the connection and the ticket it is for.
     pub fn results(&mut self) -> Vec<(RawFd, Ticket, Done)> {
         if let Some(bell) = self.shared.bell.get() {
@@ -284,8 +292,9 @@ impl Shared {
         }
     }
 
-    fn finished(&self, number: u64, done: Done) {
+    fn finished(&self, number: u64, done: Done, worked: Duration) {
         let mut state = self.lock();
+        state.worked += worked;
         if let Some(at) = state.running.iter().position(|(running, _)| *running == number) {
             state.running.swap_remove(at).1.store(NOBODY, Ordering::Release);
         }
@@ -305,8 +314,9 @@ fn start_thread(shared: &Arc<Shared>) -> io::Result<()> {
         let _to_die_in_order = Prepared::this_thread(works_for.clone())
             .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
         while let Some((number, work)) = shared.next_job(&works_for) {
+            let begun = Instant::now();
             let done = run(work);
-            shared.finished(number, done);
+            shared.finished(number, done, begun.elapsed());
         }
     };
     std::thread::Builder::new().name("phalanx-io".to_owned()).spawn(work).map(drop)
@@ -325,7 +335,6 @@ fn run(work: Work) -> Done {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::{Duration, Instant};
 
     use super::*;
 

@@ -34,8 +34,11 @@ pub(crate) enum Command {
         #[serde(default)]
         fast: bool,
     },
-    /// Take up the changed configuration.
-    Reload,
+    /// Take up the changed configuration; `dry_run` only tells what that would change.
+    Reload {
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Go on as another program.
     Upgrade {
         /// Its file; none: the one that the service was started from.

@@ -8,7 +8,7 @@ use super::backoff;
 use super::event::Action;
 use super::recycling::ENOUGH_DEATHS;
 use super::roster::Roster;
-use super::slot::{Grave, Place, Post, Stage, Worker};
+use super::slot::{Grave, Place, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
 impl Roster {
@@ -41,9 +41,8 @@ impl Roster {
         };
         if expected {
             // One that left before it served may have rescued connections while it booted.
-            let survived = slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Serving | Stage::Draining));
-            if worker.stage == Stage::Leaving && worker.pid.is_some() && survived {
-                slot.graves.push(Grave { dead: incarnation, post: worker.post, told: None });
+            if worker.stage == Stage::Leaving {
+                slot.mourn(&worker);
             }
             return self.bury_the_dead(id);
         }
@@ -66,14 +65,23 @@ impl Roster {
             }
             return self.go_back(&format!("worker {} died: {text}", id.0));
         }
+        let of_reload = self.reload.as_ref().is_some_and(|reload| reload.generation == worker.generation);
+        if of_reload && worker.stage == Stage::Serving && self.generation != worker.generation {
+            self.roll_back(&format!("the canary, worker {}, died: {text}", id.0));
+        } else if self.is_on_trial(worker.generation) && worker.died_of_itself(guilt.is_some()) {
+            self.fail_trial(&format!("worker {} died: {text}", id.0));
+        }
         match worker.stage {
             Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text, guilt.is_some()),
-            _ => self.died_serving(id, incarnation, worker.post),
+            _ => self.died_serving(id, &worker),
         }
     }
 
     fn died_at_boot(&mut self, id: SlotId, worker: &Worker, why: &str, own_doing: bool) {
-        let deaths = self.slots.get(&id).map_or(0, |slot| slot.deaths_at_boot);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let deaths = slot.deaths_at_boot;
+        slot.mourn(worker);
+        self.bury_the_dead(id);
         // One that somebody killed says nothing of the new program, unless that goes on.
         if self.is_taking_over() && (own_doing || worker.complaint.is_some() || deaths >= ENOUGH_DEATHS) {
             self.go_back(&format!("worker {} did not become ready: {why}", id.0));
@@ -101,7 +109,7 @@ impl Roster {
         self.act(Action::Warn(format!("slot {}: next attempt in {pause:?}", id.0)));
     }
 
-    fn died_serving(&mut self, id: SlotId, incarnation: Incarnation, post: Post) {
+    fn died_serving(&mut self, id: SlotId, dead: &Worker) {
         let now = self.now;
         let of_reload = self.reload.as_ref().map(|reload| reload.generation);
         let fast_stop = self.stopping.as_ref().is_some_and(|stopping| stopping.fast);
@@ -116,10 +124,11 @@ impl Roster {
         };
         let successor = slot.workers.iter().find(is_successor).map(|worker| (worker.incarnation, worker.stage));
         if !slot.serves_or_will() && successor.is_none() {
+            slot.orphan(dead);
             slot.clone_at = Some(now);
             return;
         }
-        slot.graves.push(Grave { dead: incarnation, post, told: None });
+        slot.graves.push(Grave { dead: dead.incarnation, post: dead.post, told: None });
         match successor {
             Some((successor, Stage::Waiting)) if !slot.serves_or_will() => self.promote(id, successor),
             _ => self.bury_the_dead(id),
@@ -144,7 +153,8 @@ impl Roster {
         slot.cause_of_last_death = Some(format!("its keeper died: {cause}"));
         self.act(Action::Warn(format!("keeper {} died ({cause}): the slot gets a new one", id.0)));
         self.act(Action::Open(id));
-        if self.reload.is_some() {
+        // On the way back there is nothing better than to go on.
+        if self.reload.is_some() && self.returning_to.is_none() {
             self.roll_back(&format!("keeper {} died", id.0));
         }
     }

@@ -53,6 +53,7 @@ impl Slot {
         workers.iter_mut().for_each(|worker| worker.since = now);
         self.formers.push(FormerTable { ground: self.ground, keeper: None, workers, yielding: None, looked: None });
         self.graves.iter_mut().for_each(|grave| grave.told = None);
+        self.orphans.clear();
         self.ground = ground;
     }
 

@@ -65,6 +65,7 @@ impl Roster {
         // Asked at once: what it is like when it is fresh is what it is compared with later.
         worker.ping.next = Some(now);
         let (lane, generation) = (worker.post.lane, worker.generation);
+        worker.heir_of.clear();
         match worker.stage {
             Stage::Booting { serve_at_once: true } => {
                 worker.enter(Stage::Serving, now);
@@ -94,6 +95,8 @@ impl Roster {
         for worker in &mut slot.workers {
             if worker.incarnation == incarnation {
                 worker.enter(Stage::Serving, now);
+                // How it does is asked at once.
+                worker.ping.next = Some(now);
                 actions.push(worker.told(ToWorker::Serve));
             }
         }

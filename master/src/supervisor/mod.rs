@@ -1,5 +1,6 @@
 //! The supervisor: the master's loop, and the doing of what the roster decides.
 
+mod asked;
 mod backoff;
 mod children;
 mod death;
@@ -22,6 +23,7 @@ mod stall;
 mod stopping;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod upgrade;
 mod ward;
 mod watch;
@@ -37,7 +39,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use phalanx_shared::config::{self, Config};
+use phalanx_shared::config::Config;
 use phalanx_shared::ipc::keeper::{Birth, Order};
 use phalanx_shared::ipc::{Incarnation, Said, SlotId, ToWorker};
 use phalanx_shared::ledger::Ledger;
@@ -48,8 +50,7 @@ use phalanx_shared::sys::rest;
 use phalanx_shared::{debug, error, info, warn};
 
 use crate::cli::{DONE, FAILED};
-use crate::control::server::{ClientId, Server};
-use crate::control::{Answer, Command};
+use crate::control::server::Server;
 use crate::daemonize::Herald;
 use crate::listeners::{Bound, Change, Listeners, steer};
 use crate::log_files::LogFiles;
@@ -299,6 +300,9 @@ impl Supervisor {
         let own: Vec<&Ground> = own.into_iter().map(|(_, ground)| ground).collect();
         let strangers = others.into_iter().map(|(_, ground)| ground.ledger.clone()).collect();
         let (ground, keeper) = self.common.open(self.number(slot), listeners, &self.premises, strangers, &own)?;
+        if let Some(change) = &self.change {
+            change.of(slot).iter().for_each(|bound| ground.seat(bound));
+        }
         if let Some(old) = self.grounds.insert(slot, ground) {
             self.formers.push(FormerGround { slot, ground: old });
         }
@@ -404,100 +408,6 @@ impl Supervisor {
         if let Err(error) = steer(&ground.listeners, serving) {
             warn!("steer new connections: {error}; some that arrive while a slot closes may be refused");
         }
-    }
-
-    // ---- clients and signals ----
-
-    fn wish(&mut self, wish: Wish, name: &str) -> Option<Event> {
-        match wish {
-            Wish::Reap => None,
-            Wish::StopGracefully | Wish::StopFast => {
-                info!("{name}: stopping");
-                Some(Event::Stop { fast: wish == Wish::StopFast, client: None })
-            }
-            Wish::Reload => {
-                info!("{name}: reloading");
-                self.read_config(None)
-            }
-            Wish::ReopenLogs => match self.premises.logs.reopen() {
-                Ok(changed) => {
-                    info!("{name}: log files reopened");
-                    self.common.log_numbers = changed;
-                    Some(Event::LogsReopened)
-                }
-                Err(error) => {
-                    error!("{name}: {error}; the old files are used on");
-                    None
-                }
-            },
-            Wish::Upgrade => {
-                info!("{name}: upgrading");
-                Some(Event::Upgrade { client: None, program: None })
-            }
-            Wish::OneMore => Some(Event::ScaleBy(1)),
-            Wish::OneLess => Some(Event::ScaleBy(-1)),
-        }
-    }
-
-    fn command(&mut self, client: ClientId, command: Command) -> Option<Event> {
-        match command {
-            Command::Status => {
-                let answer = Answer { status: Some(self.status()), ..Answer::done("") };
-                self.reply(client, &answer);
-                None
-            }
-            Command::Events => {
-                if let Some(control) = &mut self.premises.control {
-                    control.listen(client);
-                }
-                None
-            }
-            Command::Draining => {
-                let answer = Answer { draining: Some(self.draining()), ..Answer::done("") };
-                self.reply(client, &answer);
-                None
-            }
-            Command::Crashes => {
-                let (crashes, crash_dir) = (Some(self.reporters.kept()), self.roster.config.master.crash_dir.clone());
-                self.reply(client, &Answer { crashes, crash_dir, ..Answer::done("") });
-                None
-            }
-            Command::Pardon { path } => {
-                let text = match self.common.ward.pardon(path.as_deref()) {
-                    0 => "nothing of that was held".to_owned(),
-                    1 => "1 kind of request is run again".to_owned(),
-                    count => format!("{count} kinds of request are run again"),
-                };
-                info!("pardon: {text}");
-                self.reply(client, &Answer::done(text));
-                None
-            }
-            Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),
-            Command::Reload => self.read_config(Some(client)),
-            Command::Upgrade { program } => Some(Event::Upgrade { client: Some(client), program }),
-            Command::Recycle { slot } => Some(Event::Recycle { client: Some(client), slot }),
-            Command::Scale { count } if (1..=1024).contains(&count) => {
-                Some(Event::Scale { client: Some(client), count })
-            }
-            Command::Scale { count } => {
-                self.reply(client, &Answer::refused(format!("{count} workers: from 1 to 1024 are possible")));
-                None
-            }
-        }
-    }
-
-    fn reply(&mut self, client: ClientId, answer: &Answer) {
-        if let Some(control) = &mut self.premises.control {
-            control.answer(client, answer);
-        }
-    }
-
-    fn read_config(&mut self, client: Option<ClientId>) -> Option<Event> {
-        let read = match &self.premises.file {
-            None => Err("there is no configuration file to reload: this is `phalanx serve`".to_owned()),
-            Some(file) => config::load(file).map(Box::new).map_err(|problems| problems.to_string()),
-        };
-        Some(Event::Reload { client, read })
     }
 
     fn announce(&mut self) {

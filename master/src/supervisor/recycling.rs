@@ -81,6 +81,7 @@ impl Roster {
         let (now, limits) = (self.now, self.config.workers.clone());
         let Some(worker) = self.slots.get_mut(&id).and_then(|slot| slot.worker(incarnation)) else { return };
         worker.private_bytes = pong.private_bytes;
+        worker.count(&pong.stats);
         if worker.stage != Stage::Serving {
             return;
         }

@@ -4,13 +4,15 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use phalanx_shared::config::{Config, Count};
+use phalanx_shared::config::{Config, Count, differences};
 use phalanx_shared::ipc::{Generation, ToWorker};
 
 use super::event::Action;
 use super::handover::LANE_PATIENCE;
+use super::recycling::Reason;
 use super::roster::Roster;
 use super::slot::{Place, Slot, Stage, Worker};
+use super::trial::Trial;
 use crate::control::Answer;
 use crate::control::server::ClientId;
 use crate::upgrade::state::Fixed;
@@ -18,11 +20,15 @@ use crate::upgrade::state::Fixed;
 /// A reload under way.
 pub(crate) struct Reload {
     pub(super) generation: Generation,
-    blueprint: usize,
-    config: Box<Config>,
+    pub(super) blueprint: usize,
+    pub(super) config: Box<Config>,
     client: Option<ClientId>,
     since: Instant,
     phase: Phase,
+    /// What the canary did.
+    praise: Option<String>,
+    /// This is the way back to the configuration before, and why.
+    rolled_back: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +37,9 @@ enum Phase {
     Seating,
     /// Its workers boot.
     Booting,
-    /// They are ready; what it brings is to listen.
+    /// They are ready, and one of them serves since.
+    Canary(Instant),
+    /// All are to serve; what it brings is to listen.
     Listening,
 }
 
@@ -40,7 +48,7 @@ impl Roster {
         if self.is_stopping() {
             return self.reply(client, Answer::refused("the service is stopping"));
         }
-        if self.reload.is_some() || self.is_scaling() || self.is_losing_listeners() {
+        if self.is_reloading() || self.is_scaling() {
             // The file is read again when the one under way is through, once for all signals that came meanwhile.
             let again = self.reload_again.get_or_insert_default();
             if client.is_some() || !again.contains(&None) {
@@ -55,11 +63,36 @@ impl Roster {
                 return self.reply(client, Answer::misconfigured(why));
             }
         };
+        self.begin_to_reload(client, config, None);
+    }
+
+    /// A reload is under way, or has left something to be watched or cleared away.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.reload.is_some() || self.trial.is_some() || self.is_losing_listeners()
+    }
+
+    pub(super) fn begin_to_reload(
+        &mut self,
+        client: Option<ClientId>,
+        config: Box<Config>,
+        rolled_back: Option<String>,
+    ) {
         self.last_generation.0 += 1;
         let (generation, blueprint) = (self.last_generation, 1 - self.blueprint);
         self.act(Action::Seat(config.clone()));
-        let (since, phase) = (self.now, Phase::Seating);
-        self.reload = Some(Reload { generation, blueprint, config, client, since, phase });
+        let (since, phase, praise) = (self.now, Phase::Seating, None);
+        self.reload = Some(Reload { generation, blueprint, config, client, since, phase, praise, rolled_back });
+    }
+
+    /// What a running service cannot change.
+    pub(crate) fn check_reloadable(&self, new: &Config) -> Result<(), String> {
+        let old = &self.config;
+        let more = [
+            ("log.access", old.log.access != new.log.access),
+            ("log.error", old.log.error != new.log.error),
+            ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
+        ];
+        Fixed::of(old).refuse(&Fixed::of(new), &more)
     }
 
     pub(super) fn seated(&mut self, outcome: Result<Box<Config>, String>) {
@@ -73,6 +106,7 @@ impl Roster {
                 let (blueprint, config) = (reload.blueprint, reload.config.clone());
                 self.act(Action::Publish(blueprint, config));
             }
+            Err(why) if reload.rolled_back.is_some() => self.roll_back(&why),
             Err(why) => {
                 let client = reload.client;
                 self.reload = None;
@@ -85,95 +119,110 @@ impl Roster {
     pub(super) fn listening(&mut self, outcome: Result<(), String>) {
         match outcome {
             // One may have died at this very moment.
-            Ok(()) if self.every_successor_waits() => self.commit(),
+            Ok(()) if self.every_successor_is_ready() => self.commit(),
             Ok(()) => self.roll_back("a worker of the new generation died"),
             Err(why) => self.roll_back(&why),
         }
     }
 
-    fn every_successor_waits(&self) -> bool {
+    /// Every slot has a worker of the reload's generation that is ready, and nobody boots.
+    fn every_successor_is_ready(&self) -> bool {
         let Some(reload) = &self.reload else { return false };
-        let is_successor = |worker: &Worker| worker.generation == reload.generation && worker.stage == Stage::Waiting;
-        let is_ready = |slot: &Slot| slot.place == Place::Open && slot.workers.iter().any(is_successor);
-        self.slots.values().all(is_ready)
-    }
-
-    /// What a running service cannot change.
-    fn check_reloadable(&self, new: &Config) -> Result<(), String> {
-        let old = &self.config;
-        let more = [
-            ("log.access", old.log.access != new.log.access),
-            ("log.error", old.log.error != new.log.error),
-            ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
-        ];
-        Fixed::of(old).refuse(&Fixed::of(new), &more)
+        let is_successor = |worker: &Worker| {
+            worker.generation == reload.generation && matches!(worker.stage, Stage::Waiting | Stage::Serving)
+        };
+        let is_steady = |slot: &Slot| slot.place == Place::Open && !slot.workers.iter().any(Worker::is_booting);
+        self.slots.values().all(|slot| is_steady(slot) && slot.workers.iter().any(is_successor))
     }
 
     pub(super) fn go_on_reloading(&mut self) {
         let Some(reload) = &self.reload else { return self.reload_again_if_wanted() };
-        let (generation, blueprint, since) = (reload.generation, reload.blueprint, reload.since);
-        if reload.phase != Phase::Booting {
-            return;
+        match reload.phase {
+            Phase::Seating | Phase::Listening => {}
+            Phase::Booting => self.go_on_booting(),
+            Phase::Canary(since) => self.go_on_with_canary(since),
         }
-        let mut all_ready = true;
+    }
+
+    fn go_on_booting(&mut self) {
+        let Some(reload) = &self.reload else { return };
+        let (generation, blueprint, since) = (reload.generation, reload.blueprint, reload.since);
+        let canary = reload.rolled_back.is_none() && !reload.config.canary.time.is_zero();
         for id in self.slots.keys().copied().collect::<Vec<_>>() {
             let Some(slot) = self.slots.get(&id) else { continue };
-            if slot.place != Place::Open {
+            if slot.place != Place::Open || slot.workers.iter().any(|worker| worker.generation == generation) {
                 continue;
             }
-            let successor = slot.workers.iter().find(|worker| worker.generation == generation);
-            match successor.map(|worker| worker.stage) {
-                Some(Stage::Waiting) => {}
-                Some(_) => all_ready = false,
-                None => {
-                    all_ready = false;
-                    let retiring = slot.workers.iter().filter(|worker| worker.stage == Stage::Retiring);
-                    let retiring = retiring.min_by_key(|worker| worker.incarnation).and_then(|worker| worker.pid);
-                    // A slot that cannot boot the old configuration may be what the new one is to mend.
-                    let ripe = slot.serving().is_some() || slot.workers.is_empty();
-                    if ripe && slot.keeper.is_some() && self.clone_successor(id, generation, blueprint) {
-                        continue;
-                    }
-                    // No lane is free: what retires has had its time, and its connections will be rescued.
-                    if let Some(pid) = retiring.filter(|_| self.now - since > LANE_PATIENCE) {
-                        self.act(Action::Kill(pid, Signal::SIGKILL));
-                    }
-                }
+            let retiring = slot.workers.iter().filter(|worker| worker.stage == Stage::Retiring);
+            let retiring = retiring.min_by_key(|worker| worker.incarnation).and_then(|worker| worker.pid);
+            // A slot that cannot boot the old configuration may be what the new one is to mend.
+            let ripe = slot.serving().is_some() || slot.workers.is_empty();
+            if ripe && slot.keeper.is_some() && self.clone_successor(id, generation, blueprint) {
+                continue;
+            }
+            // No lane is free: what retires has had its time, and its connections will be rescued.
+            if let Some(pid) = retiring.filter(|_| self.now - since > LANE_PATIENCE) {
+                self.act(Action::Kill(pid, Signal::SIGKILL));
             }
         }
-        let steady = |slot: &Slot| !slot.workers.iter().any(Worker::is_booting);
-        if all_ready && self.slots.values().all(|slot| slot.place == Place::Open && steady(slot)) {
-            if let Some(reload) = &mut self.reload {
-                reload.phase = Phase::Listening;
-            }
-            self.act(Action::Listen);
+        if self.every_successor_is_ready() {
+            if canary { self.begin_with_canary() } else { self.begin_to_listen() }
         } else if self.now - since > self.config.workers.boot_timeout * 2 {
             self.roll_back("not every worker of the new generation became ready in twice boot_timeout");
+        }
+    }
+
+    fn begin_to_listen(&mut self) {
+        if let Some(reload) = &mut self.reload {
+            reload.phase = Phase::Listening;
+            self.act(Action::Listen);
+        }
+    }
+
+    fn begin_with_canary(&mut self) {
+        if let Some(reload) = &mut self.reload {
+            reload.phase = Phase::Canary(self.now);
+            self.release_canary();
+        }
+    }
+
+    fn go_on_with_canary(&mut self, since: Instant) {
+        let Some(reload) = &self.reload else { return };
+        if let Err(why) = self.judge_canary(reload) {
+            return self.roll_back(&why);
+        }
+        let age = self.now - since;
+        if age < reload.config.canary.time {
+            return;
+        }
+        let praise = self.praise_canary(reload);
+        if self.every_successor_is_ready() {
+            if let Some(reload) = &mut self.reload {
+                reload.praise = Some(praise);
+            }
+            self.begin_to_listen();
+        } else if age > reload.config.canary.time + self.config.workers.boot_timeout * 2 {
+            self.roll_back("not every worker of the new generation is ready");
         }
     }
 
     fn commit(&mut self) {
         let Some(reload) = self.reload.take() else { return };
         for id in self.slots.keys().copied().collect::<Vec<_>>() {
-            let successor = self.slots.get(&id).and_then(|slot| {
-                slot.workers
-                    .iter()
-                    .find(|worker| worker.generation == reload.generation)
-                    .map(|worker| worker.incarnation)
-            });
-            if let Some(incarnation) = successor {
-                if let Some(slot) = self.slots.get_mut(&id) {
-                    slot.clone_at = None;
-                }
+            let is_successor = |worker: &&Worker| worker.generation == reload.generation;
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            if let Some(incarnation) = slot.workers.iter().find(is_successor).map(|worker| worker.incarnation) {
+                slot.clone_at = None;
                 self.promote(id, incarnation);
             }
         }
         self.end_old_generations();
+        let before = (self.generation, Box::new(self.config.clone()));
         self.generation = reload.generation;
         self.blueprint = reload.blueprint;
         // What "auto" comes to may have changed with the machine; what an operator has scaled to stays otherwise.
-        let before = self.automatic.unwrap_or_else(|| count_of(&self.config));
-        let count_changed = before != count_of(&reload.config);
+        let count_before = self.automatic.unwrap_or_else(|| count_of(&self.config));
+        let count_changed = count_before != count_of(&reload.config);
         self.config = *reload.config.clone();
         self.adopted = self.now;
         self.act(Action::Adopt(reload.config));
@@ -181,14 +230,33 @@ impl Roster {
         if self.steered.is_some() {
             self.act(Action::Steer(self.steered.clone()));
         }
-        let text = format!("generation {} serves", self.generation.0);
-        self.act(Action::Say(format!("reloaded: {text}")));
-        self.reply(reload.client, Answer::done(text));
         let count = count_of(&self.config);
         self.automatic = Some(count);
         if count_changed {
             self.scale(None, count);
         }
+        if let Some(why) = reload.rolled_back {
+            let before = self.returning_to.take().map_or(0, |generation| generation.0);
+            self.act(Action::Warn(format!("reload rolled back: {why}")));
+            let text = format!(
+                "rolled back, the configuration of generation {before} serves again as generation {}: {why}",
+                self.generation.0
+            );
+            return self.reply(reload.client, Answer::refused(text));
+        }
+        let text = self.tell_change(&before.1, reload.praise);
+        let (generation, since, client) = (self.generation, self.now, reload.client);
+        self.trial = Some(Trial { generation, since, client, text, before });
+    }
+
+    /// Which generation serves where, and what is new.
+    fn tell_change(&self, before: &Config, praise: Option<String>) -> String {
+        let slots: Vec<String> = self.slots.keys().map(|id| id.0.to_string()).collect();
+        let slots = if slots.len() == 1 { "slot 0".to_owned() } else { format!("slots {}", slots.join(", ")) };
+        let mut lines = vec![format!("generation {} serves in {slots}", self.generation.0)];
+        lines.extend(praise);
+        lines.extend(differences(before, &self.config));
+        lines.join("\n  ")
     }
 
     /// Ends predecessors past `max_old_generations`, the oldest first. Their connections are rescued.
@@ -214,6 +282,13 @@ impl Roster {
         for slot in self.slots.values_mut() {
             for worker in slot.workers.iter_mut().filter(|worker| worker.generation == reload.generation) {
                 match (worker.stage, worker.pid) {
+                    // It serves on until one of the generation in force has succeeded it.
+                    (Stage::Serving, _) => {
+                        worker.reason = Some(Reason::Asked);
+                        continue;
+                    }
+                    // It succeeds a dead one.
+                    (Stage::Booting { serve_at_once: true }, _) => continue,
                     (Stage::Waiting, _) => actions.push(worker.told(ToWorker::Leave)),
                     (_, Some(pid)) => actions.push(Action::Kill(pid, Signal::SIGKILL)),
                     (_, None) => {}
@@ -223,12 +298,19 @@ impl Roster {
         }
         self.out.append(&mut actions);
         self.act(Action::Unseat);
+        if let Some(first) = reload.rolled_back {
+            self.returning_to = None;
+            let text = format!("{first}; and the configuration before cannot be returned to: {why}");
+            self.act(Action::Warn(text.clone()));
+            return self.reply(reload.client, Answer::refused(text));
+        }
         self.act(Action::Warn(format!("reload rolled back: {why}")));
-        self.reply(reload.client, Answer::refused(format!("rolled back, the old generation serves on: {why}")));
+        let text = format!("rolled back, generation {} serves on: {why}", self.generation.0);
+        self.reply(reload.client, Answer::refused(text));
     }
 
     fn reload_again_if_wanted(&mut self) {
-        if self.is_stopping() || self.is_scaling() || self.is_losing_listeners() {
+        if self.is_stopping() || self.is_scaling() || self.is_reloading() {
             return;
         }
         for client in self.reload_again.take().unwrap_or_default() {

@@ -13,6 +13,7 @@ use super::reload::Reload;
 use super::scaling::Scaling;
 use super::slot::{Slot, Worker};
 use super::stopping::Stopping;
+use super::trial::Trial;
 use super::upgrade::Upgrade;
 use crate::control::Answer;
 use crate::control::server::ClientId;
@@ -38,6 +39,9 @@ pub(crate) struct Roster {
     /// Grounds are numbered in the order in which they are made.
     pub(super) last_ground: u32,
     pub(super) reload: Option<Reload>,
+    pub(super) trial: Option<Trial>,
+    /// Whose configuration the reload under way takes up again.
+    pub(super) returning_to: Option<Generation>,
     /// Asked for while one was under way.
     pub(super) reload_again: Option<Vec<Option<ClientId>>>,
     pub(super) upgrade: Option<Upgrade>,
@@ -66,6 +70,8 @@ impl Roster {
             last_generation: Generation(1),
             last_ground: 0,
             reload: None,
+            trial: None,
+            returning_to: None,
             reload_again: None,
             upgrade: None,
             target: count,
@@ -112,8 +118,7 @@ impl Roster {
     /// When to send a `Tick` if nothing else happens.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let busy = self.stopping.is_some()
-            || self.reload.is_some()
-            || self.is_losing_listeners()
+            || self.is_reloading()
             || self.upgrade.is_some()
             || self.scaling.active
             || self.slots.values().any(|slot| !slot.is_quiet() || slot.wants_logs || !slot.formers.is_empty());
@@ -161,6 +166,7 @@ impl Roster {
         self.steer();
         self.assist();
         self.finish_losing_listeners();
+        self.go_on_with_trial();
         self.go_on_reloading();
         self.go_on_upgrading();
         self.report_start();

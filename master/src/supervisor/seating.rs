@@ -11,7 +11,6 @@ use super::Supervisor;
 use super::event::{Action, Event};
 use super::ground::Ground;
 use super::roster::Roster;
-use crate::listeners::Bound;
 
 /// How long those who had begun to connect to an address that is taken away may still come in: the network has to bring what
 /// they say. Who comes then is refused.
@@ -34,9 +33,10 @@ impl Supervisor {
             change.of(*slot).iter().for_each(|bound| ground.seat(bound));
         }
         // Workers of the new generation accept from them what is queued there.
-        let leaves = |listen: &&Listen| change.leaving().contains(&listen.seat);
-        let leaving = self.roster.config.listen.iter().filter(leaves).cloned();
-        config.listen.extend(leaving.map(|listen| Listen { leaving: true, ..listen }));
+        let stays = |seat| config.listen.iter().any(|listen| listen.seat == seat);
+        let leaving = self.roster.config.listen.iter().filter(|listen| !stays(listen.seat)).cloned();
+        let leaving: Vec<Listen> = leaving.map(|listen| Listen { leaving: true, ..listen }).collect();
+        config.listen.extend(leaving);
         self.change = Some(change);
         Ok(())
     }
@@ -61,9 +61,8 @@ impl Supervisor {
         for (slot, ground) in &mut self.grounds {
             ground.listeners.extend_from_slice(change.of(*slot));
         }
-        let leaves = |bound: &&Bound| change.leaving().contains(&bound.seat);
-        for bound in self.all_grounds().flat_map(|(_, ground)| &ground.listeners).filter(leaves) {
-            if let Err(error) = bound.turn_away_newcomers() {
+        for bound in self.all_grounds().flat_map(|(_, ground)| &ground.listeners) {
+            if let Err(error) = change.apply_to(bound) {
                 warn!("turn away who comes to an address that is no longer listened on: {error}");
             }
         }
@@ -91,7 +90,7 @@ impl Roster {
     }
 
     pub(super) fn finish_losing_listeners(&mut self) {
-        if !self.is_losing_listeners() || self.now - self.adopted < LINGER {
+        if !self.is_losing_listeners() || self.reload.is_some() || self.now - self.adopted < LINGER {
             return;
         }
         self.config.listen.retain(|listen| !listen.leaving);

@@ -7,6 +7,7 @@ use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{Generation, Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::LANES;
 use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::stats::Snapshot;
 
 use super::event::Action;
 use super::former::FormerTable;
@@ -66,8 +67,12 @@ pub(crate) struct Worker {
     /// Why it is to be replaced.
     pub(crate) reason: Option<Reason>,
     pub(super) haste: Haste,
+    /// Lanes of the dead that it settles as long as it boots.
+    pub(super) heir_of: Vec<usize>,
     /// Killed on purpose: why, and whose fault it is.
     pub(crate) sentence: Option<(String, Option<Guilt>)>,
+    /// What its lane had counted when it was first asked, since the last canary was released, and when it was last asked.
+    pub(super) since_mark: Option<(Snapshot, Snapshot)>,
     /// What its lane had counted, and its memory, when it was first asked.
     pub(crate) at_birth: Option<(u64, u64)>,
 }
@@ -86,7 +91,8 @@ impl Worker {
     pub(crate) fn new(birth: &Birth, slot: SlotId, ground: u32, now: Instant) -> Worker {
         let post = Post { slot, ground, lane: birth.lane };
         let stage = Stage::Booting { serve_at_once: birth.serve_at_once };
-        Worker { stage, ..Worker::at(post, birth.incarnation, birth.generation, now) }
+        let heir_of = birth.orphans.clone();
+        Worker { stage, heir_of, ..Worker::at(post, birth.incarnation, birth.generation, now) }
     }
 
     /// One that boots.
@@ -106,7 +112,9 @@ impl Worker {
             complaint: None,
             reason: None,
             haste: Haste::random(),
+            heir_of: Vec::new(),
             sentence: None,
+            since_mark: None,
             at_birth: None,
         }
     }
@@ -126,6 +134,16 @@ impl Worker {
         let (incarnation, private_bytes) = (self.incarnation, self.private_bytes);
         let pid = self.pid?.as_raw();
         Some(Obituary { pid, incarnation, cause, serious, uptime: now - self.born, private_bytes })
+    }
+
+    /// The lanes that are not settled when it dies.
+    fn lanes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.heir_of.iter().copied().filter(|lane| *lane != self.post.lane).chain([self.post.lane])
+    }
+
+    /// Whether what it is made of, its program or its configuration, may be to blame for its end.
+    pub(crate) fn died_of_itself(&self, guilty: bool) -> bool {
+        guilty || self.complaint.is_some() || self.sentence.is_some()
     }
 
     /// It does not answer, whatever the reason, and others do its accepting.
@@ -178,6 +196,8 @@ pub(crate) struct Slot {
     pub(crate) cause_of_last_death: Option<String>,
     /// The dead whose connections a living worker is to take over.
     pub(crate) graves: Vec<Grave>,
+    /// Lanes of the dead that the next worker settles: nobody who lives has been told to.
+    pub(super) orphans: Vec<usize>,
     /// Who accepts for it while its worker does not answer.
     pub(crate) assistant: Option<(SlotId, Incarnation)>,
     /// The reopened log files are not in the keeper's table yet.
@@ -199,6 +219,7 @@ impl Slot {
             restarts: 0,
             cause_of_last_death: None,
             graves: Vec::new(),
+            orphans: Vec::new(),
             assistant: None,
             wants_logs: false,
         }
@@ -208,20 +229,42 @@ impl Slot {
     pub(crate) fn conceive(&mut self, generation: Generation, blueprint: usize, serve_at_once: bool) -> Option<Birth> {
         if self.workers.is_empty() {
             self.graves.retain(|grave| grave.post.ground != self.ground);
+            self.orphans.clear();
         }
         let here = |grave: &&Grave| grave.post.ground == self.ground;
         let in_use = |lane| {
-            self.workers.iter().any(|worker| worker.post.lane == lane)
+            self.workers.iter().any(|worker| worker.post.lane == lane || worker.heir_of.contains(&lane))
                 || self.graves.iter().filter(here).any(|grave| grave.post.lane == lane)
         };
-        let lane = (0..LANES).find(|lane| !in_use(*lane))?;
+        let orphan = self.orphans.first().copied();
+        let lane = orphan.or_else(|| (0..LANES).find(|lane| !in_use(*lane)))?;
+        let orphans = std::mem::take(&mut self.orphans);
         self.last_incarnation += 1;
         let incarnation = Incarnation(self.last_incarnation);
         let formers = self.formers.iter().flat_map(|former| &former.workers);
         let living = self.workers.iter().chain(formers).map(|worker| worker.incarnation);
         let alone = self.workers.is_empty();
         let alive = living.chain(self.graves.iter().map(|grave| grave.dead)).collect();
-        Some(Birth { incarnation, generation, blueprint, lane, alive, alone, serve_at_once })
+        Some(Birth { incarnation, generation, blueprint, lane, orphans, alive, alone, serve_at_once })
+    }
+
+    /// A worker that did not serve has ended: who serves is to bury it, or who is cloned next.
+    pub(super) fn mourn(&mut self, dead: &Worker) {
+        let survives = |worker: &Worker| matches!(worker.stage, Stage::Serving | Stage::Draining);
+        if !self.workers.iter().any(survives) {
+            return self.orphan(dead);
+        }
+        let posts = dead.lanes().map(|lane| Post { lane, ..dead.post });
+        self.graves.extend(posts.map(|post| Grave { dead: dead.incarnation, post, told: None }));
+    }
+
+    /// A worker has died and no living one is told to bury it: whoever is cloned next settles what it has left.
+    pub(super) fn orphan(&mut self, dead: &Worker) {
+        for lane in dead.lanes() {
+            if !self.orphans.contains(&lane) {
+                self.orphans.push(lane);
+            }
+        }
     }
 
     /// A worker on the slot's present ground.

@@ -27,6 +27,7 @@ impl Roster {
         if self.reload.is_some() {
             self.roll_back("the service stops");
         }
+        self.end_trial("the service stops");
         self.end_upgrade();
         let before = self.stopping.is_some();
         let stopping =

@@ -1,6 +1,7 @@
 //! The roster as a table of cases: events in, actions out, no process anywhere.
 
 mod play;
+mod trial;
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::recycling::Reason;
 use super::slot::Stage;
 use crate::control::server::ClientId;
 use crate::verdict::{Cause, Ending};
-use play::{KILLED, POST, Play, births, pong, ready, replies, told, told_at};
+use play::{KILLED, LEFT, POST, Play, births, pong, ready, replies, told, told_at};
 
 #[test]
 fn a_rank_starts_when_every_worker_is_ready() {
@@ -163,7 +164,7 @@ fn a_reload_takes_effect_when_all_are_ready_and_not_before() {
         assert!(told(&done, slot, 1, &ToWorker::Serve), "{done:?}");
         assert!(told(&done, slot, 0, &ToWorker::Retire), "{done:?}");
     }
-    assert_eq!(replies(&done), [(true, "generation 2 serves")]);
+    assert_eq!(replies(&done), [(true, "generation 2 serves in slots 0, 1")]);
 }
 
 #[test]
@@ -200,6 +201,40 @@ fn a_worker_killed_during_a_reload_is_rescued_by_the_old_generation() {
     play.event(ready(SlotId(0), Incarnation(3)));
     play.event(ready(SlotId(0), Incarnation(2)));
     assert_eq!(play.worker(0).1, Incarnation(2), "the reload goes through all the same");
+}
+
+#[test]
+fn a_rescuer_settles_the_lane_of_the_dead_though_a_lower_one_is_free() {
+    let mut play = Play::serving(1);
+    play.linger = true;
+    play.reload();
+    play.reload();
+    let first = play.roster.slots[&SlotId(0)].workers[0].pid.unwrap();
+    play.event(Event::Ended(first, LEFT));
+    let (serving, _) = play.worker(0);
+    play.done();
+    // Lane 0 is free, 1 belongs to one that retires, 2 to the one that dies.
+    play.event(Event::Ended(serving, KILLED));
+    let done = play.done();
+    let [birth] = births(&done)[..] else { panic!("{done:?}") };
+    assert_eq!((birth.lane, &birth.orphans[..], birth.alone), (2, &[2][..], false));
+}
+
+#[test]
+fn lanes_that_a_rescuer_had_not_settled_are_settled_by_the_next() {
+    let mut play = Play::serving(1);
+    play.slow = true;
+    play.reload();
+    let (serving, _) = play.worker(0);
+    play.event(Event::Ended(serving, KILLED));
+    let rescuer = play.roster.slots[&SlotId(0)].workers.iter().find(|worker| worker.incarnation == Incarnation(3));
+    let rescuer = rescuer.unwrap().pid.unwrap();
+    play.done();
+    play.event(Event::Ended(rescuer, KILLED));
+    play.wait(Duration::from_secs(2));
+    let done = play.done();
+    let [birth] = births(&done)[..] else { panic!("{done:?}") };
+    assert_eq!((birth.lane, &birth.orphans[..], birth.alone), (0, &[0][..], false));
 }
 
 #[test]
@@ -281,7 +316,7 @@ fn a_reload_mends_a_slot_that_cannot_boot_the_old_configuration() {
     play.event(Event::Ended(pid, KILLED));
     play.slow = false;
     play.reload();
-    assert_eq!(replies(&play.done()), [(true, "generation 2 serves")]);
+    assert_eq!(replies(&play.done()), [(true, "generation 2 serves in slot 0")]);
     assert_eq!(play.states(), ["serving"]);
 }
 

@@ -134,11 +134,8 @@ impl Roster {
             let stands = slot.place == Place::Open && slot.keeper.is_some() && slot.serving().is_some();
             stands && slot.graves.is_empty() && slot.formers.is_empty() && slot.workers.iter().all(settled)
         };
-        let nothing_follows = self.reload.is_none()
-            && self.reload_again.is_none()
-            && !self.is_losing_listeners()
-            && !self.is_scaling()
-            && self.recycling.is_empty();
+        let nothing_follows =
+            !self.is_reloading() && self.reload_again.is_none() && !self.is_scaling() && self.recycling.is_empty();
         nothing_follows && self.started && !self.is_stopping() && self.slots.values().all(is_calm)
     }
 

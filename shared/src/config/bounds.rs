@@ -17,7 +17,6 @@ pub(super) const COUNT: Bounds = plain(1, 1024, "each slot has a keeper, a worke
 pub(super) const CRASH_REPORTS: Bounds = plain(1, 100_000, "to keep no reports, leave crash_dir out");
 /// `workers.max_requests`: TOML has no larger whole number.
 pub(super) const REQUESTS: Bounds = plain(0, i64::MAX as u64, "0 means that no worker is recycled for it");
-/// `rescue.max_attempts`.
 /// `workers.max_old_generations`.
 pub(super) const OLD_GENERATIONS: Bounds = plain(1, 2, "each holds memory until its last response has ended");
 /// `quarantine.crashes`.
@@ -54,6 +53,17 @@ pub(super) const AGE: Bounds = Bounds {
     show: show_duration,
     why: "0s means that no worker is too old",
 };
+/// How long a configuration is tried, in milliseconds.
+pub(super) const TRIAL: Bounds = Bounds {
+    least: 0,
+    most: 24 * 60 * 60 * 1000,
+    show: show_duration,
+    why: "0s means that it is not tried, and nobody waits longer than a day",
+};
+/// `canary.errors`.
+pub(super) const PERCENT: Bounds = plain(0, 100, "percentage points");
+/// `canary.latency`.
+pub(super) const FACTOR: Bounds = plain(0, 1000, "0 means that the time does not count");
 /// Every timeout, in milliseconds: none would wait for ever, and a day is for ever.
 pub(super) const TIMEOUT: Bounds = Bounds {
     least: 1,

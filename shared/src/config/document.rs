@@ -9,7 +9,7 @@ use super::problem::{Problems, Refusal};
 use super::resolved::{Config, MOST_LISTENERS};
 use super::source::Source;
 use super::table::Table;
-use super::written::{CACHE, LIMITS, LISTEN, LOG, MASTER, QUARANTINE, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
+use super::written::{CACHE, CANARY, LIMITS, LISTEN, LOG, MASTER, QUARANTINE, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
 use super::{limits, log, master, site, workers};
 
 /// A mark that some editors put in front of a text; it is not part of it.
@@ -74,6 +74,7 @@ fn read(root: &mut Table<'_>) -> Config {
     let workers = workers::workers(root.table("workers", &WORKERS));
     Config {
         master: master::master(root.table("master", &MASTER)),
+        canary: workers::canary(root.table("canary", &CANARY)),
         rescue: workers::rescue(root.table("rescue", &RESCUE)),
         quarantine: workers::quarantine(root.table("quarantine", &QUARANTINE)),
         limits: limits::limits(root.table("limits", &LIMITS)),

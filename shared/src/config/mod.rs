@@ -11,6 +11,7 @@
 mod action;
 mod blueprint;
 mod bounds;
+mod difference;
 mod document;
 mod entry;
 mod file;
@@ -38,6 +39,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub use difference::differences;
 pub use listen::parse_listen;
 pub use problem::{Place, Problem, Problems};
 pub use resolved::*;

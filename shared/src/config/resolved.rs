@@ -21,6 +21,8 @@ pub struct Config {
     pub master: Master,
     /// The processes that serve.
     pub workers: Workers,
+    /// How a reload tries a configuration on one slot first.
+    pub canary: Canary,
     /// What becomes of requests whose worker died.
     pub rescue: Rescue,
     /// What becomes of requests that kill workers.
@@ -74,6 +76,8 @@ pub struct Workers {
     pub hang_timeout: Duration,
     /// How long a stop or a recycle waits for what is in flight.
     pub drain_timeout: Duration,
+    /// How long after a reload a worker that dies of itself brings the configuration before it back; zero: not at all.
+    pub probation: Duration,
     /// Predecessors of a slot's worker that may still end what they had, 1 to 2.
     pub max_old_generations: u32,
     /// 0: never recycled for it.
@@ -131,6 +135,17 @@ pub struct Rescue {
     pub enabled: bool,
     /// How often one request may be replayed after a death that was not its fault.
     pub max_attempts: u8,
+}
+
+/// How a reload tries a configuration on one slot first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Canary {
+    /// How long; zero: not at all.
+    pub time: Duration,
+    /// Percentage points, 0 to 100.
+    pub errors: u32,
+    /// A factor, 0 to 1000; 0: any.
+    pub latency: u32,
 }
 
 /// What becomes of requests that kill workers.

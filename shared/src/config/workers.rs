@@ -1,10 +1,12 @@
-//! The `[workers]`, `[rescue]` and `[quarantine]` tables.
+//! The `[workers]`, `[canary]`, `[rescue]` and `[quarantine]` tables.
 
 use std::time::Duration;
 
-use super::bounds::{AGE, ATTEMPTS, COUNT, CRASHES, IO_THREADS, OLD_GENERATIONS, REQUESTS, SIZE};
+use super::bounds::{
+    AGE, ATTEMPTS, COUNT, CRASHES, FACTOR, IO_THREADS, OLD_GENERATIONS, PERCENT, REQUESTS, SIZE, TRIAL,
+};
 use super::entry::{Choices, Entry};
-use super::resolved::{Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
+use super::resolved::{Canary, Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
 use super::table::Table;
 
 const MODELS: Choices<Model> = Choices {
@@ -30,6 +32,7 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)),
+        probation: table.duration_within("probation", Duration::from_secs(1), &TRIAL),
         max_old_generations: table.number("max_old_generations", 2, &OLD_GENERATIONS),
         max_requests: table.number("max_requests", 0, &REQUESTS),
         max_age: table.duration_within("max_age", Duration::ZERO, &AGE),
@@ -41,6 +44,16 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
     };
     table.finish();
     workers
+}
+
+pub(super) fn canary(mut table: Table<'_>) -> Canary {
+    let canary = Canary {
+        time: table.duration_within("time", Duration::ZERO, &TRIAL),
+        errors: table.number("errors", 1, &PERCENT),
+        latency: table.number("latency", 3, &FACTOR),
+    };
+    table.finish();
+    canary
 }
 
 pub(super) fn rescue(mut table: Table<'_>) -> Rescue {

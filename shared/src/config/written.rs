@@ -44,6 +44,7 @@ pub(super) static TABLES: &[&Schema] = &[
     &ROOT,
     &MASTER,
     &WORKERS,
+    &CANARY,
     &RESCUE,
     &QUARANTINE,
     &LIMITS,
@@ -65,6 +66,7 @@ pub(super) static ROOT: Schema = Schema {
     keys: &[
         key("master", "the supervising process"),
         key("workers", "the processes that serve"),
+        key("canary", "how a reload tries a configuration on one slot first"),
         key("rescue", "what becomes of requests whose worker died"),
         key("quarantine", "what becomes of requests that kill workers"),
         key("limits", "what a peer may make a worker hold"),
@@ -103,6 +105,10 @@ pub(super) static WORKERS: Schema = Schema {
         key("hang_timeout", "how long a worker's loop may stay silent before the worker is killed and replaced"),
         key("drain_timeout", "how long a stop or a recycle waits for what is in flight"),
         key(
+            "probation",
+            "how long after a reload a worker that dies of itself brings the configuration before it back",
+        ),
+        key(
             "max_old_generations",
             "how many predecessors of a slot's worker may still end what they had; one more is ended",
         ),
@@ -113,6 +119,17 @@ pub(super) static WORKERS: Schema = Schema {
         key("on_master_death", "what workers do when the master died: \"drain\", then exit, or \"exit\" at once"),
         key("io_threads", "how many threads a worker has for what may block: reads from a cold disk, compression"),
         key("allow_faults", "whether routes may break their worker on purpose, for tests"),
+    ],
+    planned: &[],
+};
+
+pub(super) static CANARY: Schema = Schema {
+    name: "canary",
+    shape: Shape::Single,
+    keys: &[
+        key("time", "how long one slot alone serves by a changed configuration before the others do; 0s is not at all"),
+        key("errors", "by how many percentage points its share of 5xx answers may exceed that of the others"),
+        key("latency", "how many times as long as the others it may work on a request; 0 is any time"),
     ],
     planned: &[],
 };

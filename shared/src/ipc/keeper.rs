@@ -34,6 +34,8 @@ pub struct Birth {
     pub blueprint: usize,
     /// The lane it writes.
     pub lane: usize,
+    /// Lanes of the dead that this worker is to settle: nobody else will.
+    pub orphans: Vec<usize>,
     /// Incarnations of this slot that live, in this table or a former one: their connections are not to be touched.
     pub alive: Vec<Incarnation>,
     /// No other worker lives in this table.

@@ -72,10 +72,12 @@ pub enum Counter {
     Closed,
     /// Connections open now.
     Connections,
+    /// Nanoseconds that the loop and the threads of the pool have worked.
+    Busy,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = Counter::Connections as usize + 1;
+pub const COUNTERS: usize = Counter::Busy as usize + 1;
 
 /// One lane; a view of shared words.
 #[derive(Clone, Copy)]
@@ -286,6 +288,7 @@ impl Stats {
             failed: get(Counter::Failed),
             closed: get(Counter::Closed),
             connections: get(Counter::Connections),
+            busy_ns: get(Counter::Busy),
         }
     }
 }

@@ -61,15 +61,34 @@ pub fn scheduling(pid: nix::unistd::Pid) -> Option<Scheduling> {
     Some(Scheduling { state, on_cpu, waited, private_bytes, syscall })
 }
 
+/// An instruction of a classic BPF program.
+fn code(code: u32, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf, k }
+}
+
+fn attach(socket: &impl std::os::fd::AsFd, option: libc::c_int, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the program of `len` instructions, both alive for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends new connections to some sockets of a SO_REUSEPORT group only, to each of them as often, at random. They are numbered
 /// from 0 in the order of binding (socket(7) SO_ATTACH_REUSEPORT_CBPF). At most 1024 of them; with none, nothing changes.
 pub fn steer_to(socket: &impl std::os::fd::AsFd, serving: &[u32]) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     let serving = &serving[..serving.len().min(1024)];
     if serving.is_empty() {
         return Ok(());
     }
-    let code = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut program = vec![
         code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32),
         code(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, serving.len() as u32),
@@ -80,29 +99,16 @@ pub fn steer_to(socket: &impl std::os::fd::AsFd, serving: &[u32]) -> io::Result<
         program.push(code(libc::BPF_RET | libc::BPF_K, 0, *socket));
     }
     program.push(code(libc::BPF_RET | libc::BPF_K, 0, serving[0]));
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program of `len` instructions, both alive for the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, &mut program)
 }
 
 /// Has a TCP listener drop what would begin a connection, as if the network had lost it; who has begun already comes in
 /// (socket(7) SO_ATTACH_FILTER: a segment with SYN and without ACK, RFC 9293, 3.1).
 pub fn refuse_connections(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     /// Where the flags stand in a segment.
     const FLAGS: u32 = 13;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
-    let code = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut program = [
         code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
         code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, SYN | ACK),
@@ -110,35 +116,33 @@ pub fn refuse_connections(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
         code(libc::BPF_RET | libc::BPF_K, 0, 0),
         code(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
     ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program of `len` instructions, both alive for the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    attach(socket, libc::SO_ATTACH_FILTER, &mut program)
+}
+
+/// Undoes [`refuse_connections`].
+pub fn welcome_connections(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    set_to_zero(socket, libc::SO_DETACH_FILTER)
 }
 
 /// Undoes [`steer_to`]: the group spreads by hash over all its sockets again.
 pub fn steer_to_all(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
+    set_to_zero(socket, libc::SO_DETACH_REUSEPORT_BPF)
+}
+
+fn set_to_zero(socket: &impl std::os::fd::AsFd, option: libc::c_int) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let zero: libc::c_int = 0;
-    // SAFETY: the option takes an int that it ignores.
+    // SAFETY: the options that this is called with take an int, which they ignore.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_DETACH_REUSEPORT_BPF,
+            option,
             (&raw const zero).cast(),
             size_of_val(&zero) as libc::socklen_t,
         )
     };
     let error = io::Error::last_os_error();
-    // ENOENT: they were not steered.
+    // ENOENT: there was none.
     if result < 0 && error.raw_os_error() != Some(libc::ENOENT) { Err(error) } else { Ok(()) }
 }

@@ -150,7 +150,7 @@ impl Succession {
                 rescue::settle(&self.ledger, 0..LANES);
                 let mut taken = sweep::sweep(cx, self.inheritance);
                 cx.router = self.router(&cx.setting);
-                taken.append(&mut rescue::take_over(cx, &[]));
+                taken.append(&mut rescue::take_over(cx, &[], true));
                 taken
             }
             Heir::Beside => {
@@ -158,7 +158,7 @@ impl Succession {
                 sweep::close_noted(cx, 1);
                 let mut taken = sweep::unrecorded(cx, 1, self.inheritance);
                 cx.router = self.router(&cx.setting);
-                taken.append(&mut rescue::take_over(cx, &[LIVING]));
+                taken.append(&mut rescue::take_over(cx, &[LIVING], false));
                 taken
             }
             Heir::Buries | Heir::Takes => {

@@ -10,7 +10,6 @@ pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::os::fd::RawFd;
 
 use phalanx_shared::ipc::Incarnation;
@@ -31,16 +30,17 @@ type Refusal = &'static str;
 /// Bytes that no stream comes to carry: positions beyond are damaged, and counting on from them could wrap.
 const MAX_POSITION: u64 = 1 << 62;
 
-/// Takes over every connection whose owner is dead: neither this worker nor one of `alive`; closes the files of the dead.
-pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation]) -> Vec<Connection> {
+/// Takes over every connection whose owner is dead: one that was cloned before this worker and is none of `alive`; closes the
+/// files of the dead. Who was cloned later may be rescuing at this very moment, unless this worker is `alone`.
+pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation], alone: bool) -> Vec<Connection> {
     let own = cx.incarnation;
-    take_over_from(cx, |owner| owner != own && !alive.contains(&owner))
+    take_over_from(cx, |owner| (owner < own || alone && owner != own) && !alive.contains(&owner))
 }
 
 /// Takes over what `dead` owned, finishes what it had begun on its lane, and closes what was its own. For a worker that
 /// serves.
 pub(crate) fn bury(cx: &mut Context, dead: Incarnation, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
-    settle(&cx.ledger, lane..lane + 1);
+    settle(&cx.ledger, [lane]);
     sweep::close_noted(cx, lane);
     let mut taken = sweep::unrecorded(cx, lane, inheritance);
     taken.append(&mut take_over_from(cx, |owner| owner == dead));
@@ -112,8 +112,8 @@ pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
 }
 
 /// Carries out what the journals of dead workers' lanes had begun.
-pub(crate) fn settle(ledger: &Ledger, lanes: Range<usize>) {
-    for lane in lanes.map(|lane| ledger.lane(lane)) {
+pub(crate) fn settle(ledger: &Ledger, lanes: impl IntoIterator<Item = usize>) {
+    for lane in lanes.into_iter().map(|lane| ledger.lane(lane)) {
         lane.journal().settle(&lane.stats(), |fd| ledger.record(fd));
         lane.set_current(None);
         lane.stats().set(Counter::Connections, 0);

@@ -95,7 +95,7 @@ fn a_read_that_was_not_recorded_is_found_by_the_kernels_count() {
     let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     drop(read_request(&cx, fd, &record, &mut client, false));
-    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[])).ok().unwrap();
+    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[], false)).ok().unwrap();
     assert_eq!(record.consumed(), REQUEST.len() as u64);
     assert_eq!(rescued.go_on(&mut cx), Fate::Stay);
     assert!(answer_of(&mut client).starts_with("HTTP/1.1 200 OK\r\n"));
@@ -103,11 +103,23 @@ fn a_read_that_was_not_recorded_is_found_by_the_kernels_count() {
 }
 
 #[test]
+fn what_a_worker_cloned_later_has_rescued_is_left_to_it() {
+    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (_client, _fd, record) = connection(&cx, &listener);
+    let later = Owner::Worker(Incarnation(cx.incarnation.0 + 1));
+    record.set_owner(later);
+    assert!(take_over(&mut cx, &[], false).is_empty());
+    assert_eq!(record.owner(), Some(later));
+    // Who is alone knows that nobody else lives: the owner was scribbled.
+    assert_eq!(take_over(&mut cx, &[], true).len(), 1);
+}
+
+#[test]
 fn a_socket_that_is_not_the_recorded_one_is_left_alone_and_its_record_freed() {
     let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     record.fill(1, Peer::Unix, 0);
-    assert!(take_over(&mut cx, &[]).is_empty());
+    assert!(take_over(&mut cx, &[], false).is_empty());
     assert_eq!(record.owner(), None);
     let mut server = std::fs::File::from(table::adopt(fd));
     server.write_all(b"still open").unwrap();
@@ -118,7 +130,7 @@ fn a_socket_that_is_not_the_recorded_one_is_left_alone_and_its_record_freed() {
 fn a_connection_of_a_living_worker_is_not_touched() {
     let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
     let (_client, fd, record) = connection(&cx, &listener);
-    assert!(take_over(&mut cx, &[DEAD]).is_empty());
+    assert!(take_over(&mut cx, &[DEAD], false).is_empty());
     assert_eq!(record.owner(), Some(Owner::Worker(DEAD)));
     table::close(fd);
 }
@@ -135,7 +147,7 @@ fn the_guilty_request_gets_its_error_and_the_connection_ends() {
     drop(buffer);
     record.set_state(State { pending: 1, ..State::default() });
     record.condemn(Guilt::Hang);
-    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[])).ok().unwrap();
+    let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[], false)).ok().unwrap();
     assert_eq!(rescued.go_on(&mut cx), Fate::Stay);
     let answer = answer_of(&mut client);
     assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("Connection: close\r\n"), "{answer}");
@@ -153,7 +165,7 @@ fn a_position_that_no_stream_reaches_closes_the_connection() {
         record.set_owner(Owner::Worker(DEAD));
         cx.lane.raise_high_water(fd);
         damage(&record, u64::MAX - 10);
-        assert!(take_over(&mut cx, &[]).is_empty());
+        assert!(take_over(&mut cx, &[], false).is_empty());
         assert_eq!(record.owner(), None);
     }
 }
@@ -219,7 +231,7 @@ fn a_scribbled_ledger_makes_no_successor_panic_or_run_for_ever() {
         maybe(&|noise| record.set_buffer(Some(noise as usize & 0xff)));
         maybe(&|noise| record.set_doom(noise, (noise >> 8) as u16));
         maybe(&|noise| record.condemn(if noise & 1 == 0 { Guilt::Fault } else { Guilt::Hang }));
-        for mut rescued in take_over(&mut cx, &[]) {
+        for mut rescued in take_over(&mut cx, &[], false) {
             kept += 1;
             // Bounded: a connection asks for at most as many turns as requests fit into its buffer.
             let mut fate = rescued.go_on(&mut cx);

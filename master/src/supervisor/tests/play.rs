@@ -23,6 +23,7 @@ pub(super) const LEFT: Cause = Cause { ending: Ending::Exited(0), own_fault: fal
 pub(super) fn config(count: u16) -> Config {
     let mut config = config::serve_defaults(PathBuf::from("/"), vec![config::parse_listen("127.0.0.1:8080").unwrap()]);
     config.workers.count = Count::Fixed(count);
+    config.workers.probation = Duration::ZERO;
     config
 }
 
@@ -38,6 +39,8 @@ pub(super) struct Play {
     pub(super) done: Vec<Action>,
     /// Workers are born and say nothing: not ready.
     pub(super) slow: bool,
+    /// Who retires has something to end.
+    pub(super) linger: bool,
     /// What who is looked at is seen doing; somebody who is not looked at answers.
     pub(super) seen: Option<char>,
     /// The one who does not answer; without it nobody does.
@@ -57,6 +60,7 @@ impl Play {
             next_pid: 100,
             done: Vec::new(),
             slow: false,
+            linger: false,
             seen: None,
             silent: None,
             binds: Ok(()),
@@ -102,6 +106,7 @@ impl Play {
                 let born = Event::Born(*slot, birth.incarnation, Ok(self.pid()));
                 if self.slow { vec![born] } else { vec![born, ready(*slot, birth.incarnation)] }
             }
+            Action::Tell(_, _, ToWorker::Retire) if self.linger => Vec::new(),
             Action::Tell(post, _, ToWorker::Retire | ToWorker::Yield | ToWorker::Leave | ToWorker::Drain(_)) => {
                 let slot = self.roster.slots.get_mut(&post.slot).expect("a slot");
                 let told = slot.all_workers().find(|worker| worker.post == *post).and_then(|worker| worker.pid);

@@ -98,7 +98,7 @@ respond = {}
     let contains = |address: &str| first.trusted.contains(address.parse::<IpAddr>().unwrap());
     assert!(contains("10.1.2.3") && contains("::ffff:10.1.2.3") && contains("::1"));
     assert!(!contains("11.0.0.0") && !contains("::2"));
-    assert_eq!(second, &Listen::from(second.address.clone()));
+    assert_eq!(second, &Listen { seat: 1, ..Listen::from(second.address.clone()) });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! comes then is told 503 at once. A descriptor held in reserve lets it say so when there is none left.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -214,8 +214,11 @@ impl Reactor {
     pub(super) fn start_accepting(&mut self) {
         self.door.open = true;
         for (_, fd, address) in self.listeners() {
-            if let Err(error) = self.poller.add(fd, Interest::Read) {
-                error!("watch {address}: {error}");
+            match self.poller.add(fd, Interest::Read) {
+                Ok(()) => {}
+                // A canary has watched it all along.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => error!("watch {address}: {error}"),
             }
         }
     }

@@ -46,6 +46,10 @@ enum Stage {
     Gone,
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The loop and what it loops over.
 pub(crate) struct Reactor {
     poller: Epoll,
@@ -245,6 +249,7 @@ impl Reactor {
         for (fd, ticket, done) in self.cx.pool.results() {
             self.with(fd, |connection, cx| connection.arrived(cx, ticket, done));
         }
+        self.cx.stats.add(Counter::Busy, nanoseconds(self.cx.pool.worked()));
     }
 
     fn go_on_with_backlog(&mut self) {
@@ -278,6 +283,7 @@ impl Reactor {
         if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
             self.formers.look().into_iter().for_each(|dead| self.duty.say(Word::Buried(dead)));
         }
+        self.cx.stats.add(Counter::Busy, nanoseconds(now.elapsed()));
         match self.stage {
             Stage::Retiring if self.count == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
             Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),

@@ -58,6 +58,10 @@ impl Reactor {
             // The master died between its word to the predecessor and this one.
             return self.take_given();
         }
+        if self.stage == Stage::Serving && self.door.open {
+            // The canary's turn is over: what its configuration brings to listen on does so by now.
+            return self.start_accepting();
+        }
         if self.stage != Stage::Waiting {
             return;
         }
