@@ -171,3 +171,114 @@ fn a_worker_without_processor_time_is_never_killed_for_it() {
     assert_eq!(server.status().sum("restarts"), 0);
     assert!(!server.log().contains("ending it"), "{}", server.log());
 }
+
+/// One worker whose pool works for a second at most on a request, and its pooled fault.
+fn pooled(fault: &str) -> Setup {
+    let route = format!("[[site.route]]\npath = \"= /{fault}\"\nfault = \"{fault}\"\n");
+    setup(1).set("workers", "hang_timeout = \"30s\"").set("workers", "request_timeout = \"1s\"").routes(&route)
+}
+
+fn ask_for(server: &Server, fault: &str) -> Client {
+    let mut client = server.connect().patient(SOON);
+    client.send(format!("GET /{fault} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+    client.wait_taken();
+    client
+}
+
+/// A request that keeps a thread of the pool for ever is answered in time, called what it is, and costs nobody anything: its
+/// worker is replaced in order.
+fn hangs_in_the_pool(fault: &str, class: &str) {
+    let _machine = alone();
+    let server = pooled(fault).start();
+    let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/hello", HELLO)]);
+    load.wait_for(100);
+    let before = server.worker(0);
+    let start = Instant::now();
+    let mut own = ask_for(&server, fault);
+    let response = own.answer();
+    let took = start.elapsed();
+    println!("{fault}: the 504 took {took:?}");
+    assert_eq!(response.status, 504, "{response}");
+    assert!(took < LIMIT * 2, "{took:?}");
+    own.assert_usable();
+    let log = server.log();
+    let words = format!("on `GET /{fault} HTTP/1.1` of 127.0.0.1, ");
+    assert_eq!(log.matches(&words).count(), 2, "a suspicion and a verdict {words:?} in\n{log}");
+    assert!(log.contains(&format!("{words}{class}: given up, this worker is to be replaced")), "{log}");
+    wait_until("the worker is replaced", SOON, || server.worker(0) != before && !processes::lives(before));
+    load.wait_for(100);
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_total(tally.answered + 2);
+    let status = server.status();
+    assert_eq!((status.sum("restarts"), status.total("accepted")), (0, 9), "{status}");
+}
+
+#[test]
+fn a_pooled_handler_that_spins_is_given_up_as_one_that_spins() {
+    hangs_in_the_pool("pooled-spin", "spinning");
+}
+
+#[test]
+fn a_pooled_handler_that_sleeps_is_given_up_as_one_that_sleeps() {
+    hangs_in_the_pool("pooled-hang", "blocked in clock_nanosleep");
+}
+
+#[test]
+fn a_pooled_handler_in_a_deadlock_is_given_up_as_one_that_waits_for_a_lock() {
+    hangs_in_the_pool("pooled-deadlock", "blocked in futex");
+}
+
+#[test]
+fn a_pooled_handler_that_reads_for_ever_is_given_up_as_one_that_reads() {
+    hangs_in_the_pool("pooled-read", "blocked in read");
+}
+
+#[test]
+fn who_waits_for_a_thread_that_is_given_up_gets_another() {
+    let _machine = alone();
+    let faults = "[[site.route]]\npath = \"= /quick\"\nfault = \"pooled-panic\"\n";
+    let server = pooled("pooled-hang").set("workers", "io_threads = 1").routes(faults).start();
+    let mut stuck = ask_for(&server, "pooled-hang");
+    let mut behind = ask_for(&server, "quick");
+    assert_eq!(stuck.answer().status, 504);
+    let start = Instant::now();
+    assert_eq!(behind.answer().status, 500, "it panics, as soon as there is a thread");
+    assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());
+    server.wait_serving();
+    server.connect().assert_usable();
+}
+
+#[test]
+fn a_stopped_worker_is_not_blamed_for_what_its_pool_did_not_do_meanwhile() {
+    let _machine = alone();
+    let server = pooled("pooled-hang").start();
+    let worker = server.worker(0);
+    let mut stuck = ask_for(&server, "pooled-hang");
+    assert!(processes::signal(worker, Signal::SIGSTOP));
+    std::thread::sleep(LIMIT * 2);
+    let resumed = Instant::now();
+    assert!(processes::signal(worker, Signal::SIGCONT));
+    assert_eq!(stuck.answer().status, 504);
+    let took = resumed.elapsed();
+    assert!(took > LIMIT / 2, "its second had not passed: {took:?}");
+}
+
+#[test]
+fn a_thread_without_processor_time_is_never_given_up_for_it() {
+    let _machine = alone();
+    let server = pooled("pooled-spin").set("workers", "request_timeout = \"500ms\"").start();
+    let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+    let burners = Burners::start(8, last);
+    // The pool's thread exists from its first job on.
+    let mut starved = ask_for(&server, "pooled-spin");
+    let thread = processes::thread_named(server.worker(0), "phalanx-io").expect("a thread of the pool").to_string();
+    run("taskset", &["-p", "-c", &last.to_string(), &thread]);
+    run("chrt", &["--idle", "-p", "0", &thread]);
+    wait_until("it is noticed", Duration::from_secs(30), || server.log().contains("starved of processor time"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!server.log().contains("given up"), "{}", server.log());
+    drop(burners);
+    assert_eq!(starved.answer().status, 504);
+    assert!(server.log().contains("given up"));
+}

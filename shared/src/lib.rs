@@ -7,5 +7,6 @@ pub mod ipc;
 pub mod ledger;
 pub mod log;
 pub mod quarantine;
+pub mod stall;
 pub mod stats;
 pub mod sys;

@@ -89,6 +89,13 @@ pub(crate) fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// A thread of the process with that name.
+pub(crate) fn thread_named(pid: i32, name: &str) -> Option<i32> {
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let found = threads.find(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name))?;
+    found.file_name()?.to_str()?.parse().ok()
+}
+
 /// The number that is no longer free when the process has opened so many more descriptors.
 pub(crate) fn descriptor_after(pid: i32, more: usize) -> usize {
     let is_free = |number: &usize| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_err();

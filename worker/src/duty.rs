@@ -80,9 +80,14 @@ impl Duty {
         words
     }
 
-    /// SIGTERM has come: asks for a successor with the next pong, and for a ping now.
+    /// SIGTERM has come: who sends it wants another worker in this one's place.
     pub(crate) fn terminated(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.ask_for_successor();
+    }
+
+    /// Asks for a successor with the next pong, and for a ping now.
+    pub(crate) fn ask_for_successor(&mut self) {
         self.wants_successor = true;
         self.inheritance.lanes[self.lane].knock();
     }

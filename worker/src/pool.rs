@@ -4,6 +4,8 @@
 //! Knows neither connections nor what a job does. Equal jobs in flight are done once for all who wait. A thread that faults is
 //! blamed on one of those it works for.
 
+mod watch;
+
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -14,16 +16,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::Pid;
 use phalanx_shared::sys::crash_signal::{NOBODY, Prepared};
 use phalanx_shared::{error, warn};
 
 use crate::in_handler;
+use watch::Watch;
 
 /// Jobs that wait for a thread; with more, the work is refused. Each may hold a file open and a buffer.
 const MAX_QUEUED: usize = 1024;
 
-/// What a job comes to, for whoever asked. `None`: it panicked.
-pub type Done = Option<Box<dyn Any + Send>>;
+/// What a job comes to, for whoever asked.
+pub type Done = Result<Box<dyn Any + Send>, Failure>;
+
+/// Why nothing came of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It panicked.
+    Panicked,
+    /// It did not end.
+    GaveUp,
+}
 
 /// What a job does.
 type Work = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
@@ -95,6 +108,7 @@ pub struct Pool {
     flights: HashMap<u64, Flight>,
     /// The last flight that does the work of a key.
     by_key: HashMap<String, u64>,
+    watch: Watch,
     shared: Arc<Shared>,
 }
 
@@ -108,14 +122,22 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Queued>,
-    /// The flights that threads are at, each with the thread's word on whom it works for.
-    running: Vec<(u64, Arc<AtomicI32>)>,
+    running: Vec<Running>,
     done: Vec<(u64, Done)>,
     idle: usize,
     /// How long threads have worked since the loop last asked.
     worked: Duration,
     /// The pool is gone: nobody is left to work for.
     closed: bool,
+}
+
+/// A job that a thread is at.
+struct Running {
+    flight: u64,
+    /// The thread's word on whom it works for.
+    works_for: Arc<AtomicI32>,
+    thread: Pid,
+    begun: Instant,
 }
 
 /// A job that no thread has begun with.
@@ -134,8 +156,8 @@ impl State {
 
     /// The job is done for another from now on, or for nobody: then it need not begin, and is given back if it has not.
     fn hand_over(&mut self, flight: u64, heir: Option<RawFd>) -> Option<Queued> {
-        if let Some((_, works_for)) = self.running.iter().find(|(running, _)| *running == flight) {
-            works_for.store(heir.unwrap_or(NOBODY), Ordering::Release);
+        if let Some(running) = self.running.iter().find(|running| running.flight == flight) {
+            running.works_for.store(heir.unwrap_or(NOBODY), Ordering::Release);
         }
         let place = self.place(flight)?;
         let Some(fd) = heir else { return self.queue.remove(place) };
@@ -148,8 +170,8 @@ impl Pool {
     /// A pool of at most `most_threads` threads, none of them started yet, and without a bell.
     pub fn new(most_threads: usize) -> Pool {
         let shared = Shared { state: Mutex::default(), work_is_there: Condvar::new(), bell: OnceLock::new() };
-        let (flights, by_key) = (HashMap::new(), HashMap::new());
-        Pool { most_threads, threads: 0, next: 0, flights, by_key, shared: Arc::new(shared) }
+        let (flights, by_key, watch) = (HashMap::new(), HashMap::new(), Watch::default());
+        Pool { most_threads, threads: 0, next: 0, flights, by_key, watch, shared: Arc::new(shared) }
     }
 
     /// Hangs the bell up; its descriptor is readable when results are there.
@@ -172,7 +194,7 @@ impl Pool {
     pub fn submit(&mut self, fd: RawFd, job: Job) -> Result<Ticket, Job> {
         self.next += 1;
         let number = self.next;
-        let mut state = self.shared.lock();
+        let state = self.shared.lock();
         if let Some(of_key) = job.key.as_ref().and_then(|key| self.by_key.get(key))
             && let Some(flight) = self.flights.get_mut(of_key)
             && (flight.turn == job.turn || state.place(*of_key).is_some())
@@ -184,16 +206,12 @@ impl Pool {
         if state.queue.len() >= MAX_QUEUED {
             return Err(job);
         }
-        if state.idle <= state.queue.len() && self.threads < self.most_threads {
-            match start_thread(&self.shared) {
-                Ok(()) => self.threads += 1,
-                Err(error) if self.threads == 0 => {
-                    warn!("start a thread: {error}");
-                    return Err(job);
-                }
-                Err(_) => {}
-            }
+        let busy = state.idle <= state.queue.len();
+        drop(state);
+        if busy && !self.add_thread() {
+            return Err(job);
         }
+        let mut state = self.shared.lock();
         state.queue.push_back(Queued { flight: number, fd, work: job.work });
         drop(state);
         self.shared.work_is_there.notify_one();
@@ -204,6 +222,18 @@ impl Pool {
         let waiters = vec![Waiter { fd, ticket }];
         self.flights.insert(number, Flight { waiters, share: job.share, key: job.key, turn: job.turn });
         Ok(ticket)
+    }
+
+    /// One thread more, if there may be one more; false when there is none at all.
+    fn add_thread(&mut self) -> bool {
+        if self.threads < self.most_threads {
+            match start_thread(&self.shared) {
+                Ok(()) => self.threads += 1,
+                Err(error) if self.threads == 0 => warn!("start a thread: {error}"),
+                Err(_) => {}
+            }
+        }
+        self.threads > 0
     }
 
     /// Whoever has this ticket waits no longer. What nobody else waits for either is not begun any more.
@@ -248,7 +278,10 @@ impl Pool {
             let Some(mut flight) = self.remove(number) else { continue };
             let Some(last) = flight.waiters.pop() else { continue };
             for waiter in flight.waiters {
-                let shared = done.as_deref().and_then(flight.share);
+                let shared = match &done {
+                    Ok(done) => (flight.share)(&**done).ok_or(Failure::Panicked),
+                    Err(failure) => Err(*failure),
+                };
                 results.push((waiter.fd, waiter.ticket, shared));
             }
             results.push((last.fd, last.ticket, done));
@@ -275,7 +308,7 @@ impl Shared {
     }
 
     /// The next job, for a thread that tells in `works_for` whom it works for; none when the pool is gone.
-    fn next_job(&self, works_for: &Arc<AtomicI32>) -> Option<(u64, Work)> {
+    fn next_job(&self, works_for: &Arc<AtomicI32>, thread: Pid) -> Option<(u64, Work)> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -283,7 +316,8 @@ impl Shared {
             }
             if let Some(Queued { flight, fd, work }) = state.queue.pop_front() {
                 works_for.store(fd, Ordering::Release);
-                state.running.push((flight, works_for.clone()));
+                let (works_for, begun) = (works_for.clone(), Instant::now());
+                state.running.push(Running { flight, works_for, thread, begun });
                 return Some((flight, work));
             }
             state.idle += 1;
@@ -292,14 +326,19 @@ impl Shared {
         }
     }
 
-    fn finished(&self, number: u64, done: Done, worked: Duration) {
+    /// A thread has done a job; false when it has been given up, and is to end.
+    fn finished(&self, number: u64, done: Done, worked: Duration) -> bool {
         let mut state = self.lock();
         state.worked += worked;
-        if let Some(at) = state.running.iter().position(|(running, _)| *running == number) {
-            state.running.swap_remove(at).1.store(NOBODY, Ordering::Release);
-        }
+        let Some(at) = state.running.iter().position(|running| running.flight == number) else { return false };
+        state.running.swap_remove(at).works_for.store(NOBODY, Ordering::Release);
         state.done.push((number, done));
         drop(state);
+        self.ring();
+        true
+    }
+
+    fn ring(&self) {
         if let Some(bell) = self.bell.get() {
             // It cannot be full: the loop reads it.
             let _rung = bell.write(1);
@@ -313,10 +352,13 @@ fn start_thread(shared: &Arc<Shared>) -> io::Result<()> {
         let works_for = Arc::new(AtomicI32::new(NOBODY));
         let _to_die_in_order = Prepared::this_thread(works_for.clone())
             .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
-        while let Some((number, work)) = shared.next_job(&works_for) {
+        let thread = nix::unistd::gettid();
+        while let Some((number, work)) = shared.next_job(&works_for, thread) {
             let begun = Instant::now();
             let done = run(work);
-            shared.finished(number, done, begun.elapsed());
+            if !shared.finished(number, done, begun.elapsed()) {
+                return;
+            }
         }
     };
     std::thread::Builder::new().name("phalanx-io".to_owned()).spawn(work).map(drop)
@@ -329,7 +371,7 @@ fn run(work: Work) -> Done {
     if done.is_err() {
         error!("a job of the pool panicked: whoever waits for it gets an error");
     }
-    done.ok()
+    done.map_err(|_| Failure::Panicked)
 }
 
 #[cfg(test)]
@@ -406,7 +448,7 @@ mod tests {
         pool.submit(1, Job::new(|| -> u8 { panic!("on purpose") })).unwrap();
         pool.submit(2, Job::new(|| 7u8)).unwrap();
         let results = wait_for(&mut pool, 2);
-        assert!(results[0].2.is_none());
+        assert!(results[0].2.is_err());
         assert_eq!(results[1].2.as_ref().unwrap().downcast_ref::<u8>(), Some(&7));
     }
 
@@ -428,7 +470,7 @@ mod tests {
             pool.submit(fd, job).unwrap()
         };
         let (one, other) = (shared(4), shared(5));
-        let works_for = |pool: &Pool| pool.shared.lock().running[0].1.load(Ordering::SeqCst);
+        let works_for = |pool: &Pool| pool.shared.lock().running[0].works_for.load(Ordering::SeqCst);
         let queued_for = |pool: &Pool| pool.shared.lock().queue.iter().map(|queued| queued.fd).collect::<Vec<_>>();
         assert_eq!((works_for(&pool), queued_for(&pool)), (3, vec![4]));
         pool.forget(one);
@@ -456,7 +498,7 @@ mod tests {
                 break;
             }
         }
-        assert!(given_back.unwrap().run().is_some());
+        assert!(given_back.unwrap().run().is_ok());
         drop(gate);
     }
 }

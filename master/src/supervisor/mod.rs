@@ -19,7 +19,6 @@ mod scaling;
 mod seating;
 mod silence;
 mod slot;
-mod stall;
 mod stopping;
 #[cfg(test)]
 mod tests;

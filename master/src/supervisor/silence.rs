@@ -5,12 +5,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use phalanx_shared::ipc::{Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::stall::{Class, Stall};
 use phalanx_shared::sys::rest::Scheduling;
 
 use super::event::Action;
 use super::roster::Roster;
 use super::slot::{Place, Slot, Stage};
-use super::stall::{Class, Stall};
 
 /// How long an answer may take before anybody looks.
 const USUAL: Duration = Duration::from_millis(100);

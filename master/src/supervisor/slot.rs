@@ -7,12 +7,12 @@ use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{Generation, Incarnation, SlotId, ToWorker};
 use phalanx_shared::ledger::LANES;
 use phalanx_shared::ledger::record::Guilt;
+use phalanx_shared::stall::Stall;
 use phalanx_shared::stats::Snapshot;
 
 use super::event::Action;
 use super::former::FormerTable;
 use super::recycling::{Haste, Reason};
-use super::stall::Stall;
 use crate::verdict::Obituary;
 
 /// A worker's place: the lane that it writes, of the ledger of a ground that its slot stands on or stood on.

@@ -5,7 +5,7 @@ mod files;
 use super::bounds::STATUS;
 use super::entry::{Choices, Entry};
 use super::headers::header_value;
-use super::resolved::{Action, Fault};
+use super::resolved::{Action, Fault, FaultKind};
 use super::site::Faults;
 use super::table::Table;
 use super::written::{REDIRECT, RESPOND};
@@ -16,20 +16,35 @@ const WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 /// Statuses that send a client to the Location (RFC 9110, section 15.4).
 const REDIRECTS: [i64; 5] = [301, 302, 303, 307, 308];
 
+const fn inline(kind: FaultKind) -> Fault {
+    Fault { kind, pooled: false }
+}
+
+const fn pooled(kind: FaultKind) -> Fault {
+    Fault { kind, pooled: true }
+}
+
 const FAULTS: Choices<Fault> = Choices {
     what: "fault",
     known: &[
-        ("segv", Fault::Segv),
-        ("abort", Fault::Abort),
-        ("panic", Fault::Panic),
-        ("overflow", Fault::Overflow),
-        ("hang", Fault::Hang),
-        ("spin", Fault::Spin),
-        ("deadlock", Fault::Deadlock),
-        ("read", Fault::Read),
-        ("leak", Fault::Leak),
-        ("hoard", Fault::Hoard),
-        ("exit", Fault::Exit),
+        ("segv", inline(FaultKind::Segv)),
+        ("abort", inline(FaultKind::Abort)),
+        ("panic", inline(FaultKind::Panic)),
+        ("overflow", inline(FaultKind::Overflow)),
+        ("hang", inline(FaultKind::Hang)),
+        ("spin", inline(FaultKind::Spin)),
+        ("deadlock", inline(FaultKind::Deadlock)),
+        ("read", inline(FaultKind::Read)),
+        ("leak", inline(FaultKind::Leak)),
+        ("hoard", inline(FaultKind::Hoard)),
+        ("exit", inline(FaultKind::Exit)),
+        ("pooled-segv", pooled(FaultKind::Segv)),
+        ("pooled-abort", pooled(FaultKind::Abort)),
+        ("pooled-panic", pooled(FaultKind::Panic)),
+        ("pooled-hang", pooled(FaultKind::Hang)),
+        ("pooled-spin", pooled(FaultKind::Spin)),
+        ("pooled-deadlock", pooled(FaultKind::Deadlock)),
+        ("pooled-read", pooled(FaultKind::Read)),
     ],
     planned: &[],
 };

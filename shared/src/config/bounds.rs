@@ -60,6 +60,13 @@ pub(super) const TRIAL: Bounds = Bounds {
     show: show_duration,
     why: "0s means that it is not tried, and nobody waits longer than a day",
 };
+/// How long a request may be worked on, in milliseconds.
+pub(super) const REQUEST_TIME: Bounds = Bounds {
+    least: 0,
+    most: 24 * 60 * 60 * 1000,
+    show: show_duration,
+    why: "0s means that a request may take any time",
+};
 /// `canary.errors`.
 pub(super) const PERCENT: Bounds = plain(0, 100, "percentage points");
 /// `canary.latency`.

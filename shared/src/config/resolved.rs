@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use listen::first_bits;
 pub use listen::{Listen, ListenAddress, MOST_LISTENERS, Network, Trusted};
-pub use site::{Action, Fault, FilesAction, Rate, Route, RoutePath, Site};
+pub use site::{Action, Fault, FaultKind, FilesAction, Rate, Route, RoutePath, Site};
 
 /// A whole configuration, checked. Serialised to JSON, it is the blueprint that a worker boots from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,8 @@ pub struct Workers {
     pub boot_timeout: Duration,
     /// How long a worker's loop may stay silent before the worker is killed and replaced.
     pub hang_timeout: Duration,
+    /// How long a thread may work on one request; zero: as long as it likes.
+    pub request_timeout: Duration,
     /// How long a stop or a recycle waits for what is in flight.
     pub drain_timeout: Duration,
     /// How long after a reload a worker that dies of itself brings the configuration before it back; zero: not at all.

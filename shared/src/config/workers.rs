@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bounds::{
-    AGE, ATTEMPTS, COUNT, CRASHES, FACTOR, IO_THREADS, OLD_GENERATIONS, PERCENT, REQUESTS, SIZE, TRIAL,
+    AGE, ATTEMPTS, COUNT, CRASHES, FACTOR, IO_THREADS, OLD_GENERATIONS, PERCENT, REQUEST_TIME, REQUESTS, SIZE, TRIAL,
 };
 use super::entry::{Choices, Entry};
 use super::resolved::{Canary, Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
@@ -31,6 +31,7 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         poller: table.choice("poller", Poller::Epoll, &POLLERS),
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
+        request_timeout: table.duration_within("request_timeout", Duration::from_secs(60), &REQUEST_TIME),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)),
         probation: table.duration_within("probation", Duration::from_secs(1), &TRIAL),
         max_old_generations: table.number("max_old_generations", 2, &OLD_GENERATIONS),

@@ -103,6 +103,10 @@ pub(super) static WORKERS: Schema = Schema {
         key("poller", "how a worker waits for events"),
         key("boot_timeout", "how long a worker may take from its clone until it is ready"),
         key("hang_timeout", "how long a worker's loop may stay silent before the worker is killed and replaced"),
+        key(
+            "request_timeout",
+            "how long a thread may work on one request until that is answered 504 and the worker replaced; 0s is any time",
+        ),
         key("drain_timeout", "how long a stop or a recycle waits for what is in flight"),
         key(
             "probation",

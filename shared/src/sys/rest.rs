@@ -49,7 +49,16 @@ pub struct Scheduling {
 
 /// Reads it from /proc; none when the process is gone or unreadable.
 pub fn scheduling(pid: nix::unistd::Pid) -> Option<Scheduling> {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    scheduling_in(&format!("/proc/{pid}"))
+}
+
+/// The same of a thread of this process.
+pub fn thread_scheduling(thread: nix::unistd::Pid) -> Option<Scheduling> {
+    scheduling_in(&format!("/proc/self/task/{thread}"))
+}
+
+fn scheduling_in(directory: &str) -> Option<Scheduling> {
+    let read = |name: &str| std::fs::read_to_string(format!("{directory}/{name}")).ok();
     let state = read("stat")?.rsplit_once(") ")?.1.chars().next()?;
     let schedstat = read("schedstat").unwrap_or_default();
     let mut figures = schedstat.split_ascii_whitespace().map(|figure| figure.parse().unwrap_or(0));

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use phalanx_shared::config::Fault;
 use phalanx_shared::ledger::record::{Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
@@ -12,10 +13,10 @@ use super::output::Output;
 use super::{Connection, Context, Fate, Why};
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
-use crate::http::reply::Tail;
+use crate::http::reply::{Response, Tail};
 use crate::http::{Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
-use crate::pool::{Done, Job};
+use crate::pool::{Done, Failure, Job};
 use crate::service::{Answer, Router, fault};
 
 /// The end on record of a response whose length nobody knows yet.
@@ -391,15 +392,21 @@ pub(super) enum Turnout<'r> {
 /// Runs the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
 pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<Done>) -> Turnout<'r> {
     let done = match done {
-        Some(None) => return Turnout::Reply(Reply::error(500)),
-        Some(done) => done,
+        Some(Err(Failure::Panicked)) => return Turnout::Reply(Reply::error(500)),
+        Some(Err(Failure::GaveUp)) => return Turnout::Reply(Reply::error(504)),
+        Some(Ok(done)) => Some(done),
         None => None,
     };
+    let done_nothing = done.is_none();
     in_handler::enter();
     let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
-        Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault)),
+        Answer::Fault(Fault { pooled: true, kind }) if done_nothing => {
+            Turnout::Later(Job::new(move || drop(fault::carry_out(kind))))
+        }
+        Answer::Fault(Fault { pooled: true, .. }) => Turnout::Reply(Reply::Built(Response::new(200))),
+        Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault.kind)),
     }));
     in_handler::leave();
     answer.unwrap_or_else(|_| Turnout::Reply(Reply::error(500)))

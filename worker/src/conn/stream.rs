@@ -80,7 +80,7 @@ impl Stream {
 impl Connection {
     /// A thread has made a portion of a stream, or fetched a part of a file: adds it to the output. False when it failed.
     pub(super) fn take_in(&mut self, cx: &mut Context, output: &mut Output, done: Done) -> bool {
-        let Some(done) = done else { return false };
+        let Ok(done) = done else { return false };
         let portion = match done.downcast::<Portion>() {
             Ok(portion) => portion,
             Err(done) => {

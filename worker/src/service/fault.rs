@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use phalanx_shared::config::Fault;
+use phalanx_shared::config::FaultKind;
 use phalanx_shared::sys::process;
 
 use crate::http::Reply;
@@ -13,40 +13,40 @@ use crate::http::reply::Response;
 const LEAK: usize = 16 * 1024 * 1024;
 
 /// Does it. Returns only from a leak.
-pub(crate) fn carry_out(fault: Fault) -> Reply<'static> {
+pub(crate) fn carry_out(fault: FaultKind) -> Reply<'static> {
     match fault {
-        Fault::Segv => process::segfault(),
-        Fault::Abort => std::process::abort(),
-        Fault::Panic => panic!("the fault route was asked to panic"),
-        Fault::Overflow => {
+        FaultKind::Segv => process::segfault(),
+        FaultKind::Abort => std::process::abort(),
+        FaultKind::Panic => panic!("the fault route was asked to panic"),
+        FaultKind::Overflow => {
             std::hint::black_box(overflow(1));
             Reply::error(500)
         }
-        Fault::Hang => loop {
+        FaultKind::Hang => loop {
             std::thread::sleep(Duration::from_secs(1));
         },
-        Fault::Spin => loop {
+        FaultKind::Spin => loop {
             std::hint::spin_loop();
         },
-        Fault::Deadlock => {
+        FaultKind::Deadlock => {
             let lock = std::sync::Arc::new(std::sync::Barrier::new(2));
             // Nobody else comes.
             lock.wait();
             Reply::error(500)
         }
-        Fault::Read => {
+        FaultKind::Read => {
             let read = std::io::pipe().and_then(|(mut reader, _held)| std::io::Read::read(&mut reader, &mut [0]));
             if read.is_ok() { Reply::Built(Response::new(200)) } else { Reply::error(500) }
         }
-        Fault::Leak => {
+        FaultKind::Leak => {
             std::mem::forget(std::hint::black_box(vec![1u8; LEAK]));
             Reply::Built(Response::new(200))
         }
-        Fault::Hoard => loop {
+        FaultKind::Hoard => loop {
             std::mem::forget(std::hint::black_box(vec![1u8; LEAK]));
             std::thread::sleep(Duration::from_millis(20));
         },
-        Fault::Exit => std::process::exit(3),
+        FaultKind::Exit => std::process::exit(3),
     }
 }
 

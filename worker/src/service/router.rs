@@ -225,7 +225,7 @@ impl Hosts {
 mod tests {
     use std::path::PathBuf;
 
-    use phalanx_shared::config::{self, Action, Fault};
+    use phalanx_shared::config::{self, Action, Fault, FaultKind};
 
     use super::super::testing::{setting, with_head};
     use super::*;
@@ -342,9 +342,11 @@ mod tests {
     #[test]
     fn a_fault_is_handed_to_the_caller() {
         let mut config = config(&[(&[], &[("/", "a")])]);
-        config.sites[0].routes[0].action = Action::Fault(Fault::Hang);
+        config.sites[0].routes[0].action = Action::Fault(Fault { kind: FaultKind::Hang, pooled: false });
         let router = Router::new(&config, &setting()).unwrap();
-        with_head("GET /", "", |head| assert!(matches!(router.answer(head, 0, None), Answer::Fault(Fault::Hang))));
+        with_head("GET /", "", |head| {
+            assert!(matches!(router.answer(head, 0, None), Answer::Fault(Fault { kind: FaultKind::Hang, .. })))
+        });
     }
 
     #[test]

@@ -102,7 +102,16 @@ pub struct FilesAction {
 
 /// What a `fault` route does to the worker that runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fault {
+pub struct Fault {
+    /// What.
+    pub kind: FaultKind,
+    /// A thread of the pool does it, and the loop goes on.
+    pub pooled: bool,
+}
+
+/// Ways to break a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultKind {
     /// A segmentation fault.
     Segv,
     /// `abort()`.

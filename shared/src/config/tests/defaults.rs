@@ -86,7 +86,7 @@ fault = "hang"
     let actions: Vec<&Action> = config.sites[0].routes.iter().map(|route| &route.action).collect();
     assert_eq!(actions[0], &Action::Redirect { to: "/y".into(), status: 308 });
     assert_eq!(actions[1], &Action::Files(FilesAction { index: Vec::new(), ..FilesAction::new("/".into()) }));
-    assert_eq!(actions[2], &Action::Fault(Fault::Hang));
+    assert_eq!(actions[2], &Action::Fault(Fault { kind: FaultKind::Hang, pooled: false }));
 }
 
 #[test]

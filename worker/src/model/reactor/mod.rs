@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use phalanx_shared::config::{OnMasterDeath, Workers};
 use phalanx_shared::ipc::Word;
 use phalanx_shared::ledger::lane::Counter;
-use phalanx_shared::{error, info};
+use phalanx_shared::{error, info, warn};
 
 use accept::Door;
 
@@ -76,6 +76,7 @@ pub(crate) struct Reactor {
     duty: Duty,
     inheritance: &'static Inheritance,
     drain_timeout: Duration,
+    request_timeout: Duration,
     on_master_death: OnMasterDeath,
 }
 
@@ -110,6 +111,7 @@ impl Reactor {
             duty,
             inheritance,
             drain_timeout: workers.drain_timeout,
+            request_timeout: workers.request_timeout,
             on_master_death: workers.on_master_death,
         })
     }
@@ -158,7 +160,8 @@ impl Reactor {
             Stage::Serving | Stage::Draining { .. } => self.formers.next_look(),
             _ => None,
         };
-        let instants = [stage, assist, formers, self.door.again()]
+        let job = self.cx.pool.next_look(self.request_timeout);
+        let instants = [stage, assist, formers, job, self.door.again()]
             .into_iter()
             .flatten()
             .map(|at| at.saturating_duration_since(now));
@@ -252,6 +255,24 @@ impl Reactor {
         self.cx.stats.add(Counter::Busy, nanoseconds(self.cx.pool.worked()));
     }
 
+    /// A thread that does not end its job is given up, and with it this worker: nothing else ends a thread.
+    fn watch_pool(&mut self) {
+        for stuck in self.cx.pool.watch(self.cx.clock.now(), self.request_timeout) {
+            let waits = usize::try_from(stuck.fd).ok().and_then(|fd| self.connections.get(fd)?.as_ref());
+            let request = waits.and_then(|connection| connection.describe());
+            let (request, age, class) =
+                (request.unwrap_or_else(|| "what nobody waits for".to_owned()), stuck.age, stuck.class);
+            if stuck.given_up {
+                warn!(
+                    "a thread has worked for {age:.1?} on {request}, {class}: given up, this worker is to be replaced"
+                );
+                self.duty.ask_for_successor();
+            } else {
+                warn!("a thread has worked for {age:.1?} on {request}, {class}");
+            }
+        }
+    }
+
     fn go_on_with_backlog(&mut self) {
         for fd in std::mem::take(&mut self.backlog) {
             self.with(fd, Connection::go_on);
@@ -280,6 +301,7 @@ impl Reactor {
         let now = self.cx.clock.now();
         self.accept_again();
         self.begin_to_assist();
+        self.watch_pool();
         if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
             self.formers.look().into_iter().for_each(|dead| self.duty.say(Word::Buried(dead)));
         }

@@ -93,7 +93,7 @@ fn ask(files: &Files, line: &str, fields: &str) -> Answered {
     with_request(line, fields, |request| {
         let mut answer = files.answer(request, None);
         while let Answer::Later(job) = answer {
-            answer = files.answer(request, job.run());
+            answer = files.answer(request, job.run().ok());
         }
         let Answer::Reply(reply) = answer else { panic!("{answer:?}") };
         sent(reply, request.head.is_head())

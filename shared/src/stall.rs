@@ -1,15 +1,16 @@
-//! What kept a silent worker from answering: the time since it fell silent, told apart by what the scheduler says. Only time that
+//! What keeps a silent worker from answering, or a thread from ending its job: the time since it fell silent, told apart by what the scheduler says. Only time that
 //! it spent on a processor or asleep by its own doing counts towards a hang; an overloaded or suspended host is none.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use phalanx_shared::sys::rest::Scheduling;
 use syscalls::Sysno;
+
+use crate::sys::rest::Scheduling;
 
 /// What a worker does instead of answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
+pub enum Class {
     /// It computes.
     Spinning,
     /// It sleeps in this system call.
@@ -38,9 +39,9 @@ impl fmt::Display for Class {
     }
 }
 
-/// A worker's silence.
+/// A silence.
 #[derive(Debug, Clone)]
-pub(crate) struct Stall {
+pub struct Stall {
     asked: Option<Instant>,
     looked: Option<(Instant, Scheduling)>,
     spinning: Duration,
@@ -50,13 +51,15 @@ pub(crate) struct Stall {
     starved: Duration,
     syscall: Option<u32>,
     /// It has been written down, and other slots do its accepting.
-    pub(crate) suspected: bool,
+    pub suspected: bool,
     /// It has been written down that it is spared.
-    pub(crate) spared: bool,
+    pub spared: bool,
 }
 
 impl Stall {
-    pub(crate) fn new() -> Stall {
+    /// One that begins.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Stall {
         let none = Duration::ZERO;
         let (spinning, blocked, disk, stopped, starved) = (none, none, none, none, none);
         let (suspected, spared) = (false, false);
@@ -64,7 +67,7 @@ impl Stall {
     }
 
     /// Whether it is time to look, `every` so long; then the next time is after that.
-    pub(crate) fn is_due(&mut self, now: Instant, every: Duration) -> bool {
+    pub fn is_due(&mut self, now: Instant, every: Duration) -> bool {
         let due = self.asked.is_none_or(|asked| now - asked >= every);
         if due {
             self.asked = Some(now);
@@ -74,7 +77,7 @@ impl Stall {
 
     /// Counts the time since the last look, of which there should be one `every` so long. More than some of these is time that
     /// the master itself had no processor, and who knows who else.
-    pub(crate) fn look(&mut self, now: Instant, every: Duration, scheduling: Scheduling) {
+    pub fn look(&mut self, now: Instant, every: Duration, scheduling: Scheduling) {
         if let Some((before, last)) = &self.looked {
             let whole = now.saturating_duration_since(*before);
             let passed = whole.min(every * 4);
@@ -99,12 +102,12 @@ impl Stall {
     }
 
     /// How much of the silence is its own.
-    pub(crate) fn own(&self) -> Duration {
+    pub fn own(&self) -> Duration {
         self.spinning + self.blocked + self.disk
     }
 
     /// What it did most of the time.
-    pub(crate) fn class(&self) -> Class {
+    pub fn class(&self) -> Class {
         let classes = [
             (self.spinning, Class::Spinning),
             (self.blocked, Class::Blocked(self.syscall)),
