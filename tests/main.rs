@@ -17,6 +17,7 @@ mod chaos;
 mod chaos_files;
 mod client_bounds;
 mod corpus;
+mod crash_loops;
 #[cfg(feature = "crash-points")]
 mod crash_points;
 #[cfg(feature = "crash-points")]
@@ -48,6 +49,7 @@ mod reload_failures;
 mod reload_listeners;
 mod silence;
 mod slow_peers;
+mod stopping;
 mod structure;
 mod unix_sockets;
 mod upgrade;

@@ -17,6 +17,8 @@ pub(crate) const DONE: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const BAD_USAGE: u8 = 2;
 pub(crate) const NOT_RUNNING: u8 = 3;
+/// The service has ended itself: see `workers.give_up_after`.
+pub(crate) const GAVE_UP: u8 = 4;
 
 /// A pre-fork HTTP server: kill any worker, and no client notices.
 #[derive(Parser)]

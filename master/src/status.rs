@@ -35,6 +35,8 @@ pub(crate) struct Master {
     pub(crate) version: String,
     pub(crate) generation: u64,
     pub(crate) uptime_s: u64,
+    /// `ok`, `degraded` (a slot does not serve, or its workers keep dying), `failing` (none serves), `starting`, `stopping`.
+    pub(crate) state: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,8 +107,9 @@ pub(crate) fn as_table(status: &Status) -> String {
     // Writing to a String cannot fail.
     let _infallible = writeln!(
         text,
-        "phalanx {}, pid {}, up {}, generation {}\nlistening on {}\n",
+        "phalanx {}, {}, pid {}, up {}, generation {}\nlistening on {}\n",
         master.version,
+        master.state,
         master.pid,
         duration(master.uptime_s),
         master.generation,

@@ -76,6 +76,7 @@ impl Duty {
             Wish::Yield => ToWorker::Yield,
             Wish::Drain => ToWorker::Drain(Closing::Worker),
             Wish::Stop => ToWorker::Drain(Closing::Service),
+            Wish::Unready => ToWorker::Unready,
         }));
         words
     }

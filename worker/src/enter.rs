@@ -195,7 +195,7 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         date: DateCache::new(),
         access_log: AccessLog::new(inheritance.access_log, config.log.format),
         out: Vec::new(),
-        draining: false,
+        unready: false,
         turned_away: 0,
     })
 }

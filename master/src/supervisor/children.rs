@@ -107,6 +107,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             generation: self.roster.generation.0,
             uptime_s: self.started.elapsed().as_secs(),
+            state: self.roster.health().to_owned(),
         };
         Status {
             master,

@@ -1,5 +1,7 @@
 //! Workers and keepers end: who was to blame, and what follows.
 
+use std::time::Duration;
+
 use nix::unistd::Pid;
 use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::Guilt;
@@ -73,7 +75,7 @@ impl Roster {
         }
         match worker.stage {
             Stage::Booting { .. } | Stage::Waiting => self.died_at_boot(id, &worker, &text, guilt.is_some()),
-            _ => self.died_serving(id, &worker),
+            _ => self.died_serving(id, &worker, worker.died_of_itself(guilt.is_some())),
         }
     }
 
@@ -99,6 +101,7 @@ impl Roster {
             return;
         }
         slot.deaths_at_boot += 1;
+        slot.pause_after(worker, true, Duration::ZERO);
         let pause = backoff::jittered(slot.deaths_at_boot);
         slot.clone_at = Some(now + pause);
         let serving = slot.serving().is_some();
@@ -109,12 +112,13 @@ impl Roster {
         self.act(Action::Warn(format!("slot {}: next attempt in {pause:?}", id.0)));
     }
 
-    fn died_serving(&mut self, id: SlotId, dead: &Worker) {
+    fn died_serving(&mut self, id: SlotId, dead: &Worker, of_itself: bool) {
         let now = self.now;
         let of_reload = self.reload.as_ref().map(|reload| reload.generation);
         let fast_stop = self.stopping.as_ref().is_some_and(|stopping| stopping.fast);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.restarts += 1;
+        let pause = slot.pause_after(dead, of_itself, now - dead.since);
         if fast_stop {
             return;
         }
@@ -125,7 +129,10 @@ impl Roster {
         let successor = slot.workers.iter().find(is_successor).map(|worker| (worker.incarnation, worker.stage));
         if !slot.serves_or_will() && successor.is_none() {
             slot.orphan(dead);
-            slot.clone_at = Some(now);
+            slot.clone_at = Some(now + pause);
+            if !pause.is_zero() {
+                self.act(Action::Warn(format!("slot {}: its workers die at once; next attempt in {pause:?}", id.0)));
+            }
             return;
         }
         slot.graves.push(Grave { dead: dead.incarnation, post: dead.post, told: None });

@@ -340,6 +340,7 @@ impl Ground {
         }
         let wish = match said.word {
             ToWorker::Yield => Wish::Yield,
+            ToWorker::Unready => Wish::Unready,
             ToWorker::Drain(Closing::Service) => Wish::Stop,
             ToWorker::Drain(_) => Wish::Drain,
             _ => return Err(io::Error::other("the program that it is of has no such word")),

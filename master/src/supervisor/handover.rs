@@ -57,7 +57,8 @@ impl Roster {
     pub(super) fn ready(&mut self, id: SlotId, incarnation: Incarnation) {
         let now = self.now;
         let generation_of_reload = self.reload.as_ref().map(|reload| reload.generation);
-        let stopping = self.stopping.is_some();
+        let unready = self.is_unready();
+        let stopping = self.stopping.is_some() && !unready;
         let taking_over = self.is_taking_over();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let closing = slot.place == Place::Closing;
@@ -71,6 +72,9 @@ impl Roster {
                 worker.enter(Stage::Serving, now);
                 slot.deaths_at_boot = 0;
                 self.bury_the_dead(id);
+                if unready {
+                    self.tell_unready();
+                }
                 if stopping || closing {
                     let what = if stopping { Closing::Service } else { Closing::Slot };
                     self.drain_workers(id, what);

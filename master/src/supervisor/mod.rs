@@ -3,6 +3,7 @@
 mod asked;
 mod backoff;
 mod children;
+mod crash_loop;
 mod death;
 mod event;
 mod former;
@@ -48,7 +49,7 @@ use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest;
 use phalanx_shared::{debug, error, info, warn};
 
-use crate::cli::{DONE, FAILED};
+use crate::cli::{DONE, FAILED, GAVE_UP};
 use crate::control::server::Server;
 use crate::daemonize::Herald;
 use crate::listeners::{Bound, Change, Listeners, steer};
@@ -171,6 +172,7 @@ impl Supervisor {
             }
             self.handle(Event::Tick);
             self.common.ward.expire();
+            self.reporters.expire();
             self.depart();
         }
         let outcome = self.leaving.take().unwrap_or(Ok(()));
@@ -468,7 +470,7 @@ impl Supervisor {
                 error!("{why}");
                 self.vacate();
                 self.herald.failed(&why);
-                FAILED
+                if self.roster.gave_up { GAVE_UP } else { FAILED }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Crash reports are written by children, one at a time, so that neither a slow disk nor the naming of functions holds the
 //! master up.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use phalanx_shared::config::Master;
@@ -16,6 +17,22 @@ const MAX_WAITING: usize = 64;
 /// Deaths that are remembered.
 const MAX_KEPT: usize = 100;
 
+/// How long deaths of one kind are told together, once so many were told one by one.
+const TOGETHER: Duration = Duration::from_secs(10);
+const ONE_BY_ONE: u32 = 3;
+/// Kinds of death that are told apart.
+const MAX_KINDS: usize = 64;
+
+/// Deaths in one slot, of one cause, at one request.
+type Kind = (u32, String, Option<String>);
+
+/// How often, and since when.
+struct Repeats {
+    since: Instant,
+    count: u32,
+    last: String,
+}
+
 /// The children that write reports.
 #[derive(Default)]
 pub(super) struct Reporters {
@@ -23,24 +40,54 @@ pub(super) struct Reporters {
     waiting: VecDeque<Report>,
     /// The last ones, the oldest first, without the names of functions.
     kept: VecDeque<Report>,
+    repeats: HashMap<Kind, Repeats>,
 }
 
 impl Reporters {
     /// Logs a death, and has a report written where there is something to write.
     pub(super) fn take(&mut self, report: Report, serious: bool, config: &Master) {
-        if serious {
-            error!("{}", report.line());
-        } else {
-            warn!("{}", report.line());
+        let tell = self.is_to_be_told(&report);
+        match (tell, serious) {
+            (false, _) => {}
+            (true, true) => error!("{}", report.line()),
+            (true, false) => warn!("{}", report.line()),
         }
         self.kept.push_back(report.clone());
         while self.kept.len() > MAX_KEPT {
             self.kept.pop_front();
         }
         let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
-        if wanted && self.waiting.len() < MAX_WAITING {
+        if tell && wanted && self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(report);
             self.begin_next(config);
+        }
+    }
+
+    /// Not when it is one of many: they are told together.
+    fn is_to_be_told(&mut self, report: &Report) -> bool {
+        let path = report.suspect.as_ref().map(|suspect| suspect.path.clone());
+        let kind = (report.slot, report.cause.clone(), path);
+        let now = Instant::now();
+        if self.repeats.len() >= MAX_KINDS && !self.repeats.contains_key(&kind) {
+            return true;
+        }
+        let fresh = Repeats { since: now, count: 0, last: String::new() };
+        let repeats = self.repeats.entry(kind).or_insert(fresh);
+        repeats.count += 1;
+        repeats.last = report.line();
+        repeats.count <= ONE_BY_ONE
+    }
+
+    /// Tells what has come together.
+    pub(super) fn expire(&mut self) {
+        if self.repeats.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (_, repeats) in self.repeats.extract_if(|_, repeats| now - repeats.since >= TOGETHER) {
+            if let Some(more @ 1..) = repeats.count.checked_sub(ONE_BY_ONE) {
+                error!("{more} more deaths like this within {TOGETHER:?}, the last: {}", repeats.last);
+            }
         }
     }
 

@@ -54,6 +54,8 @@ pub(crate) struct Roster {
     pub(super) steered: Option<Vec<u32>>,
     pub(super) stopping: Option<Stopping>,
     pub(super) started: bool,
+    /// Its workers have died too often.
+    pub(crate) gave_up: bool,
     pub(super) out: Vec<Action>,
     pub(super) now: Instant,
 }
@@ -81,6 +83,7 @@ impl Roster {
             steered: None,
             stopping: None,
             started: false,
+            gave_up: false,
             out: Vec::new(),
             now,
         }
@@ -161,6 +164,7 @@ impl Roster {
             self.install_logs(id);
             self.empty_formers(id);
         }
+        self.look_for_crash_loops();
         self.recycle();
         self.finish_recycling();
         self.steer();
@@ -171,6 +175,7 @@ impl Roster {
         self.go_on_upgrading();
         self.report_start();
         self.finish_scaling();
+        self.begin_to_drain_when_due();
         self.finish_stopping();
     }
 

@@ -70,7 +70,7 @@ impl Roster {
 
     /// Sends new connections to those who take them.
     pub(super) fn steer(&mut self) {
-        let takes = |slot: &Slot| slot.place != Place::Closing && !slot.serving().is_some_and(|it| it.is_suspected());
+        let takes = |slot: &Slot| slot.place != Place::Closing && !slot.needs_relief();
         let taking: Vec<u32> = self.slots.iter().filter(|(_, slot)| takes(slot)).map(|(id, _)| id.0).collect();
         let all = taking.len() == self.slots.len() || taking.is_empty();
         let wanted = (!all).then_some(taking);
@@ -80,12 +80,12 @@ impl Roster {
         }
     }
 
-    /// Has somebody accept what is queued for each slot whose worker does not answer.
+    /// Has somebody accept what is queued for each slot whose worker does not answer, or that gets none.
     pub(super) fn assist(&mut self) {
         let ids: Vec<SlotId> = self.slots.keys().copied().collect();
         for id in ids {
             let Some(slot) = self.slots.get(&id) else { continue };
-            let needs = slot.place == Place::Open && slot.serving().is_some_and(|worker| worker.is_suspected());
+            let needs = slot.place == Place::Open && slot.needs_relief();
             match (slot.assistant, needs) {
                 (None, false) => {}
                 (Some((assistant, incarnation)), true) if self.can_assist(assistant, Some(incarnation)) => {}

@@ -188,6 +188,8 @@ pub(crate) struct Slot {
     pub(super) last_incarnation: u32,
     /// Deaths in a row before READY.
     pub(crate) deaths_at_boot: u32,
+    /// Deaths in a row of workers that had not come to serve.
+    pub(super) hasty_deaths: u32,
     /// When to clone a worker again.
     pub(crate) clone_at: Option<Instant>,
     /// When to try again to give the slot a keeper.
@@ -214,6 +216,7 @@ impl Slot {
             workers: Vec::new(),
             last_incarnation: 0,
             deaths_at_boot: 0,
+            hasty_deaths: 0,
             clone_at: None,
             open_at: None,
             restarts: 0,

@@ -15,6 +15,8 @@ use crate::control::server::ClientId;
 #[derive(Debug)]
 pub(super) struct Stopping {
     pub(super) fast: bool,
+    /// Until when it serves on and tells load balancers to go elsewhere.
+    unready_until: Option<Instant>,
     deadline: Instant,
     clients: Vec<ClientId>,
     /// Why, if it is a failure.
@@ -23,21 +25,54 @@ pub(super) struct Stopping {
 
 impl Roster {
     pub(super) fn stop(&mut self, fast: bool, client: Option<ClientId>, failure: Option<String>) {
-        let deadline = self.now + self.config.workers.drain_timeout + 2 * DRAIN_MARGIN;
+        let delay = self.config.workers.unready_delay;
+        let unready_until = (!delay.is_zero() && self.started).then(|| self.now + delay);
+        let deadline = self.now + delay + self.config.workers.drain_timeout + 2 * DRAIN_MARGIN;
         if self.reload.is_some() {
             self.roll_back("the service stops");
         }
         self.end_trial("the service stops");
         self.end_upgrade();
         let before = self.stopping.is_some();
-        let stopping =
-            self.stopping.get_or_insert(Stopping { fast: false, deadline, clients: Vec::new(), failure: None });
+        let stopping = self.stopping.get_or_insert(Stopping {
+            fast: false,
+            unready_until,
+            deadline,
+            clients: Vec::new(),
+            failure: None,
+        });
         stopping.clients.extend(client);
         stopping.failure = stopping.failure.take().or(failure);
         stopping.fast |= fast || before && client.is_none();
         if stopping.fast {
             self.kill_all();
+        } else if self.is_unready() {
+            self.tell_unready();
         } else {
+            for id in self.slots.keys().copied().collect::<Vec<_>>() {
+                self.drain_workers(id, Closing::Service);
+            }
+        }
+    }
+
+    /// The service stops, and serves on for a while.
+    pub(super) fn is_unready(&self) -> bool {
+        self.stopping.as_ref().is_some_and(|stopping| !stopping.fast && stopping.unready_until.is_some())
+    }
+
+    /// Has load balancers told to go elsewhere.
+    pub(super) fn tell_unready(&mut self) {
+        let workers = self.slots.values().flat_map(Slot::every_worker);
+        let serve = workers.filter(|worker| matches!(worker.stage, Stage::Serving | Stage::Retiring));
+        let mut actions: Vec<Action> = serve.map(|worker| worker.told(ToWorker::Unready)).collect();
+        self.out.append(&mut actions);
+    }
+
+    /// Enough was said: what is announced begins.
+    pub(super) fn begin_to_drain_when_due(&mut self) {
+        let now = self.now;
+        let Some(stopping) = &mut self.stopping else { return };
+        if !stopping.fast && stopping.unready_until.take_if(|until| *until <= now).is_some() {
             for id in self.slots.keys().copied().collect::<Vec<_>>() {
                 self.drain_workers(id, Closing::Service);
             }

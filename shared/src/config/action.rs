@@ -5,7 +5,7 @@ mod files;
 use super::bounds::STATUS;
 use super::entry::{Choices, Entry};
 use super::headers::header_value;
-use super::resolved::{Action, Fault, FaultKind};
+use super::resolved::{Action, Fault, FaultKind, Health};
 use super::site::Faults;
 use super::table::Table;
 use super::written::{REDIRECT, RESPOND};
@@ -23,6 +23,12 @@ const fn inline(kind: FaultKind) -> Fault {
 const fn pooled(kind: FaultKind) -> Fault {
     Fault { kind, pooled: true }
 }
+
+const HEALTH: Choices<Health> = Choices {
+    what: "kind of health",
+    known: &[("readiness", Health::Readiness), ("liveness", Health::Liveness)],
+    planned: &[],
+};
 
 const FAULTS: Choices<Fault> = Choices {
     what: "fault",
@@ -55,7 +61,8 @@ pub(super) fn action(route: &mut Table<'_>, faults: Faults) -> Option<Action> {
     let respond = route.optional("respond", &RESPOND).map(respond);
     let redirect = route.optional("redirect", &REDIRECT).and_then(redirect);
     let fault = route.entry("fault").and_then(|entry| fault(&entry, faults)).map(Action::Fault);
-    files.or(respond).or(redirect).or(fault)
+    let health = route.entry("health").and_then(|entry| entry.choice(&HEALTH)).map(Action::Health);
+    files.or(respond).or(redirect).or(health).or(fault)
 }
 
 fn respond(mut table: Table<'_>) -> Action {

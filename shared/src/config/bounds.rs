@@ -67,6 +67,11 @@ pub(super) const REQUEST_TIME: Bounds = Bounds {
     show: show_duration,
     why: "0s means that a request may take any time",
 };
+/// How long a stop is announced, in milliseconds.
+pub(super) const UNREADY: Bounds =
+    Bounds { least: 0, most: 60 * 60 * 1000, show: show_duration, why: "0s means that a stop begins at once" };
+/// `workers.give_up_after`.
+pub(super) const DEATHS: Bounds = plain(0, 1_000_000, "0 means that the service never gives up");
 /// `canary.errors`.
 pub(super) const PERCENT: Bounds = plain(0, 100, "percentage points");
 /// `canary.latency`.

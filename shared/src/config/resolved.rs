@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use listen::first_bits;
 pub use listen::{Listen, ListenAddress, MOST_LISTENERS, Network, Trusted};
-pub use site::{Action, Fault, FaultKind, FilesAction, Rate, Route, RoutePath, Site};
+pub use site::{Action, Fault, FaultKind, FilesAction, Health, Rate, Route, RoutePath, Site};
 
 /// A whole configuration, checked. Serialised to JSON, it is the blueprint that a worker boots from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,8 @@ pub struct Workers {
     pub hang_timeout: Duration,
     /// How long a thread may work on one request; zero: as long as it likes.
     pub request_timeout: Duration,
+    /// How long a graceful stop serves on while it tells load balancers to go elsewhere; zero: not at all.
+    pub unready_delay: Duration,
     /// How long a stop or a recycle waits for what is in flight.
     pub drain_timeout: Duration,
     /// How long after a reload a worker that dies of itself brings the configuration before it back; zero: not at all.
@@ -90,6 +92,8 @@ pub struct Workers {
     pub max_memory: u64,
     /// Bytes of private memory at which it is killed; 0: never.
     pub hard_memory: u64,
+    /// Deaths in a row in every slot after which the service ends; 0: never.
+    pub give_up_after: u32,
     /// What a worker does when it finds the master gone.
     pub on_master_death: OnMasterDeath,
     /// Threads of a worker that do what may block, such as reads from a cold disk and compression; 1 to 64.

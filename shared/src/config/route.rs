@@ -11,7 +11,7 @@ use super::table::Table;
 use super::written::LIMIT;
 
 /// The keys of which a route has exactly one; `proxy` is planned, and reported as such.
-const ACTIONS: [&str; 5] = ["files", "respond", "redirect", "fault", "proxy"];
+const ACTIONS: [&str; 6] = ["files", "respond", "redirect", "health", "fault", "proxy"];
 
 /// What `cache_control` holds.
 const CACHE_CONTROL: &str = "a Cache-Control value such as \"max-age=3600\"";

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::bounds::{
-    AGE, ATTEMPTS, COUNT, CRASHES, FACTOR, IO_THREADS, OLD_GENERATIONS, PERCENT, REQUEST_TIME, REQUESTS, SIZE, TRIAL,
+    AGE, ATTEMPTS, COUNT, CRASHES, DEATHS, FACTOR, IO_THREADS, OLD_GENERATIONS, PERCENT, REQUEST_TIME, REQUESTS, SIZE,
+    TRIAL, UNREADY,
 };
 use super::entry::{Choices, Entry};
 use super::resolved::{Canary, Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
@@ -32,6 +33,7 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
         request_timeout: table.duration_within("request_timeout", Duration::from_secs(60), &REQUEST_TIME),
+        unready_delay: table.duration_within("unready_delay", Duration::ZERO, &UNREADY),
         drain_timeout: table.duration("drain_timeout", Duration::from_secs(30)),
         probation: table.duration_within("probation", Duration::from_secs(1), &TRIAL),
         max_old_generations: table.number("max_old_generations", 2, &OLD_GENERATIONS),
@@ -39,6 +41,7 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         max_age: table.duration_within("max_age", Duration::ZERO, &AGE),
         max_memory: table.size("max_memory", 0, &SIZE),
         hard_memory: table.size("hard_memory", 0, &SIZE),
+        give_up_after: table.number("give_up_after", 0, &DEATHS),
         on_master_death: table.choice("on_master_death", OnMasterDeath::Drain, &ON_MASTER_DEATH),
         io_threads: table.number("io_threads", 4, &IO_THREADS),
         allow_faults: table.flag("allow_faults", false),

@@ -107,6 +107,10 @@ pub(super) static WORKERS: Schema = Schema {
             "request_timeout",
             "how long a thread may work on one request until that is answered 504 and the worker replaced; 0s is any time",
         ),
+        key(
+            "unready_delay",
+            "how long a graceful stop serves on while it tells load balancers to go elsewhere; 0s is not at all",
+        ),
         key("drain_timeout", "how long a stop or a recycle waits for what is in flight"),
         key(
             "probation",
@@ -120,6 +124,10 @@ pub(super) static WORKERS: Schema = Schema {
         key("max_age", "how long a worker serves until it is recycled; 0s is for ever"),
         key("max_memory", "at how much private memory a worker is recycled; 0 is never"),
         key("hard_memory", "at how much private memory a worker is killed, whatever it does; 0 is never"),
+        key(
+            "give_up_after",
+            "after how many deaths in a row, in every slot, of workers that did not come to serve the service ends; 0 is never",
+        ),
         key("on_master_death", "what workers do when the master died: \"drain\", then exit, or \"exit\" at once"),
         key("io_threads", "how many threads a worker has for what may block: reads from a cold disk, compression"),
         key("allow_faults", "whether routes may break their worker on purpose, for tests"),
@@ -236,6 +244,10 @@ pub(super) static ROUTE: Schema = Schema {
         key("charset", "with files: the charset that text is sent with, or \"off\""),
         key("deny", "with files: patterns of paths that are answered as if nothing were there"),
         key("error_pages", "with files: the page sent with an error, by status, as a path below the root"),
+        key(
+            "health",
+            "tells load balancers how the worker is: \"readiness\" is 503 before it stops, \"liveness\" never",
+        ),
         key("fault", "breaks the worker on purpose; refused unless workers.allow_faults is true"),
     ],
     planned: &[Planned {

@@ -69,6 +69,8 @@ pub enum ToWorker {
     /// Accept from another slot's sockets too, whose worker does not: they stand at the numbers that the table has for this, as
     /// soon as these cookies are theirs, which come with their seats. With no cookies: no longer.
     Assist(Vec<(u8, u64)>),
+    /// Serve on, but tell load balancers that this ends soon: not ready, and each response its connection's last.
+    Unready,
     /// Accept what is queued, end what is in flight, close, exit.
     Drain(Closing),
     /// Never mind: nothing has been served, exit at once.

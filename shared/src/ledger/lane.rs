@@ -39,6 +39,8 @@ pub enum Wish {
     Drain = 2,
     /// `ToWorker::Drain` of the whole service.
     Stop = 3,
+    /// `ToWorker::Unready`.
+    Unready = 4,
 }
 
 /// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.

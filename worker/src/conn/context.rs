@@ -64,8 +64,8 @@ pub struct Context {
     pub access_log: AccessLog,
     /// Responses of the connection at hand, before they are written. Kept to be used again.
     pub out: Vec<u8>,
-    /// Every response from now on is its connection's last.
-    pub draining: bool,
+    /// The worker is to get no new work soon: every response from now on is its connection's last.
+    pub unready: bool,
     /// Connections that are being told that there is no room for them.
     pub turned_away: u32,
 }

@@ -77,7 +77,7 @@ impl Connection {
         let refused = (entry.kind.status == 429).then(|| cx.router.limit_of(&head)).flatten();
         let reply = match refused {
             Some(limit) => limit.refusal(),
-            None => match run_handler(&cx.router, &head, entry.date, done) {
+            None => match run_handler(&cx.router, &head, entry.date, done, cx.unready) {
                 Turnout::Reply(reply) => reply,
                 Turnout::Later(job) => return Again::Later(job),
             },

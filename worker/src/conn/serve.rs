@@ -241,7 +241,7 @@ impl Batch {
     pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Option<Done>) -> Step {
         crash_point::pass(Point::BeforeHandler);
         let most = cx.limits.requests_per_connection;
-        let last = !head.keep_alive || cx.draining || (most > 0 && self.served + 1 >= most);
+        let last = !head.keep_alive || cx.unready || (most > 0 && self.served + 1 >= most);
         let kind = Kind { idempotent: head.idempotent(), last, ..Kind::default() };
         let date = cx.clock.epoch_seconds();
         let mut entry =
@@ -263,7 +263,7 @@ impl Batch {
                 self.refused = true;
                 Turnout::Reply(limit.refusal())
             }
-            None => run_handler(&cx.router, head, date, done),
+            None => run_handler(&cx.router, head, date, done, cx.unready),
         };
         let reply = match turnout {
             Turnout::Reply(reply) => reply,
@@ -390,7 +390,13 @@ pub(super) enum Turnout<'r> {
 }
 
 /// Runs the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
-pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<Done>) -> Turnout<'r> {
+pub(super) fn run_handler<'r>(
+    router: &'r Router,
+    head: &Head<'_>,
+    date: u64,
+    done: Option<Done>,
+    unready: bool,
+) -> Turnout<'r> {
     let done = match done {
         Some(Err(Failure::Panicked)) => return Turnout::Reply(Reply::error(500)),
         Some(Err(Failure::GaveUp)) => return Turnout::Reply(Reply::error(504)),
@@ -402,6 +408,8 @@ pub(super) fn run_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, do
     let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
+        Answer::Health(_, reply) if unready => Turnout::Reply(reply),
+        Answer::Health(reply, _) => Turnout::Reply(reply),
         Answer::Fault(Fault { pooled: true, kind }) if done_nothing => {
             Turnout::Later(Job::new(move || drop(fault::carry_out(kind))))
         }

@@ -300,7 +300,7 @@ impl Succession {
             date: DateCache::new(),
             access_log: AccessLog::new(None, Format::Combined),
             out: Vec::new(),
-            draining: false,
+            unready: false,
             turned_away: 0,
         }
     }

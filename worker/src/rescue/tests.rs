@@ -50,7 +50,7 @@ fn context() -> Context {
         date: DateCache::new(),
         access_log: AccessLog::new(None, Format::Combined),
         out: Vec::new(),
-        draining: false,
+        unready: false,
         turned_away: 0,
     }
 }

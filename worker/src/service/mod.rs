@@ -14,7 +14,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use phalanx_shared::config::{Action, Cache, Fault, Route};
+use phalanx_shared::config::{Action, Cache, Fault, Health, Route};
 use phalanx_shared::quarantine::Quarantine;
 
 use crate::http::{Head, Reply};
@@ -83,6 +83,8 @@ pub enum Answer<'r> {
     Reply(Reply<'r>),
     /// Ask again, with what this comes to.
     Later(Job),
+    /// The first while the worker is to get new work, then the second.
+    Health(Reply<'r>, Reply<'r>),
     /// To be carried out by the caller: the route breaks the worker on purpose.
     Fault(Fault),
 }
@@ -93,6 +95,7 @@ pub(crate) enum Service {
     Files(Box<Files>),
     Respond(Respond, Dress),
     Redirect(Redirect, Dress),
+    Health(Respond, Respond, Dress),
     Fault(Fault, Dress),
 }
 
@@ -106,6 +109,13 @@ impl Service {
                 Service::Respond(Respond::new(*status, content_type, body, &dress.lines()), dress)
             }
             Action::Redirect { to, status } => Service::Redirect(Redirect::new(to, *status, &dress.lines()), dress),
+            Action::Health(health) => {
+                let lines = format!("{}Cache-Control: no-store\r\n", dress.lines());
+                let ready = || Respond::new(200, "text/plain", "ready\n", &lines);
+                let unready = || Respond::new(503, "text/plain", "not ready\n", &lines);
+                let later = if *health == Health::Readiness { unready() } else { ready() };
+                Service::Health(ready(), later, dress)
+            }
             Action::Fault(fault) => Service::Fault(*fault, dress),
         })
     }
@@ -126,7 +136,10 @@ impl Service {
     fn dress(&self) -> &Dress {
         match self {
             Service::Files(files) => files.dress(),
-            Service::Respond(_, dress) | Service::Redirect(_, dress) | Service::Fault(_, dress) => dress,
+            Service::Respond(_, dress)
+            | Service::Redirect(_, dress)
+            | Service::Health(_, _, dress)
+            | Service::Fault(_, dress) => dress,
         }
     }
 
@@ -137,6 +150,7 @@ impl Service {
             Service::Respond(respond, _) => Answer::Reply(respond.answer()),
             Service::Files(files) => files.answer(request, done),
             Service::Redirect(redirect, _) => Answer::Reply(redirect.answer()),
+            Service::Health(ready, unready, _) => Answer::Health(ready.answer(), unready.answer()),
             Service::Fault(fault, _) => Answer::Fault(*fault),
         }
     }

@@ -71,8 +71,19 @@ pub enum Action {
         /// 301, 302, 303, 307 or 308.
         status: u16,
     },
+    /// Tells load balancers and the like whether to send requests here.
+    Health(Health),
     /// Breaks the worker on purpose.
     Fault(Fault),
+}
+
+/// What a `health` route tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// 200, and 503 as soon as the worker is to get no new work.
+    Readiness,
+    /// 200 as long as there is somebody to say so.
+    Liveness,
 }
 
 /// How files are served.

@@ -25,7 +25,13 @@ use crate::rescue::fetch::Formers;
 use crate::rescue::giver::answer_fetches;
 
 /// How long a draining worker waits for requests on idle connections before it closes them.
-const IDLE_GRACE: Duration = Duration::from_millis(150);
+const IDLE_GRACE: Duration = Duration::from_millis(100);
+
+/// How often it looks then which are idle by now.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a slot that closes lets in who had begun to connect to it.
+const SLOT_GRACE: Duration = Duration::from_secs(1);
 
 /// How often a worker that only holds what it gave looks whether all of that has been fetched.
 const HELD_LOOK: Duration = Duration::from_millis(20);
@@ -68,6 +74,8 @@ pub(crate) struct Reactor {
     stage: Stage,
     /// What this worker gives is held here until another table has fetched it.
     yielding: bool,
+    /// The listeners are shut when the grace of the drain is over.
+    closes_listeners: bool,
     formers: Formers,
     /// Sockets of another slot that are accepted from.
     assisted: Vec<(RawFd, u8)>,
@@ -105,6 +113,7 @@ impl Reactor {
             events: 0,
             stage: Stage::Waiting,
             yielding: false,
+            closes_listeners: false,
             formers,
             assisted: Vec::new(),
             to_assist: Vec::new(),
@@ -149,7 +158,7 @@ impl Reactor {
         let now = self.cx.clock.now();
         let stage = match self.stage {
             Stage::Draining { idle_until, deadline } => {
-                Some(if idle_until > now { idle_until } else { deadline.min(now + IDLE_GRACE) })
+                Some(if idle_until > now { idle_until } else { deadline.min(now + IDLE_LOOK) })
             }
             // Who fetched the last of it may have told the keeper, which has this table too.
             Stage::Retiring if self.yielding && self.count == 0 => Some(now + HELD_LOOK),

@@ -8,12 +8,13 @@ use phalanx_shared::config::{ListenAddress, OnMasterDeath};
 use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::ledger::{LANES, Record};
+use phalanx_shared::sys::rest::refuse_connections;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::borrow;
 use phalanx_shared::{error, info, warn};
 
 use super::accept::ACCEPT_BATCH;
-use super::{IDLE_GRACE, Reactor, Stage};
+use super::{IDLE_GRACE, Reactor, SLOT_GRACE, Stage};
 use crate::conn::Fate;
 use crate::event::timers::Span;
 use crate::event::{Interest, Poller};
@@ -47,6 +48,7 @@ impl Reactor {
                     self.formers.bury(&self.cx, former, dead, lane);
                 }
                 ToWorker::Assist(cookies) => self.assist(cookies),
+                ToWorker::Unready => self.cx.unready = true,
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Leave => self.stage = Stage::Gone,
             }
@@ -161,14 +163,14 @@ impl Reactor {
             return;
         }
         match closing {
+            // Nobody begins to connect any more; who has begun is let in until the grace is over.
             Closing::Service => {
-                // Everybody who is queued, within the bound on connections.
-                for _round in 0..self.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
-                    self.accept_from_all();
-                }
-                self.stop_accepting();
-                for (_, fd, _) in self.listeners() {
-                    let _closed_by_another = shutdown(fd, Shutdown::Both);
+                for (_, fd, address) in self.listeners() {
+                    if matches!(address, ListenAddress::Tcp(_))
+                        && let Err(error) = refuse_connections(&borrow(fd))
+                    {
+                        warn!("turn away who comes to {address}: {error}");
+                    }
                 }
             }
             // Sockets of this slot alone are emptied to the last connection; what is shared, others accept from.
@@ -176,12 +178,30 @@ impl Reactor {
             Closing::Worker => self.stop_accepting(),
         }
         let now = self.cx.clock.now();
-        self.cx.draining = true;
-        self.stage = Stage::Draining { idle_until: now + IDLE_GRACE, deadline: now + self.drain_timeout };
+        self.cx.unready = true;
+        // New connections go to other slots already, but the network may take its time with those that had begun.
+        let grace = if closing == Closing::Slot { SLOT_GRACE } else { IDLE_GRACE };
+        self.closes_listeners = closing == Closing::Service;
+        self.stage = Stage::Draining { idle_until: now + grace, deadline: now + self.drain_timeout };
+    }
+
+    /// Lets in who is queued, and then nobody any more.
+    fn close_listeners(&mut self) {
+        // Everybody who is queued, within the bound on connections.
+        for _round in 0..self.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
+            self.accept_from_all();
+        }
+        self.stop_accepting();
+        for (_, fd, _) in self.listeners() {
+            let _closed_by_another = shutdown(fd, Shutdown::Both);
+        }
     }
 
     pub(super) fn drain(&mut self, now: Instant, idle_until: Instant, deadline: Instant) {
         if now >= idle_until {
+            if std::mem::take(&mut self.closes_listeners) {
+                self.close_listeners();
+            }
             let idle_since = self.timers.now().before(Span::of(IDLE_GRACE));
             for fd in 0..self.connections.len() {
                 let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since));
