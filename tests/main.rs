@@ -37,6 +37,7 @@ mod idle;
 mod keepers;
 mod leaks;
 mod million;
+mod outcomes;
 mod overload;
 mod peers;
 mod proxy_protocol;

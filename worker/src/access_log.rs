@@ -24,6 +24,8 @@ pub struct AccessLog {
     /// The second that `stamp` names.
     second: u64,
     stamp: String,
+    /// Of the request that is added next.
+    outcome: Option<Outcome>,
 }
 
 /// A line's content.
@@ -38,12 +40,39 @@ struct Line<'a> {
     agent: &'a [u8],
     status: u16,
     bytes: u64,
+    outcome: Option<Outcome>,
+}
+
+/// What the death of a worker has made of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was run again.
+    Replayed,
+    /// It got an error in place of an answer.
+    Failed,
+    /// Its connection was closed before its answer had left whole.
+    Lost,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Replayed => "replayed",
+            Outcome::Failed => "failed",
+            Outcome::Lost => "lost",
+        }
+    }
 }
 
 impl AccessLog {
     /// A log to the descriptor `to`; none: no log.
     pub fn new(to: Option<RawFd>, format: Format) -> AccessLog {
-        AccessLog { to, format, lines: Vec::new(), second: u64::MAX, stamp: String::new() }
+        AccessLog { to, format, lines: Vec::new(), second: u64::MAX, stamp: String::new(), outcome: None }
+    }
+
+    /// What the next request that is added has come to, if a worker died of it or with it.
+    pub fn mark(&mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
     }
 
     /// Adds a request that a service answered with so many bytes of body. `client`, asked only if there is a log, gives whose it
@@ -71,6 +100,7 @@ impl AccessLog {
                 agent: head.header("user-agent").unwrap_or(b""),
                 status,
                 bytes,
+                outcome: None,
             },
         );
     }
@@ -80,8 +110,18 @@ impl AccessLog {
         if self.to.is_none() {
             return;
         }
-        let line =
-            Line { client, method: "-", target: "-", version: "-", host: "", referer: b"", agent: b"", status, bytes };
+        let line = Line {
+            client,
+            method: "-",
+            target: "-",
+            version: "-",
+            host: "",
+            referer: b"",
+            agent: b"",
+            status,
+            bytes,
+            outcome: None,
+        };
         self.append(second, &line);
     }
 
@@ -105,6 +145,7 @@ impl AccessLog {
     }
 
     fn append(&mut self, second: u64, line: &Line<'_>) {
+        let line = &Line { outcome: self.outcome.take(), ..*line };
         if second != self.second {
             self.second = second;
             self.stamp = match self.format {
@@ -152,7 +193,11 @@ fn combined(out: &mut Vec<u8>, stamp: &str, line: &Line<'_>) {
     escape(out, or_dash(line.referer), Escape::Combined);
     out.extend_from_slice(b"\" \"");
     escape(out, or_dash(line.agent), Escape::Combined);
-    out.extend_from_slice(b"\"\n");
+    out.push(b'"');
+    if let Some(outcome) = line.outcome {
+        let _infallible = write!(out, " outcome={}", outcome.word());
+    }
+    out.push(b'\n');
 }
 
 fn or_dash(value: &[u8]) -> &[u8] {
@@ -174,7 +219,11 @@ fn json(out: &mut Vec<u8>, stamp: &str, line: &Line<'_>) {
         let _infallible = write!(out, "\",\"{name}\":\"");
         escape(out, value, Escape::Json);
     }
-    let _infallible = writeln!(out, "\",\"status\":{},\"bytes\":{}}}", line.status, line.bytes);
+    let _infallible = write!(out, "\",\"status\":{},\"bytes\":{}", line.status, line.bytes);
+    if let Some(outcome) = line.outcome {
+        let _infallible = write!(out, ",\"outcome\":\"{}\"", outcome.word());
+    }
+    out.extend_from_slice(b"}\n");
 }
 
 #[derive(Clone, Copy)]
@@ -213,6 +262,7 @@ mod tests {
             referer: b"",
             agent,
             status: 200,
+            outcome: None,
             bytes: 13,
         }
     }

@@ -143,6 +143,8 @@ pub struct Connection {
     interest: Interest,
     /// Requests answered on it.
     served: u64,
+    /// Requests before this position run again because a worker died.
+    pub(crate) replayed_until: u64,
     /// When it began to wait for what it waits for, and how far that had come.
     paced_from: Tick,
     paced_at: u64,
@@ -172,6 +174,7 @@ impl Connection {
             turned_away: false,
             interest: Interest::Read,
             served: 0,
+            replayed_until: 0,
             paced_from: Tick::default(),
             paced_at: 0,
             touched: Tick::default(),

@@ -3,10 +3,12 @@
 
 use phalanx_shared::ledger::response::Entry;
 
+use super::context::client_of;
 use super::output::Output;
 use super::serve::{STREAMED, Turnout, run_handler};
 use super::tail::Part;
 use super::{Connection, Context, Fate, Why};
+use crate::access_log::Outcome;
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{HeaderScratch, Progress, Reply, head};
@@ -61,6 +63,23 @@ impl Connection {
         output.skip(self.record.sent() - entry.response_start);
         self.output = Some(Box::new(output));
         true
+    }
+
+    /// Writes down a request whose answer is cut off, or never begins.
+    pub(crate) fn log_loss(&self, cx: &mut Context) {
+        let mut scratch = HeaderScratch::new();
+        let parsed = head::parse(self.unanswered(self.record.start()), cx.limits.head, &mut scratch);
+        let Ok(Progress::Done(head)) = parsed else { return };
+        let state = self.record.state();
+        let entry =
+            self.pending(cx).filter(|_| state.first < state.pending).and_then(|list| list.get(state.first.into()));
+        let (status, sent) = entry.map_or((0, 0), |entry| {
+            let answered = entry.response_end != 0 && self.record.sent() > entry.response_start;
+            (if answered { entry.kind.status } else { 0 }, self.record.sent().saturating_sub(entry.response_start))
+        });
+        let client = || client_of(&cx.listens, &self.record, &head);
+        cx.access_log.mark(Outcome::Lost);
+        cx.access_log.add(client, &head, status, sent, cx.clock.epoch_seconds());
     }
 
     /// Asks the service again.

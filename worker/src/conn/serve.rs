@@ -11,6 +11,7 @@ use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
 use super::context::{address_of, client_of};
 use super::output::Output;
 use super::{Connection, Context, Fate, Why};
+use crate::access_log::Outcome;
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::{Response, Tail};
@@ -33,6 +34,8 @@ pub(super) struct Batch {
     response_at: u64,
     /// Requests answered on the connection before this one.
     served: u64,
+    /// Requests before this position run again.
+    replayed_until: u64,
     /// One of the requests was over its rate. Until its response has left none behind it may be admitted: what has been
     /// admitted is on record as one position, and a replay would take the refused one for admitted too.
     refused: bool,
@@ -149,6 +152,7 @@ impl Connection {
             position: self.record.start(),
             response_at: self.record.sent(),
             served: self.served,
+            replayed_until: self.replayed_until,
             refused: false,
             count: 0,
             list,
@@ -171,6 +175,7 @@ impl Connection {
             let mut scratch = HeaderScratch::new();
             let parsed = head::parse(self.unanswered(batch.position), cx.limits.head, &mut scratch);
             let head = if let Ok(Progress::Done(head)) = &parsed { Some(head) } else { None };
+            cx.access_log.mark(Outcome::Failed);
             return batch.refuse(cx, status, head);
         }
         let data = self.unanswered(batch.position);
@@ -283,6 +288,9 @@ impl Batch {
         // A stream is written down when its length is known.
         if !reply.is_stream() || head.is_head() {
             let client = || client_of(&cx.listens, &self.record, head);
+            if self.position < self.replayed_until {
+                cx.access_log.mark(Outcome::Replayed);
+            }
             cx.access_log.add(client, head, reply.status(), reply.body_len(), date);
         }
         let envelope = Envelope {

@@ -122,6 +122,9 @@ impl Connection {
         if let Ok(Progress::Done(head)) = head::parse(bytes, cx.limits.head, &mut scratch) {
             let sent = (end - entry.response_start).saturating_sub(head_len);
             let client = || client_of(&cx.listens, &self.record, &head);
+            if self.record.start() < self.replayed_until {
+                cx.access_log.mark(crate::access_log::Outcome::Replayed);
+            }
             cx.access_log.add(client, &head, entry.kind.status, sent, entry.date);
         }
         true

@@ -137,7 +137,10 @@ fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
 /// Responses that have left whole are answers, though the connection cannot be kept.
 fn count_what_was_sent(cx: &mut Context, fd: RawFd, record: &Record) {
     if let (true, Ok(Some(buffer))) = (plausible(record.state()), claim_buffer(cx, record)) {
-        Connection::new(fd, *record, Some(buffer)).retire_sent(cx);
+        let mut connection = Connection::new(fd, *record, Some(buffer));
+        if connection.retire_sent(cx) {
+            connection.log_loss(cx);
+        }
     }
 }
 

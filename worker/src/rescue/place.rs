@@ -105,6 +105,9 @@ impl Connection {
                 return self.doom(at, status);
             }
             cx.stats.add(Counter::Replayed, u64::from(!entry.kind.interim));
+            if !entry.kind.interim {
+                self.replayed_until = entry.request_end;
+            }
             at = entry.request_end;
         }
         // No handler ran: what came next in the buffer is what killed.
