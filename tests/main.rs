@@ -14,6 +14,7 @@ mod abuse;
 mod abuse_crowd;
 mod basics;
 mod chaos;
+mod chaos_command;
 mod chaos_files;
 mod client_bounds;
 mod corpus;

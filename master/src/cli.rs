@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use phalanx_shared::config::{self, Count, ListenAddress, Problems};
 
+use crate::chaos::{self, Deed};
 use crate::control::{Answer, Command, client};
 use crate::start::Wanted;
 use crate::status::{Draining, Status};
@@ -93,6 +94,20 @@ enum Action {
         count: u16,
         #[command(flatten)]
         service: Service,
+    },
+    /// Break workers on purpose and tell what came of it; needs workers.allow_faults
+    Chaos {
+        /// What is done
+        #[arg(value_name = "DEED")]
+        deed: Deed,
+        #[command(flatten)]
+        service: Service,
+        /// Whose worker; without it each in turn
+        #[arg(long)]
+        slot: Option<u32>,
+        /// How often, one after the other
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: u32,
     },
     /// Run requests again that are answered 503 because they killed workers
     Pardon {
@@ -183,6 +198,10 @@ fn run(action: Action) -> u8 {
         },
         Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
         Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
+        Action::Chaos { deed, service, slot, count } => {
+            let ask = |command: &Command| answer(&service, command);
+            chaos::run(deed, slot, count, &ask).unwrap_or_else(|code| code)
+        }
         Action::Events(service) => tell_events(&service),
         Action::Draining { service, json } => tell_draining(&service, json),
         Action::Pardon { path, service } => ask(&service, &Command::Pardon { path }),

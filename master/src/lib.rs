@@ -3,6 +3,7 @@
 //! A master binds the listening sockets and supervises; a keeper per slot holds the slot's descriptor table; workers, cloned
 //! by the keepers, serve. See ARCHITECTURE.md for the picture.
 
+mod chaos;
 mod cli;
 mod control;
 mod daemonize;

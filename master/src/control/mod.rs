@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chaos::Deed;
 use crate::cli;
 use crate::status::{Draining, Status};
 use crate::verdict::Report;
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     },
     /// Have this many workers.
     Scale { count: u32 },
+    /// Break the worker of a slot on purpose; refused unless `workers.allow_faults` is set.
+    Chaos { deed: Deed, slot: u32 },
 }
 
 /// What is answered, once the outcome is known.

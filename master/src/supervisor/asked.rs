@@ -1,10 +1,13 @@
 //! What signals and clients of the control socket ask for.
 
-use phalanx_shared::config::{self, Config};
+use nix::sys::signal::Signal;
+use phalanx_shared::config::{self, Config, FaultKind};
+use phalanx_shared::ipc::{Said, SlotId, ToWorker};
 use phalanx_shared::{error, info};
 
-use super::Supervisor;
 use super::event::Event;
+use super::{Supervisor, end};
+use crate::chaos::Deed;
 use crate::control::server::ClientId;
 use crate::control::{Answer, Command};
 use crate::signals::Wish;
@@ -74,6 +77,11 @@ impl Supervisor {
                 self.reply(client, &Answer::done(text));
                 None
             }
+            Command::Chaos { deed, slot } => {
+                let answer = self.break_worker(deed, SlotId(slot)).unwrap_or_else(Answer::refused);
+                self.reply(client, &answer);
+                None
+            }
             Command::Stop { fast } => Some(Event::Stop { fast, client: Some(client) }),
             Command::Reload { dry_run: true } => {
                 let answer = self.rehearse_reload();
@@ -108,6 +116,31 @@ impl Supervisor {
             None => Err("there is no configuration file to reload: this is `phalanx serve`".to_owned()),
             Some(file) => config::load(file).map(Box::new).map_err(|problems| problems.to_string()),
         }
+    }
+
+    fn break_worker(&self, deed: Deed, id: SlotId) -> Result<Answer, String> {
+        if !self.roster.config.workers.allow_faults {
+            let hint = "set allow_faults = true in [workers] on a test machine";
+            return Err(format!("workers are not to be broken on purpose here\n  hint: {hint}"));
+        }
+        let slot = self.roster.slots.get(&id).ok_or_else(|| format!("there is no slot {}", id.0))?;
+        let worker = slot.serving().ok_or_else(|| format!("nobody serves in slot {}", id.0))?;
+        let pid = match deed {
+            Deed::Keeper => slot.keeper,
+            _ => worker.pid,
+        };
+        let pid = pid.ok_or_else(|| format!("slot {} is not ready", id.0))?;
+        let tell = |fault| self.tell(worker.post, Said { to: worker.incarnation, word: ToWorker::Break(fault) });
+        match deed {
+            Deed::Kill | Deed::Keeper => end(pid, Signal::SIGKILL),
+            Deed::Stop => end(pid, Signal::SIGSTOP),
+            Deed::Continue => end(pid, Signal::SIGCONT),
+            Deed::Segv => tell(FaultKind::Segv),
+            Deed::Hang => tell(FaultKind::Hang),
+            Deed::Leak => tell(FaultKind::Leak),
+        }
+        info!("chaos: {deed:?} slot {}, pid {pid}", id.0);
+        Ok(Answer::done(format!("slot {}, pid {pid}", id.0)))
     }
 
     /// What a reload would come to, as far as that can be told without one.

@@ -10,6 +10,8 @@ pub mod line;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::FaultKind;
+
 use crate::stats::Snapshot;
 
 /// A place in the rank; lives as long as the service.
@@ -73,6 +75,8 @@ pub enum ToWorker {
     Unready,
     /// Accept what is queued, end what is in flight, close, exit.
     Drain(Closing),
+    /// Break on purpose: somebody tries out what comes of it.
+    Break(FaultKind),
     /// Never mind: nothing has been served, exit at once.
     Leave,
 }

@@ -19,6 +19,7 @@ use crate::conn::Fate;
 use crate::event::timers::Span;
 use crate::event::{Interest, Poller};
 use crate::rescue;
+use crate::service::fault;
 
 impl Reactor {
     pub(crate) fn ready(&self) {
@@ -50,6 +51,10 @@ impl Reactor {
                 ToWorker::Assist(cookies) => self.assist(cookies),
                 ToWorker::Unready => self.cx.unready = true,
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
+                ToWorker::Break(fault) => {
+                    self.cx.lane.set_current(None);
+                    drop(fault::carry_out(fault));
+                }
                 ToWorker::Leave => self.stage = Stage::Gone,
             }
         }
