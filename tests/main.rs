@@ -28,6 +28,7 @@ mod daemon;
 mod descriptors;
 mod differential;
 mod events;
+mod everything;
 mod faults;
 mod files;
 mod files_bounds;
