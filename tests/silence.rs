@@ -205,7 +205,10 @@ fn hangs_in_the_pool(fault: &str, class: &str) {
     let words = format!("on `GET /{fault} HTTP/1.1` of 127.0.0.1, ");
     assert_eq!(log.matches(&words).count(), 2, "a suspicion and a verdict {words:?} in\n{log}");
     assert!(log.contains(&format!("{words}{class}: given up, this worker is to be replaced")), "{log}");
-    wait_until("the worker is replaced", SOON, || server.worker(0) != before && !processes::lives(before));
+    wait_until("the worker is replaced", SOON, || {
+        let workers = server.workers();
+        workers.len() == 1 && workers[0].pid != before
+    });
     load.wait_for(100);
     let tally = load.finish();
     tally.assert_clean();

@@ -144,10 +144,10 @@ impl Roster {
         }
     }
 
-    fn go_on_booting(&mut self) {
+    /// Has a successor cloned in every slot that has none.
+    fn boot_successors(&mut self) {
         let Some(reload) = &self.reload else { return };
         let (generation, blueprint, since) = (reload.generation, reload.blueprint, reload.since);
-        let canary = reload.rolled_back.is_none() && !reload.config.canary.time.is_zero();
         for id in self.slots.keys().copied().collect::<Vec<_>>() {
             let Some(slot) = self.slots.get(&id) else { continue };
             if slot.place != Place::Open || slot.workers.iter().any(|worker| worker.generation == generation) {
@@ -165,6 +165,13 @@ impl Roster {
                 self.act(Action::Kill(pid, Signal::SIGKILL));
             }
         }
+    }
+
+    fn go_on_booting(&mut self) {
+        self.boot_successors();
+        let Some(reload) = &self.reload else { return };
+        let since = reload.since;
+        let canary = reload.rolled_back.is_none() && !reload.config.canary.time.is_zero();
         if self.every_successor_is_ready() {
             if canary { self.begin_with_canary() } else { self.begin_to_listen() }
         } else if self.now - since > self.config.workers.boot_timeout * 2 {
@@ -196,6 +203,8 @@ impl Roster {
             return;
         }
         let praise = self.praise_canary(reload);
+        // A slot may have come meanwhile.
+        self.boot_successors();
         if self.every_successor_is_ready() {
             if let Some(reload) = &mut self.reload {
                 reload.praise = Some(praise);
