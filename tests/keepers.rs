@@ -58,11 +58,18 @@ fn kill_keepers(server: &Server, slots: u32, kills: u32, workers_too: bool) -> u
         if workers_too {
             // Of another slot: what dies with its keeper is lost.
             wait_for_moment(start + Duration::from_millis(120) * kill + Duration::from_millis(60));
-            let another =
-                server.workers().into_iter().find(|it| it.worker().is_some_and(|it| it.0 == (kill + 1) % slots));
-            if let Some(worker) = another {
-                processes::signal(worker.pid, Signal::SIGKILL);
-            }
+            let of_slot = |it: &processes::Process| it.worker().is_some_and(|it| it.0 == (kill + 1) % slots);
+            let mut workers = Vec::new();
+            // On a busy machine one may still end what it had in a table whose keeper is dead: that is not to die.
+            wait_until("the slot has one table", SOON, || {
+                workers = server.workers().into_iter().filter(of_slot).collect();
+                workers.len() == 1
+            });
+            processes::signal(workers[0].pid, Signal::SIGKILL);
+            wait_until("the slot has another worker", SOON, || {
+                server.workers().into_iter().any(|it| of_slot(&it) && it.pid != workers[0].pid)
+            });
+            server.wait_serving();
         }
     }
     killed

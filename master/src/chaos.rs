@@ -55,7 +55,12 @@ pub(crate) fn run(
         let slot = slot.unwrap_or(number % slots);
         let done = ask(&Command::Chaos { deed, slot })?;
         let start = Instant::now();
-        let healed = wait(deed, slot, &before, start, ask)?;
+        let healed = wait(deed, slot, &before, start, ask);
+        if deed == Deed::Stop && !matches!(healed, Ok(Some(_))) {
+            // It is not to stay stopped, whatever else is wrong.
+            let _gone = ask(&Command::Chaos { deed: Deed::Continue, slot });
+        }
+        let healed = healed?;
         let Some((after, healed)) = healed else {
             return Ok(complain(FAILED, &format!("slot {slot} is not well after {PATIENCE:?}")));
         };

@@ -236,6 +236,11 @@ impl Listeners {
         }
     }
 
+    /// The seats of what leaves.
+    pub(crate) fn leaving(&self) -> Vec<u8> {
+        self.seats.iter().filter(|(_, it)| it.leaving).map(|(seat, _)| *seat).collect()
+    }
+
     /// Forgets what has left; returns the seats.
     pub(crate) fn dismiss_leaving(&mut self) -> Vec<u8> {
         self.seats.extract_if(.., |_, it| it.leaving).map(|(seat, _)| seat).collect()
@@ -274,6 +279,11 @@ impl Change {
             Address::Tcp(_) if self.returning.contains(&bound.seat) => rest::welcome_connections(&bound.socket),
             Address::Tcp(_) => Ok(()),
         }
+    }
+
+    /// A slot closes: it is to have none of them.
+    pub(crate) fn forget_slot(&mut self, slot: SlotId) {
+        self.sockets.remove(&slot);
     }
 
     /// Has all of them listen. A failure leaves some that do: they are to be forgotten.

@@ -82,7 +82,9 @@ fn connect(socket: &Path) -> Result<UnixStream, Error> {
 }
 
 fn exchange(stream: &mut UnixStream, command: &Command) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    // A canary takes as long as somebody wants it to, and others wait for it.
+    let may_take_long = matches!(command, Command::Reload { .. } | Command::Upgrade { .. } | Command::Scale { .. });
+    stream.set_read_timeout((!may_take_long).then_some(PATIENCE))?;
     // Before it is told to go: the number is certainly its own.
     let master = matches!(command, Command::Stop { .. }).then(|| process_of(stream)).flatten();
     let mut line = serde_json::to_vec(command)?;

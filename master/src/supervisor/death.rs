@@ -91,7 +91,10 @@ impl Roster {
         if !self.started && self.stopping.is_none() {
             return self.stop(true, None, Some(format!("worker {} did not become ready: {why}", id.0)));
         }
-        if self.reload.as_ref().is_some_and(|reload| reload.generation == worker.generation) {
+        // On the way back one may succeed a dead one at once: that is tried again.
+        let is_rescuer = worker.stage == Stage::Booting { serve_at_once: true };
+        let of_reload = self.reload.as_ref().is_some_and(|reload| reload.generation == worker.generation);
+        if of_reload && !is_rescuer {
             return self.roll_back(&format!("worker {} of the new generation died: {why}", id.0));
         }
         let now = self.now;
@@ -143,7 +146,7 @@ impl Roster {
     }
 
     fn keeper_ended(&mut self, id: SlotId, cause: Cause) {
-        let stopping = self.stopping.is_some();
+        let stopping = self.stopping.is_some() && !self.is_unready();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.keeper = None;
         if stopping || slot.place == Place::Closing {

@@ -88,7 +88,9 @@ pub(crate) enum Action {
     Listen,
     /// Take it back.
     Unseat,
-    /// Close the listeners that the configuration in force has no more.
+    /// Shut the listeners that the configuration in force has no more: workers let go of them.
+    ShutLeaving,
+    /// Take them off their seats.
     CloseLeaving,
     /// Have the keeper clone a worker.
     Clone(SlotId, Box<Birth>),

@@ -137,8 +137,11 @@ impl Common {
 
     /// Takes a listener off its seat in a ground's table.
     pub(super) fn vacate_seat(&self, ground: &Ground, seat: u8) {
-        if let Some(number) = ground.seats.get(usize::from(seat)) {
-            ground.install_at(*number, &self.lifeline.0);
+        // Another slot's may have been lent to it.
+        for numbers in [&ground.seats, &ground.assisting] {
+            if let Some(number) = numbers.get(usize::from(seat)) {
+                ground.install_at(*number, &self.lifeline.0);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use phalanx_shared::ipc::{Closing, Generation, Incarnation, SlotId, ToWorker};
 
 use super::event::Action;
 use super::roster::Roster;
-use super::slot::{Place, Post, Stage, Worker};
+use super::slot::{Grave, Place, Post, Stage};
 use crate::verdict::{Cause, Ending};
 
 /// How long a predecessor may keep the lane that a further successor needs.
@@ -17,7 +17,11 @@ pub(super) const LANE_PATIENCE: Duration = Duration::from_secs(2);
 impl Roster {
     pub(super) fn clone_if_due(&mut self, id: SlotId) {
         let (generation, blueprint, now) = (self.generation, self.blueprint, self.now);
-        let stopping = self.stopping.is_some();
+        let stopping = self.stopping.is_some() && !self.is_unready();
+        // What it would boot from is not written yet: it is in a moment.
+        if self.is_seating() {
+            return;
+        }
         let at_once = !self.is_taking_over();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.keeper.is_none() && (stopping || slot.place == Place::Closing) {
@@ -33,7 +37,7 @@ impl Roster {
         }
         let Some(birth) = slot.conceive(generation, blueprint, at_once) else { return };
         slot.clone_at = None;
-        slot.workers.push(Worker::new(&birth, id, slot.ground, now));
+        slot.bear(&birth, id, now);
         self.act(Action::Clone(id, Box::new(birth)));
     }
 
@@ -111,6 +115,9 @@ impl Roster {
             }
         }
         self.out.append(&mut actions);
+        if self.is_unready() {
+            self.tell_unready();
+        }
         self.bury_the_dead(id);
     }
 
@@ -122,7 +129,13 @@ impl Roster {
         else {
             return;
         };
-        let mut actions = Vec::new();
+        let (mut actions, ground) = (Vec::new(), slot.ground);
+        // Nobody is to be cloned any more who would settle them.
+        let orphans = std::mem::take(&mut slot.orphans).into_iter();
+        slot.graves.extend(orphans.map(|(dead, lane)| {
+            let post = Post { slot: id, ground, lane };
+            Grave { dead, post, told: None }
+        }));
         for grave in slot.graves.iter_mut().filter(|grave| grave.told.is_none()) {
             grave.told = Some(survivor.incarnation);
             let Post { ground, lane, .. } = grave.post;
@@ -134,7 +147,11 @@ impl Roster {
 
     pub(super) fn buried(&mut self, id: SlotId, dead: Incarnation) {
         if let Some(slot) = self.slots.get_mut(&id) {
-            slot.graves.retain(|grave| grave.dead != dead);
+            // One lane of it: there may be more.
+            let buried = slot.graves.iter().position(|grave| grave.dead == dead && grave.told.is_some());
+            if let Some(at) = buried {
+                slot.graves.remove(at);
+            }
         }
     }
 
@@ -143,7 +160,7 @@ impl Roster {
         let now = self.now;
         let Some(slot) = self.slots.get_mut(&id) else { return false };
         let Some(birth) = slot.conceive(generation, blueprint, false) else { return false };
-        slot.workers.push(Worker::new(&birth, id, slot.ground, now));
+        slot.bear(&birth, id, now);
         self.act(Action::Clone(id, Box::new(birth)));
         true
     }

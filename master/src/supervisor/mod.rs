@@ -203,6 +203,7 @@ impl Supervisor {
             Action::Seat(config) => return Some(self.seat(config)),
             Action::Listen => return Some(self.listen()),
             Action::Unseat => self.unseat(),
+            Action::ShutLeaving => self.shut_leaving(),
             Action::CloseLeaving => self.close_leaving(),
             Action::Clone(slot, birth) => return self.order_clone(slot, &birth),
             Action::Dismiss(slot, ground) => self.dismiss(slot, ground),
@@ -328,6 +329,7 @@ impl Supervisor {
             self.retired.add(&ground::final_stats(&ground.ledger));
             self.common.forget_connections(&ground.ledger);
             ground.stop_listening();
+            self.change.iter_mut().for_each(|change| change.forget_slot(slot));
             ground::give_back(&ground.ledger);
             info!("slot {} is closed", slot.0);
         }

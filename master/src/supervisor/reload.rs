@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use phalanx_shared::config::{Config, Count, differences};
+use phalanx_shared::config::{Config, Count, Workers, differences};
 use phalanx_shared::ipc::{Generation, ToWorker};
 
 use super::event::Action;
@@ -29,6 +29,8 @@ pub(crate) struct Reload {
     praise: Option<String>,
     /// This is the way back to the configuration before, and why.
     rolled_back: Option<String>,
+    /// On that way: what failed, and stays if it fails too.
+    pub(super) failed: Option<(Generation, usize, Workers)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,7 @@ impl Roster {
         if self.is_stopping() {
             return self.reply(client, Answer::refused("the service is stopping"));
         }
-        if self.is_reloading() || self.is_scaling() {
+        if self.is_reloading() || self.is_scaling() || self.may_be_taken_back() {
             // The file is read again when the one under way is through, once for all signals that came meanwhile.
             let again = self.reload_again.get_or_insert_default();
             if client.is_some() || !again.contains(&None) {
@@ -71,6 +73,11 @@ impl Roster {
         self.reload.is_some() || self.trial.is_some() || self.is_losing_listeners()
     }
 
+    /// What a reload brings to listen on is being bound.
+    pub(super) fn is_seating(&self) -> bool {
+        self.reload.as_ref().is_some_and(|reload| reload.phase == Phase::Seating)
+    }
+
     pub(super) fn begin_to_reload(
         &mut self,
         client: Option<ClientId>,
@@ -81,7 +88,8 @@ impl Roster {
         let (generation, blueprint) = (self.last_generation, 1 - self.blueprint);
         self.act(Action::Seat(config.clone()));
         let (since, phase, praise) = (self.now, Phase::Seating, None);
-        self.reload = Some(Reload { generation, blueprint, config, client, since, phase, praise, rolled_back });
+        self.reload =
+            Some(Reload { generation, blueprint, config, client, since, phase, praise, rolled_back, failed: None });
     }
 
     /// What a running service cannot change.
@@ -132,7 +140,8 @@ impl Roster {
             worker.generation == reload.generation && matches!(worker.stage, Stage::Waiting | Stage::Serving)
         };
         let is_steady = |slot: &Slot| slot.place == Place::Open && !slot.workers.iter().any(Worker::is_booting);
-        self.slots.values().all(|slot| is_steady(slot) && slot.workers.iter().any(is_successor))
+        let stay = self.slots.values().filter(|slot| slot.place != Place::Closing);
+        stay.into_iter().all(|slot| is_steady(slot) && slot.workers.iter().any(is_successor))
     }
 
     pub(super) fn go_on_reloading(&mut self) {
@@ -198,8 +207,8 @@ impl Roster {
         if let Err(why) = self.judge_canary(reload) {
             return self.roll_back(&why);
         }
-        let age = self.now - since;
-        if age < reload.config.canary.time {
+        let (age, time) = (self.now - since, reload.config.canary.time);
+        if age < time {
             return;
         }
         let praise = self.praise_canary(reload);
@@ -210,7 +219,7 @@ impl Roster {
                 reload.praise = Some(praise);
             }
             self.begin_to_listen();
-        } else if age > reload.config.canary.time + self.config.workers.boot_timeout * 2 {
+        } else if age > time + self.config.workers.boot_timeout * 2 {
             self.roll_back("not every worker of the new generation is ready");
         }
     }
@@ -297,7 +306,10 @@ impl Roster {
                         continue;
                     }
                     // It succeeds a dead one.
-                    (Stage::Booting { serve_at_once: true }, _) => continue,
+                    (Stage::Booting { serve_at_once: true }, _) => {
+                        worker.reason = Some(Reason::Asked);
+                        continue;
+                    }
                     (Stage::Waiting, _) => actions.push(worker.told(ToWorker::Leave)),
                     (_, Some(pid)) => actions.push(Action::Kill(pid, Signal::SIGKILL)),
                     (_, None) => {}
@@ -309,6 +321,9 @@ impl Roster {
         self.act(Action::Unseat);
         if let Some(first) = reload.rolled_back {
             self.returning_to = None;
+            if let Some((generation, blueprint, workers)) = reload.failed {
+                (self.generation, self.blueprint, self.config.workers) = (generation, blueprint, workers);
+            }
             let text = format!("{first}; and the configuration before cannot be returned to: {why}");
             self.act(Action::Warn(text.clone()));
             return self.reply(reload.client, Answer::refused(text));
@@ -319,7 +334,7 @@ impl Roster {
     }
 
     fn reload_again_if_wanted(&mut self) {
-        if self.is_stopping() || self.is_scaling() || self.is_reloading() {
+        if self.is_stopping() || self.is_scaling() || self.is_reloading() || self.may_be_taken_back() {
             return;
         }
         for client in self.reload_again.take().unwrap_or_default() {

@@ -32,6 +32,8 @@ pub(crate) struct Roster {
     pub(crate) config: Config,
     /// Since when that is in force.
     pub(super) adopted: Instant,
+    /// What that has no more is shut already.
+    pub(super) leaving_is_shut: bool,
     /// The generation in force, and the blueprint that holds it.
     pub(crate) generation: Generation,
     pub(crate) blueprint: usize,
@@ -67,6 +69,7 @@ impl Roster {
             slots: BTreeMap::new(),
             config,
             adopted: now,
+            leaving_is_shut: false,
             generation: Generation(1),
             blueprint: 0,
             last_generation: Generation(1),

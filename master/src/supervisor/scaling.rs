@@ -28,7 +28,9 @@ impl Roster {
         let open = self.slots.values().filter(|slot| slot.place != Place::Closing).count() as u32;
         // Numbers are used again only when the slot that had them is gone: the order of listeners in the kernel is theirs.
         let closing = self.slots.len() as u32 - open;
-        if open < self.target && closing == 0 {
+        // Nor while listeners come or go: it would have none of those.
+        let settled = self.reload.is_none() && !self.is_losing_listeners();
+        if open < self.target && closing == 0 && settled {
             for number in open..self.target {
                 self.last_ground += 1;
                 self.slots.insert(SlotId(number), Slot::new(self.last_ground));

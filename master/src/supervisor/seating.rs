@@ -16,6 +16,9 @@ use super::roster::Roster;
 /// they say. Who comes then is refused.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long workers may take to let go of a listener that was shut: what stands in its place afterwards would tell them nothing.
+const LETTING_GO: Duration = Duration::from_millis(300);
+
 impl Supervisor {
     /// Binds what a configuration brings and finds a seat for each of its listeners.
     pub(super) fn seat(&mut self, mut config: Box<Config>) -> Event {
@@ -69,14 +72,22 @@ impl Supervisor {
         self.premises.listeners.adopt(change);
     }
 
-    /// Takes away what nobody has come by for a while.
+    /// Takes out of service what nobody has come by for a while.
+    pub(super) fn shut_leaving(&mut self) {
+        let leaving = self.premises.listeners.leaving();
+        for bound in self.all_grounds().flat_map(|(_, ground)| &ground.listeners) {
+            if leaving.contains(&bound.seat) {
+                bound.stop_listening();
+            }
+        }
+    }
+
+    /// Takes it away.
     pub(super) fn close_leaving(&mut self) {
         for seat in self.premises.listeners.dismiss_leaving() {
             let grounds = self.grounds.values_mut().chain(self.formers.iter_mut().map(|former| &mut former.ground));
             for ground in grounds {
-                for bound in ground.listeners.extract_if(.., |bound| bound.seat == seat) {
-                    bound.stop_listening();
-                }
+                ground.listeners.retain(|bound| bound.seat != seat);
                 self.common.vacate_seat(ground, seat);
             }
         }
@@ -90,9 +101,18 @@ impl Roster {
     }
 
     pub(super) fn finish_losing_listeners(&mut self) {
-        if !self.is_losing_listeners() || self.reload.is_some() || self.now - self.adopted < LINGER {
+        let age = self.now - self.adopted;
+        if !self.is_losing_listeners() || self.reload.is_some() || age < LINGER {
             return;
         }
+        if !self.leaving_is_shut {
+            self.leaving_is_shut = true;
+            self.act(Action::ShutLeaving);
+        }
+        if age < LINGER + LETTING_GO {
+            return;
+        }
+        self.leaving_is_shut = false;
         self.config.listen.retain(|listen| !listen.leaving);
         self.act(Action::CloseLeaving);
         self.act(Action::Publish(self.blueprint, Box::new(self.config.clone())));

@@ -68,7 +68,7 @@ pub(crate) struct Worker {
     pub(crate) reason: Option<Reason>,
     pub(super) haste: Haste,
     /// Lanes of the dead that it settles as long as it boots.
-    pub(super) heir_of: Vec<usize>,
+    pub(super) heir_of: Vec<(Incarnation, usize)>,
     /// Killed on purpose: why, and whose fault it is.
     pub(crate) sentence: Option<(String, Option<Guilt>)>,
     /// What its lane had counted when it was first asked, since the last canary was released, and when it was last asked.
@@ -91,8 +91,7 @@ impl Worker {
     pub(crate) fn new(birth: &Birth, slot: SlotId, ground: u32, now: Instant) -> Worker {
         let post = Post { slot, ground, lane: birth.lane };
         let stage = Stage::Booting { serve_at_once: birth.serve_at_once };
-        let heir_of = birth.orphans.clone();
-        Worker { stage, heir_of, ..Worker::at(post, birth.incarnation, birth.generation, now) }
+        Worker { stage, ..Worker::at(post, birth.incarnation, birth.generation, now) }
     }
 
     /// One that boots.
@@ -137,8 +136,8 @@ impl Worker {
     }
 
     /// The lanes that are not settled when it dies.
-    fn lanes(&self) -> impl Iterator<Item = usize> + '_ {
-        self.heir_of.iter().copied().filter(|lane| *lane != self.post.lane).chain([self.post.lane])
+    fn lanes(&self) -> impl Iterator<Item = (Incarnation, usize)> + '_ {
+        self.heir_of.iter().copied().chain([(self.incarnation, self.post.lane)])
     }
 
     /// Whether what it is made of, its program or its configuration, may be to blame for its end.
@@ -199,7 +198,7 @@ pub(crate) struct Slot {
     /// The dead whose connections a living worker is to take over.
     pub(crate) graves: Vec<Grave>,
     /// Lanes of the dead that the next worker settles: nobody who lives has been told to.
-    pub(super) orphans: Vec<usize>,
+    pub(super) orphans: Vec<(Incarnation, usize)>,
     /// Who accepts for it while its worker does not answer.
     pub(crate) assistant: Option<(SlotId, Incarnation)>,
     /// The reopened log files are not in the keeper's table yet.
@@ -236,12 +235,15 @@ impl Slot {
         }
         let here = |grave: &&Grave| grave.post.ground == self.ground;
         let in_use = |lane| {
-            self.workers.iter().any(|worker| worker.post.lane == lane || worker.heir_of.contains(&lane))
+            self.workers
+                .iter()
+                .any(|worker| worker.post.lane == lane || worker.heir_of.iter().any(|(_, heir)| *heir == lane))
                 || self.graves.iter().filter(here).any(|grave| grave.post.lane == lane)
         };
-        let orphan = self.orphans.first().copied();
+        let orphan = self.orphans.first().map(|(_, lane)| *lane);
         let lane = orphan.or_else(|| (0..LANES).find(|lane| !in_use(*lane)))?;
-        let orphans = std::mem::take(&mut self.orphans);
+        let lanes: std::collections::BTreeSet<usize> = self.orphans.iter().map(|(_, lane)| *lane).collect();
+        let orphans = lanes.into_iter().collect();
         self.last_incarnation += 1;
         let incarnation = Incarnation(self.last_incarnation);
         let formers = self.formers.iter().flat_map(|former| &former.workers);
@@ -251,21 +253,28 @@ impl Slot {
         Some(Birth { incarnation, generation, blueprint, lane, orphans, alive, alone, serve_at_once })
     }
 
+    /// The worker is on its way, and takes the orphans along.
+    pub(super) fn bear(&mut self, birth: &Birth, id: SlotId, now: Instant) {
+        let mut worker = Worker::new(birth, id, self.ground, now);
+        worker.heir_of = std::mem::take(&mut self.orphans);
+        self.workers.push(worker);
+    }
+
     /// A worker that did not serve has ended: who serves is to bury it, or who is cloned next.
     pub(super) fn mourn(&mut self, dead: &Worker) {
         let survives = |worker: &Worker| matches!(worker.stage, Stage::Serving | Stage::Draining);
         if !self.workers.iter().any(survives) {
             return self.orphan(dead);
         }
-        let posts = dead.lanes().map(|lane| Post { lane, ..dead.post });
-        self.graves.extend(posts.map(|post| Grave { dead: dead.incarnation, post, told: None }));
+        let graves = dead.lanes().map(|(whose, lane)| (whose, Post { lane, ..dead.post }));
+        self.graves.extend(graves.map(|(whose, post)| Grave { dead: whose, post, told: None }));
     }
 
     /// A worker has died and no living one is told to bury it: whoever is cloned next settles what it has left.
     pub(super) fn orphan(&mut self, dead: &Worker) {
-        for lane in dead.lanes() {
-            if !self.orphans.contains(&lane) {
-                self.orphans.push(lane);
+        for orphan in dead.lanes() {
+            if !self.orphans.contains(&orphan) {
+                self.orphans.push(orphan);
             }
         }
     }

@@ -32,6 +32,12 @@ impl Roster {
             self.roll_back("the service stops");
         }
         self.end_trial("the service stops");
+        for client in self.reload_again.take().unwrap_or_default() {
+            self.reply(client, Answer::refused("the service stops"));
+        }
+        if self.is_scaling() {
+            self.fail_scaling("the service stops");
+        }
         self.end_upgrade();
         let before = self.stopping.is_some();
         let stopping = self.stopping.get_or_insert(Stopping {

@@ -158,9 +158,11 @@ impl Roster {
         self.act(Action::Warn(format!("generation {} fails, going back: {why}", trial.generation.0)));
         let (before, config) = trial.before;
         // Bounds that kill are no longer those that failed.
-        self.config.workers = config.workers.clone();
+        let workers = std::mem::replace(&mut self.config.workers, config.workers.clone());
+        let failed = (self.generation, self.blueprint, workers);
         self.begin_to_reload(trial.client, config, Some(format!("generation {} failed: {why}", trial.generation.0)));
-        if let Some(reload) = &self.reload {
+        if let Some(reload) = &mut self.reload {
+            reload.failed = Some(failed);
             // Who succeeds a dead worker from now on is of the configuration that is known to serve.
             (self.generation, self.blueprint) = (reload.generation, reload.blueprint);
         }

@@ -99,6 +99,12 @@ impl Roster {
         self.upgrade.as_ref().is_some_and(|upgrade| upgrade.phase == Phase::TakingOver)
     }
 
+    /// Whether the program before this one may yet be returned to: what it cannot know of is not to be begun.
+    pub(super) fn may_be_taken_back(&self) -> bool {
+        let begun = |upgrade: &Upgrade| matches!(upgrade.phase, Phase::TakingOver | Phase::Probation);
+        self.upgrade.as_ref().is_some_and(begun)
+    }
+
     /// Whether a worker that dies of itself now is the new program's fault.
     pub(super) fn is_on_probation(&self) -> bool {
         let is_new = |upgrade: &Upgrade| upgrade.phase == Phase::Probation && upgrade.rolled_back.is_none();
@@ -198,6 +204,7 @@ impl Roster {
     /// Whoever waits for an outcome is told that there will be none.
     fn end_what_is_asked(&mut self, why: &str) {
         self.roll_back(why);
+        self.end_trial(why);
         for client in self.reload_again.take().unwrap_or_default() {
             self.reply(client, Answer::refused(why));
         }

@@ -8,7 +8,7 @@ use phalanx_shared::stats::Snapshot;
 
 use super::super::event::{Action, Event};
 use super::super::slot::Stage;
-use super::play::{KILLED, Play, births, replies, told};
+use super::play::{KILLED, Play, births, ready, replies, told};
 use crate::control::server::ClientId;
 use crate::verdict::{Cause, Ending};
 
@@ -183,4 +183,62 @@ fn a_canary_that_dies_is_succeeded_by_the_generation_in_force() {
         play.pass(1);
         assert_eq!(play.states(), ["serving"; 2]);
     }
+}
+
+#[test]
+fn a_rescuer_that_dies_at_boot_on_the_way_back_is_followed_by_another() {
+    let mut play = Play::serving(2);
+    reload_to_99(&mut play);
+    let (pid, _) = play.worker(1);
+    play.slow = true;
+    play.event(Event::Ended(pid, FAULT));
+    let slot = SlotId(1);
+    let rescuer = play.roster.slots[&slot].workers.iter().find(|worker| worker.is_booting()).and_then(|it| it.pid);
+    play.slow = false;
+    play.event(Event::Ended(rescuer.expect("a rescuer"), KILLED));
+    let other = play.roster.slots[&SlotId(0)].workers.iter().find(|worker| worker.is_booting());
+    let other = other.expect("a successor").incarnation;
+    play.event(ready(SlotId(0), other));
+    play.pass(3);
+    assert_eq!(play.states(), ["serving"; 2]);
+}
+
+#[test]
+fn a_way_back_that_fails_leaves_one_configuration_in_force() {
+    let mut play = Play::serving(1);
+    reload_to_99(&mut play);
+    let blueprint = play.roster.blueprint;
+    let (pid, _) = play.worker(0);
+    play.binds = Err("bind 127.0.0.1:8080: in use".to_owned());
+    play.event(Event::Ended(pid, FAULT));
+    play.pass(3);
+    assert_eq!((play.roster.generation, play.roster.blueprint), (Generation(2), blueprint));
+    let serving = play.roster.slots[&SlotId(0)].serving().map(|worker| worker.generation);
+    assert_eq!(serving, Some(Generation(2)), "who was cloned on the way back is replaced");
+}
+
+#[test]
+fn a_slot_that_is_asked_for_during_a_reload_opens_after_it() {
+    let mut play = Play::serving(2);
+    release_canary(&mut play);
+    play.done();
+    play.event(Event::Scale { client: Some(ClientId(8)), count: 3 });
+    assert!(!play.done().contains(&Action::Open(SlotId(2))));
+    play.pass(12);
+    let done = play.done();
+    assert!(done.contains(&Action::Open(SlotId(2))), "{done:?}");
+    assert_eq!(play.states(), ["serving"; 3]);
+    assert_eq!(replies(&done).len(), 2, "the reload's and the scale's");
+}
+
+#[test]
+fn who_waits_for_a_reload_or_a_scale_is_told_that_the_service_stops() {
+    let mut play = Play::serving(2);
+    release_canary(&mut play);
+    play.reload();
+    play.event(Event::Scale { client: Some(ClientId(8)), count: 3 });
+    play.done();
+    play.event(Event::Stop { fast: false, client: None });
+    let done = play.done();
+    assert_eq!(replies(&done).iter().filter(|(ok, _)| !ok).count(), 3, "{done:?}");
 }
