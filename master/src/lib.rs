@@ -10,7 +10,7 @@ mod daemonize;
 mod keeper;
 mod listeners;
 mod log_files;
-mod memory_kills;
+mod memory_group;
 mod pid_file;
 mod privileges;
 mod signals;

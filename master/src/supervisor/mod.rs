@@ -54,7 +54,7 @@ use crate::control::server::Server;
 use crate::daemonize::Herald;
 use crate::listeners::{Bound, Change, Listeners, steer};
 use crate::log_files::LogFiles;
-use crate::memory_kills::MemoryKills;
+use crate::memory_group::MemoryKills;
 use crate::pid_file::PidFile;
 use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};

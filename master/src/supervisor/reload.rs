@@ -15,6 +15,7 @@ use super::slot::{Place, Slot, Stage, Worker};
 use super::trial::Trial;
 use crate::control::Answer;
 use crate::control::server::ClientId;
+use crate::memory_group;
 use crate::upgrade::state::Fixed;
 
 /// A reload under way.
@@ -347,6 +348,34 @@ impl Roster {
 pub(crate) fn count_of(config: &Config) -> u32 {
     match config.workers.count {
         Count::Fixed(count) => count.into(),
-        Count::Auto => std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+        Count::Auto => {
+            let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+            automatic_count(processors, memory_group::limit(), &config.workers)
+        }
+    }
+}
+
+/// A slot for each processor, as long as there is memory for its worker: what that may have, or else what it has with a full cache.
+fn automatic_count(processors: u32, memory: Option<u64>, workers: &Workers) -> u32 {
+    const USUAL: u64 = 64 << 20;
+    let bounds = [workers.max_memory, workers.hard_memory];
+    let each = bounds.into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(USUAL);
+    let most = memory.map_or(u64::MAX, |bytes| bytes / each);
+    processors.min(u32::try_from(most).unwrap_or(u32::MAX)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_slots_than_processors_and_memory_for_them() {
+        let workers = phalanx_shared::config::serve_defaults("/".into(), Vec::new()).workers;
+        let with_bound = Workers { max_memory: 512 << 20, ..workers.clone() };
+        assert_eq!(automatic_count(8, None, &workers), 8);
+        assert_eq!(automatic_count(8, Some(1 << 30), &workers), 8);
+        assert_eq!(automatic_count(8, Some(256 << 20), &workers), 4);
+        assert_eq!(automatic_count(8, Some(1 << 30), &with_bound), 2);
+        assert_eq!(automatic_count(8, Some(1), &with_bound), 1);
     }
 }

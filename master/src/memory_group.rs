@@ -1,4 +1,5 @@
-//! Whether the kernel has killed for want of memory: its own counts, of the service's group and of the whole host.
+//! The control group that bounds the service's memory: how much it may have, and whether the kernel has killed for want of it (by its
+//! own counts, of the group and of the whole host).
 
 use std::fs;
 
@@ -29,25 +30,43 @@ impl MemoryKills {
     }
 }
 
+/// Bytes that the service may have in all, by the limits of its group and of those above it (cgroups(7)); none: no limit is known.
+pub(crate) fn limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let read = |file: String| limit_in(&fs::read_to_string(file).ok()?);
+    files(&groups, "memory.limit_in_bytes", "memory.max").into_iter().filter_map(read).min()
+}
+
+fn limit_in(text: &str) -> Option<u64> {
+    /// What version 1 says for "unlimited" is somewhere above.
+    const NO_LIMIT: u64 = 1 << 60;
+    text.trim().parse().ok().filter(|bytes| *bytes < NO_LIMIT)
+}
+
 /// `oom_kill` of the group's memory.events (cgroup v2) or memory.oom_control (v1); none where neither can be read.
 fn of_group() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    files(&groups).into_iter().find_map(|file| count_in(&fs::read_to_string(file).ok()?))
+    let files = files(&groups, "memory.oom_control", "memory.events");
+    files.into_iter().find_map(|file| count_in(&fs::read_to_string(file).ok()?))
 }
 
-/// Where the count may be: at the path that the kernel tells, or, in a container that sees its own group as the root, there.
-fn files(groups: &str) -> Vec<String> {
+/// Where a file of the group may be, by its names in version 1 and 2: at the path that the kernel tells, then in the groups above it;
+/// in a container that sees its own group as the root, that is there.
+fn files(groups: &str, version_1: &str, version_2: &str) -> Vec<String> {
     let mut files = Vec::new();
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let path = path.trim_end_matches('/');
-        if controllers.split(',').any(|controller| controller == "memory") {
-            files.push(format!("/sys/fs/cgroup/memory{path}/memory.oom_control"));
-            files.push("/sys/fs/cgroup/memory/memory.oom_control".to_owned());
-        } else if controllers.is_empty() {
-            files.push(format!("/sys/fs/cgroup{path}/memory.events"));
-            files.push("/sys/fs/cgroup/memory.events".to_owned());
+        let (root, name) = match controllers {
+            "" => ("/sys/fs/cgroup", version_2),
+            controllers if controllers.split(',').any(|it| it == "memory") => ("/sys/fs/cgroup/memory", version_1),
+            _ => continue,
+        };
+        let mut path = path.trim_end_matches('/');
+        loop {
+            files.push(format!("{root}{path}/{name}"));
+            let Some((above, _)) = path.rsplit_once('/') else { break };
+            path = above;
         }
     }
     files
@@ -63,15 +82,21 @@ mod tests {
 
     #[test]
     fn the_count_is_found_in_either_version_of_groups() {
-        let v1 = files("9:name=systemd:/\n4:cpu,memory:/svc/x\n0::/\n");
-        assert_eq!(v1[0], "/sys/fs/cgroup/memory/svc/x/memory.oom_control");
-        assert_eq!(
-            files("0::/system.slice/phalanx.service\n")[0],
-            "/sys/fs/cgroup/system.slice/phalanx.service/memory.events"
-        );
+        let find = |groups| files(groups, "old", "new");
+        let of_version_1 = find("9:name=systemd:/\n4:cpu,memory:/svc/x\n0::/\n");
+        let above = ["/sys/fs/cgroup/memory/svc/x/old", "/sys/fs/cgroup/memory/svc/old", "/sys/fs/cgroup/memory/old"];
+        assert_eq!(of_version_1[..3], above);
+        assert_eq!(find("0::/system.slice/phalanx.service\n")[0], "/sys/fs/cgroup/system.slice/phalanx.service/new");
         assert_eq!(count_in("low 0\nhigh 0\noom 3\noom_kill 2\noom_group_kill 0\n"), Some(2));
         assert_eq!(count_in("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
         assert_eq!(count_in("oom_kill_disable 0\nunder_oom 0\n"), None);
+    }
+
+    #[test]
+    fn a_limit_is_a_number_of_bytes_or_none() {
+        assert_eq!(limit_in("536870912\n"), Some(512 << 20));
+        assert_eq!(limit_in("max\n"), None);
+        assert_eq!(limit_in("9223372036854771712\n"), None);
     }
 
     #[test]
