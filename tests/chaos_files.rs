@@ -76,7 +76,7 @@ fn nobody_notices(disk: &str) {
     let load = Load::start(&address, CONNECTIONS, Manners::Strict, &asks);
     let narrow = Load::start_narrow(&address, NARROW, &asks);
     load.wait_for(50);
-    let sent = rain(&server, Signal::SIGKILL, knob("PHALANX_CHAOS_KILLS", 60), STEP);
+    let sent = rain(&server, Signal::SIGKILL, knob("PHALANX_CHAOS_FILE_KILLS", 60), STEP);
     load.wait_for(50);
     let (tally, narrow) = (load.finish(), narrow.finish());
     tally.assert_clean();
