@@ -4,12 +4,11 @@
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, processes, wait_until,
+    Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, pause, processes, wait_until,
 };
 
 const PROBE: &str =
@@ -32,7 +31,7 @@ fn probe(address: &str, end: &AtomicBool) -> u64 {
         let answer = client.get("/probe");
         assert!(answer.status >= 200, "{answer:?}");
         answered += 1;
-        std::thread::sleep(Duration::from_millis(5));
+        pause();
     }
     answered
 }
@@ -265,6 +264,7 @@ fn a_master_out_of_descriptors_changes_nothing_wherever_that_strikes() {
 fn a_dry_run_tells_what_would_change_and_changes_nothing() {
     let _machine = beside_others();
     let server = Setup::new(1).start();
+    let before = server.worker(0);
     let dry = || server.cli("reload", &["--dry-run"]);
     dry().assert_said(0, &["a reload would change nothing but the workers"]);
     server.rewrite(|text| with_workers(&text, "drain_timeout = \"1m\"").replace("Hello, World!", "Hello, new World!"));
@@ -275,8 +275,7 @@ fn a_dry_run_tells_what_would_change_and_changes_nothing() {
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     server.rewrite(|text| text.replace("nowhere", &stranger.local_addr().unwrap().to_string()));
     dry().assert_said(1, &["in use"]);
-    let status = server.status();
-    assert_eq!((status.generation(), server.worker(0)), (1, server.worker(0)));
+    assert_eq!((server.status().generation(), server.worker(0)), (1, before));
     server.connect().assert_usable();
 }
 

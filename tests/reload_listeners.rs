@@ -1,6 +1,5 @@
 //! A reload that brings, takes away and moves listeners: whoever is connected, queued or on the way notices nothing.
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -9,10 +8,8 @@ use nix::sys::signal::Signal;
 
 use crate::harness::command::free_port;
 use crate::harness::{
-    Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, beside_others, processes, wait_until,
+    Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, beside_others, crowd, processes, wait_until,
 };
-
-const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
 
 fn free_address() -> String {
     format!("127.0.0.1:{}", free_port())
@@ -85,24 +82,7 @@ fn who_comes_in_by_an_address_that_goes_is_answered() {
     let _machine = alone();
     let (first, second) = (free_address(), free_address());
     let server = Setup::new(4).listen(&[&first, &second]).start();
-    let address: SocketAddr = first.parse().unwrap();
-    // Each of them makes a connection for each request, until none is let in.
-    let crowd: Vec<_> = (0..8)
-        .map(|_| {
-            std::thread::spawn(move || {
-                let mut answered = 0_u64;
-                let mut body = Vec::new();
-                while let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
-                    stream.write_all(REQUEST).expect("who was let in can ask");
-                    body.clear();
-                    stream.read_to_end(&mut body).expect("who was let in is answered");
-                    assert!(body.ends_with(HELLO), "{:?}", String::from_utf8_lossy(&body));
-                    answered += 1;
-                }
-                answered
-            })
-        })
-        .collect();
+    let crowd = crowd(&first);
     let load = Load::start(&second, 8, Manners::Strict, &[Ask::get("/hello", HELLO)]);
     load.wait_for(500);
     listen_on(&server, &[table(&second)]);

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, processes, wait_until};
+use crate::harness::{
+    Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, processes, wait_for_moment, wait_until,
+};
 
 const LIMIT: Duration = Duration::from_secs(1);
 const SLOTS: u32 = 4;
@@ -259,7 +261,7 @@ fn a_stopped_worker_is_not_blamed_for_what_its_pool_did_not_do_meanwhile() {
     let worker = server.worker(0);
     let mut stuck = ask_for(&server, "pooled-hang");
     assert!(processes::signal(worker, Signal::SIGSTOP));
-    std::thread::sleep(LIMIT * 2);
+    wait_for_moment(Instant::now() + LIMIT * 2);
     let resumed = Instant::now();
     assert!(processes::signal(worker, Signal::SIGCONT));
     assert_eq!(stuck.answer().status, 504);
@@ -279,7 +281,9 @@ fn a_thread_without_processor_time_is_never_given_up_for_it() {
     run("taskset", &["-p", "-c", &last.to_string(), &thread]);
     run("chrt", &["--idle", "-p", "0", &thread]);
     wait_until("it is noticed", Duration::from_secs(30), || server.log().contains("starved of processor time"));
-    std::thread::sleep(Duration::from_secs(2));
+    let waited = || processes::time_waited(server.worker(0), &thread);
+    let before = waited();
+    wait_until("it has waited for a processor for long", Duration::from_secs(30), || waited() - before > LIMIT * 2);
     assert!(!server.log().contains("given up"), "{}", server.log());
     drop(burners);
     assert_eq!(starved.answer().status, 504);

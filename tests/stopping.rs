@@ -1,16 +1,13 @@
 //! A graceful stop: announced to load balancers, nobody who was let in is left without an answer, and nothing is waited for when
 //! there is nothing to wait for.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Client, HELLO, SOON, Server, Setup, alone, beside_others, processes, wait_until};
+use crate::harness::{Client, HELLO, SOON, Server, Setup, alone, beside_others, crowd, processes, wait_until};
 
 const HEALTH: &str = "[[site.route]]\npath = \"= /ready\"\nhealth = \"readiness\"\n[[site.route]]\npath = \"= /alive\"\nhealth = \"liveness\"\n";
-const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
 
 /// Asks for a stop beside the test.
 fn stop_of(server: &Server) -> impl FnOnce() -> (i32, Duration) + '_ {
@@ -79,23 +76,7 @@ fn who_was_let_in_before_a_stop_is_answered() {
     let _machine = alone();
     for _round in 0..5 {
         let server = Setup::new(2).start();
-        let address: SocketAddr = server.address().parse().unwrap();
-        let crowd: Vec<_> = (0..8)
-            .map(|_| {
-                std::thread::spawn(move || {
-                    let mut answered = 0_u64;
-                    let mut body = Vec::new();
-                    while let Ok(mut stream) = TcpStream::connect_timeout(&address, SOON) {
-                        stream.write_all(REQUEST).expect("who was let in can ask");
-                        body.clear();
-                        stream.read_to_end(&mut body).expect("who was let in is answered");
-                        assert!(body.ends_with(HELLO), "{:?}", String::from_utf8_lossy(&body));
-                        answered += 1;
-                    }
-                    answered
-                })
-            })
-            .collect();
+        let crowd = crowd(&server.address());
         wait_until("they are served", SOON, || server.status().total("requests") > 200);
         server.cli("stop", &[]).assert_code(0);
         let answered: u64 = crowd.into_iter().map(|client| client.join().unwrap()).sum();

@@ -3,34 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use phalanx_shared::stats::Snapshot;
-use serde::{Deserialize, Serialize};
 
 use crate::cli::{FAILED, complain, say};
-use crate::control::{Answer, Command};
+use crate::control::{Answer, Command, Deed};
 use crate::status::{Slot, Status};
-
-/// What is done to a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Deed {
-    /// SIGKILL
-    Kill,
-    /// A segmentation fault of its own
-    Segv,
-    /// Its loop never goes on
-    Hang,
-    /// SIGSTOP until the master has noticed, then SIGCONT
-    Stop,
-    /// It takes 16 MiB and keeps them
-    Leak,
-    /// SIGKILL for its keeper
-    Keeper,
-    /// SIGCONT
-    #[value(skip)]
-    Continue,
-}
 
 /// How long anybody waits until all is well.
 const PATIENCE: Duration = Duration::from_secs(120);

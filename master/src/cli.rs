@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use phalanx_shared::config::{self, Count, ListenAddress, Problems};
 
-use crate::chaos::{self, Deed};
-use crate::control::{Answer, Command, client};
+use crate::chaos;
+use crate::control::{Answer, Command, Deed, client};
 use crate::start::Wanted;
 use crate::status::{Draining, Status};
 use crate::verdict::{self, Report};

@@ -5,9 +5,7 @@ mod bind;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use phalanx_shared::config::{Listen, ListenAddress};
@@ -18,28 +16,21 @@ pub(crate) use bind::check_free;
 
 use crate::upgrade::{self, state};
 
-/// What a listening socket is bound to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Address {
-    /// A TCP address with its real port.
-    Tcp(SocketAddr),
-    /// A path.
-    Unix(PathBuf),
-}
-
 /// A socket of one slot.
 #[derive(Clone)]
 pub(crate) struct Bound {
     pub(crate) seat: u8,
     pub(crate) socket: Rc<OwnedFd>,
-    pub(crate) address: Address,
+    /// With the real port.
+    pub(crate) address: ListenAddress,
 }
 
 /// An address that is listened on.
 struct Seat {
     /// As the configuration has it.
     wanted: ListenAddress,
-    address: Address,
+    /// With the real port.
+    address: ListenAddress,
     /// The socket of all slots.
     unix: Option<Rc<OwnedFd>>,
     /// No longer in the configuration.
@@ -65,6 +56,12 @@ impl Seat {
     /// Whether a configuration that has this address wants this seat: the path of a Unix socket that leaves is gone.
     fn is_for(&self, wanted: &ListenAddress) -> bool {
         self.wanted == *wanted && (self.unix.is_none() || !self.leaving)
+    }
+
+    fn remove(&self) {
+        if let ListenAddress::Unix(path) = &self.address {
+            let _gone_already = std::fs::remove_file(path);
+        }
     }
 
     fn bound(&self, seat: u8) -> Option<Bound> {
@@ -96,14 +93,9 @@ impl Listeners {
     /// What the program before this one listened on.
     pub(crate) fn inherit(state: &[state::Listener]) -> Result<Listeners, String> {
         let mut listeners = Listeners::none();
-        for state::Listener { seat, wanted, tcp, unix } in state {
+        for state::Listener { seat, wanted, address, unix } in state.iter().cloned() {
             let unix = unix.map(upgrade::inherited).transpose()?.map(Rc::new);
-            let address = match (wanted, tcp) {
-                (_, Some(address)) => Address::Tcp(*address),
-                (ListenAddress::Unix(path), None) => Address::Unix(path.clone()),
-                (ListenAddress::Tcp(address), None) => Address::Tcp(*address),
-            };
-            listeners.seats.insert(*seat, Seat { wanted: wanted.clone(), address, unix, leaving: false });
+            listeners.seats.insert(seat, Seat { wanted, address, unix, leaving: false });
         }
         Ok(listeners)
     }
@@ -113,10 +105,7 @@ impl Listeners {
         let state = |(seat, it): (&u8, &Seat)| state::Listener {
             seat: *seat,
             wanted: it.wanted.clone(),
-            tcp: match it.address {
-                Address::Tcp(address) => Some(address),
-                Address::Unix(_) => None,
-            },
+            address: it.address.clone(),
             unix: it.unix.as_ref().map(|socket| socket.as_raw_fd()),
         };
         self.seats.iter().map(state).collect()
@@ -138,7 +127,7 @@ impl Listeners {
     pub(crate) fn bind_slot(&self) -> Result<Vec<Bound>, String> {
         let mut all = self.shared();
         for (seat, known) in &self.seats {
-            if let (Address::Tcp(address), false) = (&known.address, known.leaving) {
+            if let (ListenAddress::Tcp(address), false) = (&known.address, known.leaving) {
                 let bound = bind::bind_tcp(*address, *seat)?;
                 bind::listen(&bound)?;
                 all.push(bound);
@@ -160,7 +149,7 @@ impl Listeners {
     pub(crate) fn assign(
         &self,
         listen: &mut [Listen],
-        is_named: impl Fn(u8) -> bool,
+        named: impl FnOnce() -> BTreeSet<u8>,
         room: usize,
     ) -> Result<(), String> {
         let mut taken: BTreeSet<u8> = self.seats.keys().copied().collect();
@@ -176,9 +165,13 @@ impl Listeners {
                 None => newcomers.push(listen),
             }
         }
+        if newcomers.is_empty() {
+            return Ok(());
+        }
+        let named = named();
         for newcomer in newcomers {
             let free =
-                (0..=u8::MAX).find(|seat| usize::from(*seat) < room && !taken.contains(seat) && !is_named(*seat));
+                (0..=u8::MAX).find(|seat| usize::from(*seat) < room && !taken.contains(seat) && !named.contains(seat));
             newcomer.seat = free.ok_or_else(|| {
                 format!(
                     "{}: the service has no room for so many more addresses while it runs\n  hint: phalanx upgrade makes room, without a lost connection",
@@ -230,9 +223,7 @@ impl Listeners {
         for seat in change.leaving {
             let Some(leaving) = self.seats.get_mut(&seat) else { continue };
             leaving.leaving = true;
-            if let Address::Unix(path) = &leaving.address {
-                let _gone_already = std::fs::remove_file(path);
-            }
+            leaving.remove();
         }
     }
 
@@ -248,20 +239,12 @@ impl Listeners {
 
     /// The addresses with their real ports, as text.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        self.seats.values().filter(|it| !it.leaving).map(|it| text_of(&it.address)).collect()
+        self.seats.values().filter(|it| !it.leaving).map(|it| it.address.to_string()).collect()
     }
 
     /// Removes the Unix sockets from the file system.
     pub(crate) fn remove(&self) {
         self.seats.values().filter(|it| !it.leaving).for_each(Seat::remove);
-    }
-}
-
-impl Seat {
-    fn remove(&self) {
-        if let Address::Unix(path) = &self.address {
-            let _gone_already = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -274,10 +257,10 @@ impl Change {
     /// Has a socket that goes take nobody new in, and one that does not go after all take everybody in again.
     pub(crate) fn apply_to(&self, bound: &Bound) -> io::Result<()> {
         match bound.address {
-            Address::Unix(_) => Ok(()),
-            Address::Tcp(_) if self.leaving.contains(&bound.seat) => rest::refuse_connections(&bound.socket),
-            Address::Tcp(_) if self.returning.contains(&bound.seat) => rest::welcome_connections(&bound.socket),
-            Address::Tcp(_) => Ok(()),
+            ListenAddress::Unix(_) => Ok(()),
+            ListenAddress::Tcp(_) if self.leaving.contains(&bound.seat) => rest::refuse_connections(&bound.socket),
+            ListenAddress::Tcp(_) if self.returning.contains(&bound.seat) => rest::welcome_connections(&bound.socket),
+            ListenAddress::Tcp(_) => Ok(()),
         }
     }
 
@@ -307,7 +290,7 @@ impl Bound {
     }
 
     pub(crate) fn is_tcp(&self) -> bool {
-        matches!(self.address, Address::Tcp(_))
+        matches!(self.address, ListenAddress::Tcp(_))
     }
 
     /// Takes it out of service, whoever else still has a copy of it (a child just forked, for instance): a copy that listened
@@ -327,8 +310,8 @@ fn bind_for(change: &mut Change, listen: &Listen, slots: &[SlotId]) -> Result<()
     for slot in slots {
         let bound = match (first.take(), &address) {
             (Some(first), _) => first,
-            (None, Address::Tcp(address)) => bind::bind_tcp(*address, listen.seat)?,
-            (None, Address::Unix(_)) => change.coming[&listen.seat].bound(listen.seat).ok_or("no Unix socket")?,
+            (None, ListenAddress::Tcp(address)) => bind::bind_tcp(*address, listen.seat)?,
+            (None, ListenAddress::Unix(_)) => change.coming[&listen.seat].bound(listen.seat).ok_or("no Unix socket")?,
         };
         change.sockets.entry(*slot).or_default().push(bound);
     }
@@ -347,16 +330,9 @@ pub(crate) fn steer(first_slot: &[Bound], serving: Option<&[u32]>) -> io::Result
 }
 
 /// Our own sockets on a port would look like another program's.
-fn port_of(address: &Address) -> Option<u16> {
+fn port_of(address: &ListenAddress) -> Option<u16> {
     match address {
-        Address::Tcp(address) => Some(address.port()),
-        Address::Unix(_) => None,
-    }
-}
-
-fn text_of(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
+        ListenAddress::Tcp(address) => Some(address.port()),
+        ListenAddress::Unix(_) => None,
     }
 }

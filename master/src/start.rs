@@ -205,7 +205,7 @@ fn take_over(
             _ => None,
         };
         let listeners = Listeners::inherit(&state.listeners)?;
-        listeners.assign(&mut config.listen, |_| false, usize::MAX)?;
+        listeners.assign(&mut config.listen, Default::default, usize::MAX)?;
         let premises = Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin };
         Supervisor::inherit(premises, &state)
     };

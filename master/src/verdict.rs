@@ -123,8 +123,6 @@ pub(crate) struct Report {
 
 /// In-flight requests that a report lists.
 const MAX_LISTED: usize = 64;
-/// Bytes of a request line in a report.
-const MAX_REQUEST: usize = 256;
 
 /// Who died, and what the master knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,9 +185,7 @@ pub(crate) fn in_flight(ledger: &Ledger, record: &Record) -> Option<InFlight> {
     let from = record.start().checked_sub(record.base())? as usize;
     let to = record.consumed().checked_sub(record.base())? as usize;
     let bytes = buffer.bytes().get(from..to.min(BUFFER_BYTES)).unwrap_or(&[]);
-    let line = bytes.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or(&[]);
-    let request = String::from_utf8_lossy(&line[..line.len().min(MAX_REQUEST)]);
-    let request: String = request.chars().map(|c| if c.is_control() { '.' } else { c }).collect();
+    let request = log::first_line(bytes);
     let mut words = request.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let id = format!("{:x}-{}", record.cookie(), record.start());

@@ -101,6 +101,14 @@ macro_rules! info { ($($part:tt)*) => { $crate::log::write($crate::config::Level
 #[macro_export]
 macro_rules! debug { ($($part:tt)*) => { $crate::log::write($crate::config::Level::Debug, format_args!($($part)*)) }; }
 
+/// The first line of what a peer has sent, fit for the log: at most 256 bytes of it, none of them a control character.
+pub fn first_line(bytes: &[u8]) -> String {
+    const MOST: usize = 256;
+    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or(&[]);
+    let line = String::from_utf8_lossy(&line[..line.len().min(MOST)]);
+    line.chars().map(|it| if it.is_control() { '.' } else { it }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::civil;

@@ -1,11 +1,13 @@
 //! Load by strict keep-alive clients, a thread each: every answer right, in time, and no connection lost.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, Failure, Response, SOON, difference, pause};
+use super::{Client, Failure, HELLO, Response, SOON, difference, pause};
 
 /// Failures described; more are only counted.
 const MOST_DESCRIBED: usize = 20;
@@ -312,4 +314,23 @@ impl Asker {
         self.tally.fail(what);
         false
     }
+}
+
+/// Clients that make a connection for each request, as fast as they can, until none is let in any more. Who was let in has to be
+/// answered. Each returns how often it was.
+pub(crate) fn crowd(address: &str) -> Vec<JoinHandle<u64>> {
+    const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    let address: SocketAddr = address.parse().unwrap();
+    let client = move || {
+        let (mut answered, mut body) = (0, Vec::new());
+        while let Ok(mut stream) = TcpStream::connect_timeout(&address, SOON) {
+            stream.write_all(REQUEST).expect("who was let in can ask");
+            body.clear();
+            stream.read_to_end(&mut body).expect("who was let in is answered");
+            assert!(body.ends_with(HELLO), "{:?}", String::from_utf8_lossy(&body));
+            answered += 1;
+        }
+        answered
+    };
+    (0..8).map(|_| std::thread::spawn(client)).collect()
 }

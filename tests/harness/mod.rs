@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Failure, Response};
 pub(crate) use content::{decoded, text_pattern};
-pub(crate) use load::{Ask, Load, Manners};
+pub(crate) use load::{Ask, Load, Manners, crowd};
 pub(crate) use server::Server;
 pub(crate) use setup::{HELLO, Setup};
 

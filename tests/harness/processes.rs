@@ -96,6 +96,13 @@ pub(crate) fn thread_named(pid: i32, name: &str) -> Option<i32> {
     found.file_name()?.to_str()?.parse().ok()
 }
 
+/// How long a thread could have run and had no processor (proc(5) schedstat).
+pub(crate) fn time_waited(pid: i32, thread: &str) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).unwrap_or_default();
+    let waited = text.split_ascii_whitespace().nth(1).and_then(|figure| figure.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
+}
+
 /// The number that is no longer free when the process has opened so many more descriptors.
 pub(crate) fn descriptor_after(pid: i32, more: usize) -> usize {
     let is_free = |number: &usize| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_err();

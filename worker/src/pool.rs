@@ -262,17 +262,15 @@ impl Pool {
         Some(flight)
     }
 
-    /// How long its threads have worked since this was last asked.
-    pub fn worked(&mut self) -> Duration {
-        std::mem::take(&mut self.shared.lock().worked)
-    }
-
-    /// The results that have come, each with the connection and the ticket it is for.
-    pub fn results(&mut self) -> Vec<(RawFd, Ticket, Done)> {
+    /// The results that have come, each with the connection and the ticket it is for; and how long threads have worked since this
+    /// was last asked.
+    pub fn results(&mut self) -> (Vec<(RawFd, Ticket, Done)>, Duration) {
         if let Some(bell) = self.shared.bell.get() {
             let _silent = bell.read();
         }
-        let done = std::mem::take(&mut self.shared.lock().done);
+        let mut state = self.shared.lock();
+        let (done, worked) = (std::mem::take(&mut state.done), std::mem::take(&mut state.worked));
+        drop(state);
         let mut results = Vec::new();
         for (number, done) in done {
             let Some(mut flight) = self.remove(number) else { continue };
@@ -286,7 +284,7 @@ impl Pool {
             }
             results.push((last.fd, last.ticket, done));
         }
-        results
+        (results, worked)
     }
 }
 
@@ -384,7 +382,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut results = Vec::new();
         while results.len() < count && Instant::now() < deadline {
-            results.append(&mut pool.results());
+            results.append(&mut pool.results().0);
             std::thread::yield_now();
         }
         results

@@ -5,9 +5,9 @@ pub(crate) mod server;
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::chaos::Deed;
 use crate::cli;
 use crate::status::{Draining, Status};
 use crate::verdict::Report;
@@ -56,6 +56,27 @@ pub(crate) enum Command {
     Scale { count: u32 },
     /// Break the worker of a slot on purpose; refused unless `workers.allow_faults` is set.
     Chaos { deed: Deed, slot: u32 },
+}
+
+/// What is done to a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Deed {
+    /// SIGKILL
+    Kill,
+    /// A segmentation fault of its own
+    Segv,
+    /// Its loop never goes on
+    Hang,
+    /// SIGSTOP until the master has noticed, then SIGCONT
+    Stop,
+    /// It takes 16 MiB and keeps them
+    Leak,
+    /// SIGKILL for its keeper
+    Keeper,
+    /// SIGCONT
+    #[value(skip)]
+    Continue,
 }
 
 /// What is answered, once the outcome is known.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use phalanx_shared::config::{Listen, ListenAddress};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use super::{Address, Bound, Seat, text_of};
+use super::{Bound, Seat};
 
 /// Connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -28,8 +28,8 @@ pub(super) fn bind(wanted: &ListenAddress, seat: u8) -> Result<(Seat, Bound), St
 /// Has a bound socket listen.
 pub(super) fn listen(bound: &Bound) -> Result<(), String> {
     SockRef::from(&*bound.socket).listen(BACKLOG).map_err(|error| match (&bound.address, error.kind()) {
-        (Address::Tcp(address), io::ErrorKind::AddrInUse) => in_use(*address),
-        (address, _) => format!("listen on {}: {error}", text_of(address)),
+        (ListenAddress::Tcp(address), io::ErrorKind::AddrInUse) => in_use(*address),
+        (address, _) => format!("listen on {address}: {error}"),
     })
 }
 
@@ -46,7 +46,7 @@ pub(super) fn bind_tcp(address: SocketAddr, seat: u8) -> Result<Bound, String> {
         _ => format!("bind {address}: {error}"),
     });
     let (socket, real) = bound?;
-    Ok(Bound { seat, socket: Rc::new(socket), address: Address::Tcp(real) })
+    Ok(Bound { seat, socket: Rc::new(socket), address: ListenAddress::Tcp(real) })
 }
 
 fn try_bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
@@ -80,7 +80,7 @@ fn bind_unix(path: &Path, seat: u8) -> Result<Bound, String> {
         Ok(socket)
     };
     let socket = bind().map_err(fail)?;
-    Ok(Bound { seat, socket: Rc::new(socket.into()), address: Address::Unix(PathBuf::from(path)) })
+    Ok(Bound { seat, socket: Rc::new(socket.into()), address: ListenAddress::Unix(PathBuf::from(path)) })
 }
 
 /// Whether somebody who is not ours listens on the TCP addresses: SO_REUSEPORT would let two services of one user share a

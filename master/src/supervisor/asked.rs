@@ -7,9 +7,8 @@ use phalanx_shared::{error, info};
 
 use super::event::Event;
 use super::{Supervisor, end};
-use crate::chaos::Deed;
 use crate::control::server::ClientId;
-use crate::control::{Answer, Command};
+use crate::control::{Answer, Command, Deed};
 use crate::signals::Wish;
 
 impl Supervisor {

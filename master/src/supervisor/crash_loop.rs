@@ -10,7 +10,7 @@ use super::roster::Roster;
 use super::slot::{Slot, Worker};
 
 /// Who has served so long has come to serve.
-const SETTLED: Duration = Duration::from_secs(1);
+pub(super) const SETTLED: Duration = Duration::from_secs(1);
 /// So many are succeeded at once, one after the other: clients wait.
 const FREE: u32 = 5;
 /// Those who are connected wait no longer than this.
@@ -19,9 +19,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 const LOOP: u32 = 3;
 
 impl Slot {
-    /// A worker has died of itself, or before it served: how long its successor is to wait.
-    pub(super) fn pause_after(&mut self, dead: &Worker, of_itself: bool, age: Duration) -> Duration {
-        let hasty = of_itself && (age < SETTLED || dead.is_booting());
+    /// A worker has died; in haste: of itself, or before it came to serve. How long its successor is to wait.
+    pub(super) fn count_death(&mut self, hasty: bool) -> Duration {
         self.hasty_deaths = if hasty { self.hasty_deaths.saturating_add(1) } else { 0 };
         match self.hasty_deaths.checked_sub(FREE) {
             None | Some(0) => Duration::ZERO,
@@ -65,12 +64,16 @@ impl Roster {
     pub(crate) fn health(&self) -> &'static str {
         let serves = |slot: &Slot| slot.serving().is_some() && !slot.is_in_crash_loop();
         let well = |slot: &Slot| serves(slot) && !slot.serving().is_some_and(Worker::is_suspected);
-        match () {
-            () if self.is_stopping() => "stopping",
-            () if !self.started => "starting",
-            () if !self.slots.values().any(serves) => "failing",
-            () if !self.slots.values().all(well) => "degraded",
-            () => "ok",
+        if self.is_stopping() {
+            "stopping"
+        } else if !self.started {
+            "starting"
+        } else if !self.slots.values().any(serves) {
+            "failing"
+        } else if !self.slots.values().all(well) {
+            "degraded"
+        } else {
+            "ok"
         }
     }
 }

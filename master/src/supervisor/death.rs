@@ -1,12 +1,11 @@
 //! Workers and keepers end: who was to blame, and what follows.
 
-use std::time::Duration;
-
 use nix::unistd::Pid;
 use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::Guilt;
 
 use super::backoff;
+use super::crash_loop::SETTLED;
 use super::event::Action;
 use super::recycling::ENOUGH_DEATHS;
 use super::roster::Roster;
@@ -67,8 +66,10 @@ impl Roster {
             }
             return self.go_back(&format!("worker {} died: {text}", id.0));
         }
-        let of_reload = self.reload.as_ref().is_some_and(|reload| reload.generation == worker.generation);
-        if of_reload && worker.stage == Stage::Serving && self.generation != worker.generation {
+        if self.is_of_reload(worker.generation)
+            && worker.stage == Stage::Serving
+            && self.generation != worker.generation
+        {
             self.roll_back(&format!("the canary, worker {}, died: {text}", id.0));
         } else if self.is_on_trial(worker.generation) && worker.died_of_itself(guilt.is_some()) {
             self.fail_trial(&format!("worker {} died: {text}", id.0));
@@ -93,8 +94,7 @@ impl Roster {
         }
         // On the way back one may succeed a dead one at once: that is tried again.
         let is_rescuer = worker.stage == Stage::Booting { serve_at_once: true };
-        let of_reload = self.reload.as_ref().is_some_and(|reload| reload.generation == worker.generation);
-        if of_reload && !is_rescuer {
+        if self.is_of_reload(worker.generation) && !is_rescuer {
             return self.roll_back(&format!("worker {} of the new generation died: {why}", id.0));
         }
         let now = self.now;
@@ -104,7 +104,7 @@ impl Roster {
             return;
         }
         slot.deaths_at_boot += 1;
-        slot.pause_after(worker, true, Duration::ZERO);
+        slot.count_death(true);
         let pause = backoff::jittered(slot.deaths_at_boot);
         slot.clone_at = Some(now + pause);
         let serving = slot.serving().is_some();
@@ -121,7 +121,7 @@ impl Roster {
         let fast_stop = self.stopping.as_ref().is_some_and(|stopping| stopping.fast);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.restarts += 1;
-        let pause = slot.pause_after(dead, of_itself, now - dead.since);
+        let pause = slot.count_death(of_itself && now - dead.since < SETTLED);
         if fast_stop {
             return;
         }
@@ -146,7 +146,7 @@ impl Roster {
     }
 
     fn keeper_ended(&mut self, id: SlotId, cause: Cause) {
-        let stopping = self.stopping.is_some() && !self.is_unready();
+        let stopping = self.is_draining();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.keeper = None;
         if stopping || slot.place == Place::Closing {
@@ -164,7 +164,7 @@ impl Roster {
         self.act(Action::Warn(format!("keeper {} died ({cause}): the slot gets a new one", id.0)));
         self.act(Action::Open(id));
         // On the way back there is nothing better than to go on.
-        if self.reload.is_some() && self.returning_to.is_none() {
+        if self.reload.is_some() && !self.is_on_the_way_back() {
             self.roll_back(&format!("keeper {} died", id.0));
         }
     }

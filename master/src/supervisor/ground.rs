@@ -292,9 +292,9 @@ impl Ground {
         }
     }
 
-    /// Whether the record of a connection names the seat.
-    pub(super) fn names(&self, seat: u8) -> bool {
-        self.ledger.recorded().any(|(_, record)| record.listener() == seat)
+    /// The seats that records of connections name.
+    pub(super) fn named_seats(&self) -> impl Iterator<Item = u8> + '_ {
+        self.ledger.recorded().map(|(_, record)| record.listener())
     }
 
     /// The ground that the program before this one made.

@@ -17,7 +17,7 @@ pub(super) const LANE_PATIENCE: Duration = Duration::from_secs(2);
 impl Roster {
     pub(super) fn clone_if_due(&mut self, id: SlotId) {
         let (generation, blueprint, now) = (self.generation, self.blueprint, self.now);
-        let stopping = self.stopping.is_some() && !self.is_unready();
+        let stopping = self.is_draining();
         // What it would boot from is not written yet: it is in a moment.
         if self.is_seating() {
             return;
@@ -61,8 +61,7 @@ impl Roster {
     pub(super) fn ready(&mut self, id: SlotId, incarnation: Incarnation) {
         let now = self.now;
         let generation_of_reload = self.reload.as_ref().map(|reload| reload.generation);
-        let unready = self.is_unready();
-        let stopping = self.stopping.is_some() && !unready;
+        let (unready, stopping) = (self.is_unready(), self.is_draining());
         let taking_over = self.is_taking_over();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let closing = slot.place == Place::Closing;

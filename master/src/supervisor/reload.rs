@@ -28,10 +28,16 @@ pub(crate) struct Reload {
     phase: Phase,
     /// What the canary did.
     praise: Option<String>,
-    /// This is the way back to the configuration before, and why.
-    rolled_back: Option<String>,
-    /// On that way: what failed, and stays if it fails too.
-    pub(super) failed: Option<(Generation, usize, Workers)>,
+    way_back: Option<WayBack>,
+}
+
+/// A reload to the configuration before, since the one after it has failed.
+pub(super) struct WayBack {
+    pub(super) why: String,
+    /// Whose configuration it is.
+    pub(super) to: Generation,
+    /// Which failed: it stays if the way back fails too.
+    pub(super) failed: (Generation, usize, Workers),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +75,15 @@ impl Roster {
         self.begin_to_reload(client, config, None);
     }
 
+    /// Whether a worker of this generation is one that the reload under way brings.
+    pub(super) fn is_of_reload(&self, generation: Generation) -> bool {
+        self.reload.as_ref().is_some_and(|reload| reload.generation == generation)
+    }
+
+    pub(super) fn is_on_the_way_back(&self) -> bool {
+        self.reload.as_ref().is_some_and(|reload| reload.way_back.is_some())
+    }
+
     /// A reload is under way, or has left something to be watched or cleared away.
     pub(super) fn is_reloading(&self) -> bool {
         self.reload.is_some() || self.trial.is_some() || self.is_losing_listeners()
@@ -79,18 +94,12 @@ impl Roster {
         self.reload.as_ref().is_some_and(|reload| reload.phase == Phase::Seating)
     }
 
-    pub(super) fn begin_to_reload(
-        &mut self,
-        client: Option<ClientId>,
-        config: Box<Config>,
-        rolled_back: Option<String>,
-    ) {
+    pub(super) fn begin_to_reload(&mut self, client: Option<ClientId>, config: Box<Config>, way_back: Option<WayBack>) {
         self.last_generation.0 += 1;
         let (generation, blueprint) = (self.last_generation, 1 - self.blueprint);
         self.act(Action::Seat(config.clone()));
         let (since, phase, praise) = (self.now, Phase::Seating, None);
-        self.reload =
-            Some(Reload { generation, blueprint, config, client, since, phase, praise, rolled_back, failed: None });
+        self.reload = Some(Reload { generation, blueprint, config, client, since, phase, praise, way_back });
     }
 
     /// What a running service cannot change.
@@ -101,7 +110,7 @@ impl Roster {
             ("log.error", old.log.error != new.log.error),
             ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
         ];
-        Fixed::of(old).refuse(&Fixed::of(new), &more)
+        Fixed::of(old).check_keys(&Fixed::of(new), &more)
     }
 
     pub(super) fn seated(&mut self, outcome: Result<Box<Config>, String>) {
@@ -115,7 +124,7 @@ impl Roster {
                 let (blueprint, config) = (reload.blueprint, reload.config.clone());
                 self.act(Action::Publish(blueprint, config));
             }
-            Err(why) if reload.rolled_back.is_some() => self.roll_back(&why),
+            Err(why) if reload.way_back.is_some() => self.roll_back(&why),
             Err(why) => {
                 let client = reload.client;
                 self.reload = None;
@@ -181,7 +190,7 @@ impl Roster {
         self.boot_successors();
         let Some(reload) = &self.reload else { return };
         let since = reload.since;
-        let canary = reload.rolled_back.is_none() && !reload.config.canary.time.is_zero();
+        let canary = reload.way_back.is_none() && !reload.config.canary.time.is_zero();
         if self.every_successor_is_ready() {
             if canary { self.begin_with_canary() } else { self.begin_to_listen() }
         } else if self.now - since > self.config.workers.boot_timeout * 2 {
@@ -254,8 +263,7 @@ impl Roster {
         if count_changed {
             self.scale(None, count);
         }
-        if let Some(why) = reload.rolled_back {
-            let before = self.returning_to.take().map_or(0, |generation| generation.0);
+        if let Some(WayBack { why, to: Generation(before), .. }) = reload.way_back {
             self.act(Action::Warn(format!("reload rolled back: {why}")));
             let text = format!(
                 "rolled back, the configuration of generation {before} serves again as generation {}: {why}",
@@ -320,11 +328,8 @@ impl Roster {
         }
         self.out.append(&mut actions);
         self.act(Action::Unseat);
-        if let Some(first) = reload.rolled_back {
-            self.returning_to = None;
-            if let Some((generation, blueprint, workers)) = reload.failed {
-                (self.generation, self.blueprint, self.config.workers) = (generation, blueprint, workers);
-            }
+        if let Some(WayBack { why: first, failed, .. }) = reload.way_back {
+            (self.generation, self.blueprint, self.config.workers) = failed;
             let text = format!("{first}; and the configuration before cannot be returned to: {why}");
             self.act(Action::Warn(text.clone()));
             return self.reply(reload.client, Answer::refused(text));

@@ -42,8 +42,6 @@ pub(crate) struct Roster {
     pub(super) last_ground: u32,
     pub(super) reload: Option<Reload>,
     pub(super) trial: Option<Trial>,
-    /// Whose configuration the reload under way takes up again.
-    pub(super) returning_to: Option<Generation>,
     /// Asked for while one was under way.
     pub(super) reload_again: Option<Vec<Option<ClientId>>>,
     pub(super) upgrade: Option<Upgrade>,
@@ -76,7 +74,6 @@ impl Roster {
             last_ground: 0,
             reload: None,
             trial: None,
-            returning_to: None,
             reload_again: None,
             upgrade: None,
             target: count,

@@ -26,10 +26,9 @@ impl Supervisor {
     }
 
     fn bind_what_comes(&mut self, config: &mut Config) -> Result<(), String> {
-        let grounds: Vec<&Ground> = self.all_grounds().map(|(_, ground)| ground).collect();
         let room = self.grounds.values().map(Ground::room).min().unwrap_or(0);
-        let is_named = |seat| grounds.iter().any(|ground| ground.names(seat));
-        self.premises.listeners.assign(&mut config.listen, is_named, room)?;
+        let named = || self.all_grounds().flat_map(|(_, ground)| ground.named_seats()).collect();
+        self.premises.listeners.assign(&mut config.listen, named, room)?;
         let slots: Vec<SlotId> = self.grounds.keys().copied().collect();
         let change = self.premises.listeners.change(&config.listen, &slots)?;
         for (slot, ground) in &self.grounds {

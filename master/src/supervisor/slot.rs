@@ -227,7 +227,7 @@ impl Slot {
         }
     }
 
-    /// The next worker's particulars; none while both lanes are in use. One that will be alone takes over from all the dead.
+    /// The next worker's particulars; none while every lane is in use. One that will be alone takes over from all the dead.
     pub(crate) fn conceive(&mut self, generation: Generation, blueprint: usize, serve_at_once: bool) -> Option<Birth> {
         if self.workers.is_empty() {
             self.graves.retain(|grave| grave.post.ground != self.ground);

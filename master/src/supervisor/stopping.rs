@@ -66,6 +66,11 @@ impl Roster {
         self.stopping.as_ref().is_some_and(|stopping| !stopping.fast && stopping.unready_until.is_some())
     }
 
+    /// The service stops, and ends what it has.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_stopping() && !self.is_unready()
+    }
+
     /// Has load balancers told to go elsewhere.
     pub(super) fn tell_unready(&mut self) {
         let workers = self.slots.values().flat_map(Slot::every_worker);

@@ -8,7 +8,7 @@ use phalanx_shared::ipc::{Generation, Incarnation, SlotId};
 use phalanx_shared::stats::Snapshot;
 
 use super::event::Action;
-use super::reload::Reload;
+use super::reload::{Reload, WayBack};
 use super::roster::Roster;
 use super::slot::{Slot, Worker};
 use crate::control::Answer;
@@ -156,16 +156,15 @@ impl Roster {
     pub(super) fn fail_trial(&mut self, why: &str) {
         let Some(trial) = self.trial.take() else { return };
         self.act(Action::Warn(format!("generation {} fails, going back: {why}", trial.generation.0)));
-        let (before, config) = trial.before;
+        let (to, config) = trial.before;
         // Bounds that kill are no longer those that failed.
         let workers = std::mem::replace(&mut self.config.workers, config.workers.clone());
+        let why = format!("generation {} failed: {why}", trial.generation.0);
         let failed = (self.generation, self.blueprint, workers);
-        self.begin_to_reload(trial.client, config, Some(format!("generation {} failed: {why}", trial.generation.0)));
-        if let Some(reload) = &mut self.reload {
-            reload.failed = Some(failed);
+        self.begin_to_reload(trial.client, config, Some(WayBack { why, to, failed }));
+        if let Some(reload) = &self.reload {
             // Who succeeds a dead worker from now on is of the configuration that is known to serve.
             (self.generation, self.blueprint) = (reload.generation, reload.blueprint);
         }
-        self.returning_to = Some(before);
     }
 }

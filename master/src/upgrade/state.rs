@@ -104,8 +104,9 @@ pub(crate) struct Listener {
     pub(crate) seat: u8,
     /// As the configuration has it.
     pub(crate) wanted: ListenAddress,
-    /// With the real port; each slot has its own socket.
-    pub(crate) tcp: Option<std::net::SocketAddr>,
+    /// With the real port.
+    pub(crate) address: ListenAddress,
+    /// Of a Unix socket, which all slots share; each slot has its own for TCP.
     pub(crate) unix: Option<RawFd>,
 }
 
@@ -229,12 +230,12 @@ impl Fixed {
 
     /// Whether a service with this can be handed over to a program with `wanted`.
     pub(crate) fn check(&self, wanted: &Fixed) -> Result<(), String> {
-        self.refuse(wanted, &[("listen.address", self.listen != wanted.listen)])
+        self.check_keys(wanted, &[("listen.address", self.listen != wanted.listen)])
     }
 
     /// Whether a service with this can go on as one with `wanted`, listeners apart; `more` are other keys that must not have
     /// changed.
-    pub(crate) fn refuse(&self, wanted: &Fixed, more: &[(&str, bool)]) -> Result<(), String> {
+    pub(crate) fn check_keys(&self, wanted: &Fixed, more: &[(&str, bool)]) -> Result<(), String> {
         let keys = [
             ("master.pid_file", self.pid_file != wanted.pid_file),
             ("master.control_socket", self.control_socket != wanted.control_socket),

@@ -11,6 +11,9 @@ pub(super) struct Bounds {
     why: &'static str,
 }
 
+/// In milliseconds.
+const DAY: u64 = 24 * 60 * 60 * 1000;
+
 /// `workers.count`.
 pub(super) const COUNT: Bounds = plain(1, 1024, "each slot has a keeper, a worker and a ledger");
 /// `master.crash_reports`.
@@ -47,29 +50,13 @@ pub(super) const SIZE: Bounds = size(0, i64::MAX as u64, "no file or process is 
 /// Rates that a peer must keep up, in bytes a second.
 pub(super) const RATE: Bounds = size(0, 1 << 30, "as bytes a second; 0 means that no peer is too slow");
 /// How long a worker serves, in milliseconds.
-pub(super) const AGE: Bounds = Bounds {
-    least: 0,
-    most: 10 * 365 * 24 * 60 * 60 * 1000,
-    show: show_duration,
-    why: "0s means that no worker is too old",
-};
+pub(super) const AGE: Bounds = time(0, 10 * 365 * DAY, "0s means that no worker is too old");
 /// How long a configuration is tried, in milliseconds.
-pub(super) const TRIAL: Bounds = Bounds {
-    least: 0,
-    most: 24 * 60 * 60 * 1000,
-    show: show_duration,
-    why: "0s means that it is not tried, and nobody waits longer than a day",
-};
+pub(super) const TRIAL: Bounds = time(0, DAY, "0s means that it is not tried, and nobody waits longer than a day");
 /// How long a request may be worked on, in milliseconds.
-pub(super) const REQUEST_TIME: Bounds = Bounds {
-    least: 0,
-    most: 24 * 60 * 60 * 1000,
-    show: show_duration,
-    why: "0s means that a request may take any time",
-};
+pub(super) const REQUEST_TIME: Bounds = time(0, DAY, "0s means that a request may take any time");
 /// How long a stop is announced, in milliseconds.
-pub(super) const UNREADY: Bounds =
-    Bounds { least: 0, most: 60 * 60 * 1000, show: show_duration, why: "0s means that a stop begins at once" };
+pub(super) const UNREADY: Bounds = time(0, DAY / 24, "0s means that a stop begins at once");
 /// `workers.give_up_after`.
 pub(super) const DEATHS: Bounds = plain(0, 1_000_000, "0 means that the service never gives up");
 /// `canary.errors`.
@@ -77,12 +64,7 @@ pub(super) const PERCENT: Bounds = plain(0, 100, "percentage points");
 /// `canary.latency`.
 pub(super) const FACTOR: Bounds = plain(0, 1000, "0 means that the time does not count");
 /// Every timeout, in milliseconds: none would wait for ever, and a day is for ever.
-pub(super) const TIMEOUT: Bounds = Bounds {
-    least: 1,
-    most: 24 * 60 * 60 * 1000,
-    show: show_duration,
-    why: "a timeout is more than zero, at most a day",
-};
+pub(super) const TIMEOUT: Bounds = time(1, DAY, "a timeout is more than zero, at most a day");
 
 const fn plain(least: u64, most: u64, why: &'static str) -> Bounds {
     Bounds { least, most, show: show_plain, why }
@@ -90,6 +72,11 @@ const fn plain(least: u64, most: u64, why: &'static str) -> Bounds {
 
 const fn size(least: u64, most: u64, why: &'static str) -> Bounds {
     Bounds { least, most, show: show_size, why }
+}
+
+/// In milliseconds.
+const fn time(least: u64, most: u64, why: &'static str) -> Bounds {
+    Bounds { least, most, show: show_duration, why }
 }
 
 fn show_plain(number: u64) -> String {

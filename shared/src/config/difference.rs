@@ -13,7 +13,10 @@ const NAMES: [(&str, &str); 3] = [("sites", "site"), ("routes", "route"), ("acti
 /// Every value that differs, a line each: its place as the file names it, what it was and what it is.
 #[must_use]
 pub fn differences(before: &Config, after: &Config) -> Vec<String> {
-    let tree = |config: &Config| serde_json::to_value(config).unwrap_or(Value::Null);
+    let tree = |config: &Config| {
+        let listen = config.listen.iter().filter(|listen| !listen.leaving).cloned().collect();
+        serde_json::to_value(Config { listen, ..config.clone() }).unwrap_or(Value::Null)
+    };
     let mut found = Vec::new();
     compare("", &tree(before), &tree(after), &mut found);
     found
@@ -26,8 +29,7 @@ fn compare(place: &str, before: &Value, after: &Value, found: &mut Vec<String>) 
     match (before, after) {
         (Value::Object(old), Value::Object(new)) if shown(before).is_none() && shown(after).is_none() => {
             for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
-                // Where a listener sits is the service's own affair.
-                if name != "seat" && name != "leaving" {
+                if is_of_the_file(name) {
                     let (old, new) = (old.get(name).unwrap_or(&Value::Null), new.get(name).unwrap_or(&Value::Null));
                     compare(&below(place, name), old, new, found);
                 }
@@ -41,6 +43,11 @@ fn compare(place: &str, before: &Value, after: &Value, found: &mut Vec<String>) 
         }
         _ => found.push(format!("{place}: {} -> {}", show(before), show(after))),
     }
+}
+
+/// Where a listener sits is the service's own affair.
+fn is_of_the_file(name: &str) -> bool {
+    !matches!(name, "seat" | "leaving")
 }
 
 fn below(place: &str, name: &str) -> String {
@@ -74,7 +81,7 @@ fn show(value: &Value) -> String {
         (Some(text), _) => text,
         (None, Value::Null) => "nothing".to_owned(),
         (None, Value::Object(object)) => {
-            let parts = object.iter().filter(|(name, value)| *name != "seat" && *name != "leaving" && !value.is_null());
+            let parts = object.iter().filter(|(name, value)| is_of_the_file(name) && !value.is_null());
             let parts: Vec<String> =
                 parts.map(|(name, value)| format!("{} = {}", name.to_lowercase(), show(value))).collect();
             format!("{{ {} }}", parts.join(", "))
@@ -120,6 +127,15 @@ respond = { status = 200, body = "a" }
     fn values_are_told_by_their_place_and_as_they_are_written() {
         let found = differences_to(|file| file.replace("count = 2", "count = \"auto\"").replace("10s", "1m"));
         assert_eq!(found, ["workers.count: 2 -> \"Auto\"", "workers.drain_timeout: \"10s\" -> \"1m\""]);
+    }
+
+    #[test]
+    fn a_listener_that_is_on_its_way_out_is_gone() {
+        let before = parse(FILE, Path::new("/p.toml")).unwrap();
+        let mut after = before.clone();
+        after.listen[0].leaving = true;
+        let found = differences(&before, &after);
+        assert!(found.len() == 1 && found[0].ends_with(" -> nothing"), "{found:?}");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{SockFilter, SockRef};
+
 /// Resident bytes of another process (proc(5) stat); none when it is gone or unreadable.
 pub fn resident_bytes(pid: nix::unistd::Pid) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -75,22 +78,6 @@ fn code(code: u32, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf, k }
 }
 
-fn attach(socket: &impl std::os::fd::AsFd, option: libc::c_int, program: &mut [libc::sock_filter]) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the program of `len` instructions, both alive for the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Sends new connections to some sockets of a SO_REUSEPORT group only, to each of them as often, at random. They are numbered
 /// from 0 in the order of binding (socket(7) SO_ATTACH_REUSEPORT_CBPF). At most 1024 of them; with none, nothing changes.
 pub fn steer_to(socket: &impl std::os::fd::AsFd, serving: &[u32]) -> io::Result<()> {
@@ -108,7 +95,8 @@ pub fn steer_to(socket: &impl std::os::fd::AsFd, serving: &[u32]) -> io::Result<
         program.push(code(libc::BPF_RET | libc::BPF_K, 0, *socket));
     }
     program.push(code(libc::BPF_RET | libc::BPF_K, 0, serving[0]));
-    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, &mut program)
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &filter)?)
 }
 
 /// Has a TCP listener drop what would begin a connection, as if the network had lost it; who has begun already comes in
@@ -118,35 +106,36 @@ pub fn refuse_connections(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
     const FLAGS: u32 = 13;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
-    let mut program = [
+    let program = [
         code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, FLAGS),
         code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, SYN | ACK),
         code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, SYN),
         code(libc::BPF_RET | libc::BPF_K, 0, 0),
         code(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
     ];
-    attach(socket, libc::SO_ATTACH_FILTER, &mut program)
+    let program = program.map(|it| SockFilter::new(it.code, it.jt, it.jf, it.k));
+    SockRef::from(socket).attach_filter(&program)
 }
 
 /// Undoes [`refuse_connections`].
 pub fn welcome_connections(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
-    set_to_zero(socket, libc::SO_DETACH_FILTER)
+    match SockRef::from(socket).detach_filter() {
+        // There was none.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Undoes [`steer_to`]: the group spreads by hash over all its sockets again.
 pub fn steer_to_all(socket: &impl std::os::fd::AsFd) -> io::Result<()> {
-    set_to_zero(socket, libc::SO_DETACH_REUSEPORT_BPF)
-}
-
-fn set_to_zero(socket: &impl std::os::fd::AsFd, option: libc::c_int) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let zero: libc::c_int = 0;
-    // SAFETY: the options that this is called with take an int, which they ignore.
+    // SAFETY: the option takes an int that it ignores.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            option,
+            libc::SO_DETACH_REUSEPORT_BPF,
             (&raw const zero).cast(),
             size_of_val(&zero) as libc::socklen_t,
         )

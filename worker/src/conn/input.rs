@@ -5,6 +5,7 @@ use std::io;
 use nix::errno::Errno;
 use phalanx_shared::ledger::BUFFER_BYTES;
 use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::log::first_line;
 use phalanx_shared::sys::table::borrow;
 
 use super::context::address_of;
@@ -59,14 +60,9 @@ impl Connection {
 
     /// The request that is worked on or waited for, and whose it is: words for the log.
     pub(crate) fn describe(&self) -> Option<String> {
-        /// More of a request line than this is not told.
-        const MOST: usize = 256;
-        let bytes = self.unanswered(self.record.start());
-        let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().filter(|line| !line.is_empty())?;
-        let line = String::from_utf8_lossy(&line[..line.len().min(MOST)]);
-        let line: String = line.chars().map(|it| if it.is_control() { '.' } else { it }).collect();
+        let line = first_line(self.unanswered(self.record.start()));
         let peer = address_of(&self.record).map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
-        Some(format!("`{line}` of {peer}"))
+        (!line.is_empty()).then(|| format!("`{line}` of {peer}"))
     }
 
     /// The bytes from stream position `position` on.

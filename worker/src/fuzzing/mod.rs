@@ -204,7 +204,7 @@ impl Succession {
     /// Gives the connection what threads do for it.
     fn await_pool(&self, cx: &mut Context, connection: &mut Connection, mut fate: Fate) -> Fate {
         while fate != Fate::Close && connection.is_waiting() {
-            for (_, ticket, done) in cx.pool.results() {
+            for (_, ticket, done) in cx.pool.results().0 {
                 fate = connection.arrived(cx, ticket, done);
             }
             std::thread::yield_now();

@@ -258,10 +258,11 @@ impl Reactor {
 
     /// Threads of the pool have done what connections wait for.
     fn take_results(&mut self) {
-        for (fd, ticket, done) in self.cx.pool.results() {
+        let (results, worked) = self.cx.pool.results();
+        for (fd, ticket, done) in results {
             self.with(fd, |connection, cx| connection.arrived(cx, ticket, done));
         }
-        self.cx.stats.add(Counter::Busy, nanoseconds(self.cx.pool.worked()));
+        self.cx.stats.add(Counter::Busy, nanoseconds(worked));
     }
 
     /// A thread that does not end its job is given up, and with it this worker: nothing else ends a thread.
