@@ -52,16 +52,29 @@ fn a_crash_loop_is_told_harms_no_innocent_and_ends_with_its_cause() {
 fn a_service_whose_workers_all_die_at_boot_gives_up_with_an_exit_code_of_its_own() {
     let _machine = beside_others();
     let server =
-        Setup::new(1).set("workers", "give_up_after = 4").environment("PHALANX_CRASH_POINT", "booting:2!").start();
+        Setup::new(1).set("workers", "give_up_after = 5").environment("PHALANX_CRASH_POINT", "booting:2!").start();
     assert!(processes::signal(server.worker(0), Signal::SIGKILL));
     wait_until("it fails", SOON, || server.cli("status", &["--json"]).stdout.contains("\"state\":\"failing\""));
     let status = server.wait_exit(SOON);
     assert_eq!(status.code(), Some(4), "{status:?}\n{}", server.log());
     assert!(
-        server.log().contains("gave up after 4 deaths in a row in every slot, the last: SIGABRT"),
+        server.log().contains("gave up after 5 deaths in a row in every slot, the last: SIGABRT"),
         "{}",
         server.log()
     );
+}
+
+#[test]
+#[cfg(feature = "crash-points")]
+fn a_worker_that_was_reaped_before_its_keeper_told_its_number_is_succeeded() {
+    let _machine = beside_others();
+    let server =
+        Setup::new(1).environment("PHALANX_CRASH_POINT", "booting:2").environment("PHALANX_KEEPER", "slow").start();
+    let mut idle = server.connect().quiet();
+    assert!(processes::signal(server.worker(0), Signal::SIGKILL));
+    let answer = idle.get("/hello");
+    assert_eq!(answer.status, 200, "{answer}");
+    assert!(server.log().contains("incarnation 2) died: SIGKILL"), "{}", server.log());
 }
 
 #[test]

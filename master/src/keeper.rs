@@ -68,6 +68,15 @@ fn settle_in(charge: Charge) -> io::Result<(Box<Inheritance>, OwnedFd)> {
     Ok((Box::new(inheritance), orders))
 }
 
+/// With `PHALANX_KEEPER=slow` a keeper tells late whom it has cloned: the worker may be dead by then. Without the feature
+/// `crash-points` it never waits.
+fn hesitate() {
+    #[cfg(feature = "crash-points")]
+    if std::env::var("PHALANX_KEEPER").is_ok_and(|keeper| keeper == "slow") {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 /// Until the master hangs up.
 fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
     let mut later_table = true;
@@ -86,6 +95,7 @@ fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
                     Ok(Born::Parent(pid)) => Ok(pid.as_raw()),
                     Err(error) => Err(format!("clone a worker: {error}")),
                 };
+                hesitate();
                 let answer = Cloned { incarnation: birth.incarnation, outcome };
                 if let Err(error) = send(orders.as_fd(), &answer, &[]) {
                     warn!("keeper {}: tell the master: {error}", slot.0);

@@ -368,18 +368,14 @@ impl Ground {
         }
     }
 
-    /// What the keeper has answered since: an incarnation and its process, or why there is none.
+    /// What the keeper has answered since: an incarnation and its process, or why there is none. Unchecked: workers have the
+    /// keeper's end of the line too, and may have said it.
     pub(super) fn births(&self) -> Vec<(Incarnation, Result<Pid, String>)> {
         let mut births = Vec::new();
         loop {
             match line::receive::<Cloned>(self.orders.as_fd(), line::Wait::No) {
                 Ok(Some((cloned, _))) => {
-                    let outcome = cloned.outcome.map(Pid::from_raw);
-                    // Workers have the keeper's end of the line too, and may have said it.
-                    match outcome {
-                        Ok(pid) if !process::is_child(pid) => warn!("a keeper tells of pid {pid}, which is no child"),
-                        outcome => births.push((cloned.incarnation, outcome)),
-                    }
+                    births.push((cloned.incarnation, cloned.outcome.map(Pid::from_raw)));
                 }
                 Ok(None) => {
                     self.hung_up.set(true);

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use phalanx_shared::ipc::SlotId;
+use phalanx_shared::sys::process;
+use phalanx_shared::warn;
 
 use super::Supervisor;
 use super::event::Event;
@@ -91,6 +93,12 @@ impl Supervisor {
         let Some(ground) = self.grounds.get(&slot) else { return };
         for (incarnation, outcome) in ground.births() {
             if let Ok(pid) = outcome {
+                // Who has been reaped is a child no more; but a later process may have its number.
+                let reaped = self.unclaimed.remove(&pid).filter(|_| !process::is_child(pid));
+                if reaped.is_none() && !process::is_child(pid) {
+                    warn!("a keeper tells of pid {pid}, which is no child");
+                    continue;
+                }
                 let known = self.roster.slots.get_mut(&slot).and_then(|slot| slot.worker(incarnation));
                 let known = known.filter(|worker| worker.pid.is_none());
                 let Some(post) = known.map(|worker| worker.post) else { continue };
@@ -99,7 +107,7 @@ impl Supervisor {
                 }
                 self.posts.insert(pid, post);
                 events.push(Event::Born(slot, incarnation, Ok(pid)));
-                if let Some((ending, _)) = self.unclaimed.remove(&pid) {
+                if let Some((ending, _)) = reaped {
                     self.all_words(slot, events);
                     events.push(self.ended(pid, ending));
                 }
@@ -144,27 +152,27 @@ impl Supervisor {
         for (wish, name) in wishes {
             events.extend(self.wish(wish, name));
         }
-        for (pid, ending) in self.reap() {
-            if !self.posts.contains_key(&pid) && !self.is_keeper(pid) {
-                // Its keeper may have told its number by now.
-                for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
-                    self.births(slot, events);
-                }
+        let mut ended = self.reap();
+        // A worker may be dead before its keeper has told its number, or before that was read.
+        ended.retain(|(pid, ending)| {
+            let known = self.posts.contains_key(pid) || self.is_keeper(*pid);
+            if !known {
+                self.leave_unclaimed(*pid, *ending);
             }
-            match self.posts.get(&pid).map(|post| post.slot) {
-                Some(slot) => {
-                    self.all_words(slot, events);
-                    events.push(self.ended(pid, ending));
-                }
-                None if self.is_keeper(pid) => {
-                    // What it had still to tell comes first.
-                    for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
-                        self.births(slot, events);
-                    }
-                    events.push(self.ended(pid, ending));
-                }
-                None => self.leave_unclaimed(pid, ending),
+            known
+        });
+        if ended.iter().any(|(pid, _)| self.is_keeper(*pid)) || !self.unclaimed.is_empty() {
+            // What keepers have still to tell comes first.
+            for slot in self.grounds.keys().copied().collect::<Vec<_>>() {
+                self.births(slot, events);
             }
+        }
+        for (pid, ending) in ended {
+            if let Some(post) = self.posts.get(&pid) {
+                let slot = post.slot;
+                self.all_words(slot, events);
+            }
+            events.push(self.ended(pid, ending));
         }
     }
 
