@@ -169,6 +169,94 @@ fn nobody_notices_that_a_program_is_taken_back_whose_workers_die_soon() {
     assert_eq!((status.total("accepted"), status.total("closed"), status.total("failed")), (85, 0, 0), "{status}");
 }
 
+/// The program before serves on, after the new program's master has died or hung: nobody notices, and nothing is left behind.
+#[cfg(feature = "crash-points")]
+#[test]
+fn nobody_notices_that_the_master_of_a_new_program_dies() {
+    let _machine = beside_others();
+    let server = setup().set("master", "probation = \"5s\"").start();
+    let (address, master) = (server.address(), server.master());
+    let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    let load = Load::start(&address, 12, Manners::Strict, &asks());
+    load.wait_for(100);
+    wait_for_one_table_a_slot(&server);
+    let before = all_descriptors(&server);
+    let faults = [
+        ("segv@taking-over", "its master died of SIGSEGV"),
+        ("panic@taking-over", "its master panicked"),
+        ("abort@opening", "its master died of SIGABRT"),
+        ("exit@opening", "its master ended"),
+        ("segv@serving", "its master died of SIGSEGV"),
+        ("panic@serving", "its master panicked"),
+        ("exit@probation", "its master ended"),
+        ("abort@probation", "its master died of SIGABRT"),
+        ("hang@probation", "its master hung"),
+    ];
+    for (fault, why) in faults {
+        let text = format!("PHALANX_MASTER_FAULT={fault} exec {BINARY} \"$@\"");
+        let program = script(&server, fault, &text);
+        server.cli("upgrade", &[program.to_str().unwrap()]).assert_said(1, &["rolled back", "serves on", why]);
+        load.wait_for(100);
+        assert_eq!(server.master(), master);
+        server.cli("status", &[]).assert_code(0);
+    }
+    let tally = load.finish();
+    tally.assert_clean();
+    idle.iter_mut().for_each(Client::assert_usable);
+    server.wait_total(tally.answered + 20);
+    let status = server.status();
+    assert_eq!((status.total("accepted"), status.total("closed"), status.total("failed")), (32, 0, 0), "{status}");
+    wait_for_one_table_a_slot(&server);
+    let most = before.iter().zip(&all_descriptors(&server)).map(|(old, new)| new.saturating_sub(*old)).max();
+    assert!(most <= Some(3), "descriptors grow: {before:?}, {:?}", all_descriptors(&server));
+    server.cli("upgrade", &[]).assert_code(0);
+    server.cli("stop", &[]).assert_code(0);
+}
+
+/// At any moment, and with it workers of both programs.
+#[test]
+fn nobody_notices_that_a_new_master_is_killed_on_probation() {
+    let _machine = beside_others();
+    let server = setup().set("master", "probation = \"20s\"").start();
+    let (address, master) = (server.address(), server.master());
+    let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    idle.iter_mut().for_each(Client::assert_usable);
+    let load = Load::start(&address, 12, Manners::Strict, &asks());
+    load.wait_for(100);
+    let rounds = knob("PHALANX_RETURNS", 12);
+    for round in 0..rounds {
+        let signal = [Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGBUS][round % 3];
+        let program_before = server.log().matches("handing over").count();
+        server.signal(Signal::SIGUSR2);
+        wait_until("the next program takes over", SOON, || {
+            server.log().matches(" slots are handed over").count() > program_before * 2
+        });
+        load.wait_for(1 + 9 * round as u64);
+        if round % 2 == 1
+            && let Some(worker) = server.workers().last()
+        {
+            processes::signal(worker.pid, Signal::SIGKILL);
+        }
+        server.signal(signal);
+        wait_until("it is returned from", SOON, || {
+            let log = server.log();
+            let reasons = [Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGBUS]
+                .map(|signal| log.matches(&format!("upgrade rolled back: its master died of {signal}")).count());
+            reasons.iter().sum::<usize>() == round + 1
+        });
+        assert_eq!(server.master(), master);
+    }
+    load.wait_for(100);
+    let tally = load.finish();
+    tally.assert_clean();
+    idle.iter_mut().for_each(Client::assert_usable);
+    wait_for_one_table_a_slot(&server);
+    server.wait_total(tally.answered + 40);
+    let status = server.status();
+    assert_eq!((status.total("accepted"), status.total("closed"), status.total("failed")), (32, 0, 0), "{status}");
+    server.cli("stop", &[]).assert_code(0);
+}
+
 #[test]
 fn workers_and_keepers_killed_during_upgrades_cost_nothing() {
     let _machine = beside_others();

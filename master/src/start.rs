@@ -18,7 +18,7 @@ use crate::signals::Signals;
 use crate::supervisor::{Premises, Supervisor};
 use crate::upgrade::origin::Origin;
 use crate::upgrade::state::{Fixed, State};
-use crate::upgrade::{self, Role};
+use crate::upgrade::{self, Role, fault, way_back};
 
 /// What the command line asks for.
 pub(crate) struct Wanted<'a> {
@@ -44,7 +44,7 @@ pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
         Err(error) => (Err(format!("the configuration file: {error}")), None),
     };
     match role {
-        Role::TakeOver(state) => take_over(config, file, wanted.daemon, origin, &state),
+        Role::TakeOver { state, returned } => take_over(config, file, wanted.daemon, origin, (&state, returned)),
         Role::Rehearse { state, outcome } => rehearse(config, origin, &state, outcome),
         Role::Start => match (config, wanted.daemon) {
             (Err(why), _) => complain(BAD_USAGE, &why),
@@ -169,13 +169,18 @@ fn take_over(
     file: Option<PathBuf>,
     daemon: bool,
     origin: Origin,
-    state: &OwnedFd,
+    (state, returned): (&OwnedFd, Option<String>),
 ) -> u8 {
     take_name("master");
-    let state = match State::read(state) {
+    let mut state = match State::read(state) {
         Ok(state) => state,
         Err(why) => return complain(FAILED, &why),
     };
+    state.rolled_back = returned.or(state.rolled_back);
+    if state.rolled_back.is_none() {
+        way_back::prepare(&origin, &state);
+    }
+    fault::pass("taking-over");
     if daemon {
         let _stays_where_it_is = std::env::set_current_dir("/");
     }
@@ -224,8 +229,7 @@ fn go_back(mut state: State, mut origin: Origin, why: &str) -> u8 {
     if state.rolled_back.is_some() {
         return complain(FAILED, &format!("the program that was returned to cannot go on: {why}"));
     }
-    state.rolled_back = Some(why.to_owned());
-    state.executed = state.program;
+    state.turn_back(why);
     origin.set_environment(&state.environment);
     let program = table::borrow(state.program);
     let error = match state.write().map_err(|error| error.to_string()) {

@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Ending {
     Exited(i32),
     Killed(i32),
+    /// Another program, which has died since, heard of it.
+    Unseen,
 }
 
 /// Why a worker ended.
@@ -47,6 +49,7 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Ending::Exited(code) => write!(f, "exit code {code}"),
+            Ending::Unseen => write!(f, "unseen"),
             Ending::Killed(number) => match Signal::try_from(number) {
                 Ok(signal) => f.write_str(signal.as_str()),
                 Err(_) => write!(f, "signal {number}"),
@@ -65,7 +68,7 @@ impl fmt::Display for Cause {
         match (self.ending, self.own_fault) {
             (Ending::Killed(_), true) => write!(f, "{} by its own fault", self.ending),
             (Ending::Killed(_), false) => write!(f, "{} from outside", self.ending),
-            (Ending::Exited(_), _) => write!(f, "{}", self.ending),
+            (Ending::Exited(_) | Ending::Unseen, _) => write!(f, "{}", self.ending),
         }
     }
 }
@@ -76,6 +79,7 @@ pub(crate) fn cause(ledger: &Ledger, lane: usize, ending: Ending) -> Cause {
     let own_fault = match ending {
         Ending::Killed(signal) => word(SIGNAL) == signal as u64 && word(OWN_FAULT) == 1,
         Ending::Exited(_) => true,
+        Ending::Unseen => false,
     };
     Cause { ending, own_fault, out_of_memory: None }
 }

@@ -78,7 +78,9 @@ impl Server {
         let listener = UnixListener::from(upgrade::inherited(state.listener)?);
         let mut clients = BTreeMap::new();
         for client in &state.clients {
-            let stream = UnixStream::from(upgrade::inherited(client.stream)?);
+            // One that has gone since this was written is none.
+            let Ok(stream) = upgrade::inherited(client.stream) else { continue };
+            let stream = UnixStream::from(stream);
             let state::Client { received, unsent, owed, listens, finished, .. } = client.clone();
             clients
                 .insert(ClientId(client.id), Client { stream, received, unsent, owed, listens, finished, gone: false });

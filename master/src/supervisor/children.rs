@@ -6,10 +6,12 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::ledger::record::Owner;
+use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest::resident_bytes;
 
 use super::Supervisor;
 use super::event::Event;
+use super::ground::Ground;
 use super::slot::{Slot, Stage, Worker};
 use crate::status::{self, Status};
 use crate::verdict::{self, Cause, Ending};
@@ -31,6 +33,22 @@ impl Supervisor {
             ended.push((pid, ending));
         }
         ended
+    }
+
+    /// Known processes that are no children any more: a program that died before it could write that down has reaped them. A
+    /// worker that has left nothing did what it was told to.
+    pub(super) fn ended_unseen(&self) -> Vec<(Pid, Ending)> {
+        let slots = || self.roster.slots.values();
+        let keepers = slots().flat_map(|slot| slot.keeper.into_iter().chain(slot.former_keepers()));
+        let mut unseen: Vec<_> = keepers.map(|pid| (pid, Ending::Unseen)).collect();
+        for worker in slots().flat_map(Slot::every_worker) {
+            let owner = Some(Owner::Worker(worker.incarnation));
+            let has_left = |ground: &Ground| ground.ledger.recorded().any(|(_, record)| record.owner() == owner);
+            let left = self.ground(worker.post).is_some_and(has_left);
+            unseen.extend(worker.pid.map(|pid| (pid, if left { Ending::Unseen } else { Ending::Exited(0) })));
+        }
+        unseen.retain(|(pid, _)| !process::is_child(*pid));
+        unseen
     }
 
     pub(super) fn is_keeper(&self, pid: Pid) -> bool {

@@ -60,6 +60,7 @@ use crate::privileges::Identity;
 use crate::signals::{Signals, Wish};
 use crate::upgrade::origin::Origin;
 use crate::upgrade::rehearsal::Rehearsal;
+use crate::upgrade::{fault, way_back};
 use crate::verdict::{self, Ending};
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground};
@@ -182,6 +183,7 @@ impl Supervisor {
     fn handle(&mut self, event: Event) {
         self.tell_event(&event);
         let actions = self.roster.react(event, Instant::now());
+        self.keep_way_back();
         let mut consequences = Vec::new();
         for action in actions {
             self.tell_action(&action);
@@ -190,6 +192,7 @@ impl Supervisor {
         for slot in self.roster.emptied() {
             self.close(slot);
         }
+        self.keep_way_back();
         for event in consequences {
             self.handle(event);
         }
@@ -244,7 +247,10 @@ impl Supervisor {
             Action::EndRehearsal => (self.rehearsal, self.successor) = (None, None),
             Action::TakeOver(client) => self.departure = Some(Departure::Onward(client)),
             Action::GoBack(client, why) => self.departure = Some(Departure::Back(client, why)),
-            Action::Confirm => self.predecessor = None,
+            Action::Confirm => {
+                self.predecessor = None;
+                way_back::forget();
+            }
             Action::LookInto(slot, ground) => {
                 let left = self.ground(Post { slot, ground, lane: 0 }).is_some_and(Ground::has_connections);
                 return (!left).then_some(Event::Emptied(slot, ground));
@@ -261,6 +267,9 @@ impl Supervisor {
     // ---- slots ----
 
     fn open(&mut self, slot: SlotId) -> Result<Pid, String> {
+        if self.predecessor.is_some() {
+            fault::pass("opening");
+        }
         if self.all_grounds().any(|(of, _)| of == slot) {
             return self.replace(slot);
         }

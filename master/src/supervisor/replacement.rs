@@ -6,16 +6,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use phalanx_shared::info;
 use phalanx_shared::ledger::LAYOUT;
+use phalanx_shared::sys::rest::children;
 use phalanx_shared::sys::{process, table};
+use phalanx_shared::{info, warn};
 
 use super::event::Event;
 use super::ground::{self, Common, FormerGround, Ground};
 use super::roster::Roster;
 use super::slot::{Post, Slot};
-use super::{Premises, Supervisor};
+use super::{Premises, Supervisor, end};
 use crate::control::server::{ClientId, Server};
 use crate::daemonize::Herald;
 use crate::pid_file::PidFile;
@@ -23,7 +25,7 @@ use crate::signals::Wish;
 use crate::upgrade::origin::Environment;
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State, VERSION};
-use crate::upgrade::{inherited, pass_on};
+use crate::upgrade::{inherited, pass_on, way_back};
 
 /// The program to execute.
 pub(super) enum Departure {
@@ -74,6 +76,9 @@ impl Supervisor {
         for slot in &state.slots {
             supervisor.inherit_slot(slot)?;
         }
+        if state.rolled_back.is_some() {
+            supervisor.end_unknown_children();
+        }
         info!("was {}, pid {}: {} slots are handed over", state.program_version, std::process::id(), state.slots.len());
         Ok(supervisor)
     }
@@ -95,6 +100,57 @@ impl Supervisor {
     pub(crate) fn rehearse(mut self) -> u8 {
         self.rehearses = true;
         self.run()
+    }
+
+    /// As long as this program's death is to be the return to the one before: writes down what that has to know. What it learned
+    /// of later than this never served: workers serve when they are told to, which is done after it is written.
+    pub(super) fn keep_way_back(&mut self) {
+        if self.predecessor.is_none() {
+            return;
+        }
+        if !self.roster.dies_back() || self.leaving.is_some() {
+            return way_back::forget();
+        }
+        let state = self.state_to_return("its master died");
+        match (state, &self.predecessor) {
+            (Ok(state), Some(predecessor)) => {
+                way_back::arm(&self.premises.origin, &predecessor.environment, &state);
+            }
+            (Err(why), _) => warn!("make ready to return to the program before this one: {why}"),
+            _ => {}
+        }
+    }
+
+    /// What the program before this one would go on with.
+    fn state_to_return(&self, why: &str) -> Result<State, String> {
+        let nothing = || "there is no program to go back to".to_owned();
+        let predecessor = self.predecessor.as_ref().ok_or_else(nothing)?;
+        let mut state = self.state(predecessor.program.as_raw_fd(), Some(why.to_owned()))?;
+        state.client = self.roster.upgrades_for().map(|client| client.0);
+        state.config = predecessor.config.clone();
+        for slot in &mut state.slots {
+            let known = self.roster.slots.get(&phalanx_shared::ipc::SlotId(slot.slot));
+            // Whoever is on its way is ended by the program that is returned to, and what it may have rescued is settled.
+            let unborn = known.into_iter().flat_map(Slot::every_worker).filter(|worker| worker.pid.is_none());
+            slot.graves.extend(unborn.map(|worker| state::Grave {
+                dead: worker.incarnation.0,
+                ground: worker.post.ground,
+                lane: worker.post.lane,
+            }));
+        }
+        Ok(state)
+    }
+
+    /// Ends workers and keepers that were on their way when the program before this one died.
+    fn end_unknown_children(&self) {
+        for child in children() {
+            let known = self.posts.contains_key(&child) || self.is_keeper(child);
+            let title = || std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            if !known && title().starts_with("phalanx: ") && !title().starts_with("phalanx: master") {
+                warn!("pid {child} was on its way when the other program died, and is ended");
+                end(child, Signal::SIGKILL);
+            }
+        }
     }
 
     /// Has a program, or the file that this one was executed from, show in a child that it could take over.
@@ -148,18 +204,13 @@ impl Supervisor {
 
     /// Executes the program before this one again.
     fn go_back(&mut self, client: Option<ClientId>, why: &str) -> Result<(), Stay> {
-        let nothing = || Stay::Failed("there is no program to go back to".to_owned());
-        let predecessor = self.predecessor.take().ok_or_else(nothing)?;
+        let mut state = self.state_to_return(why).map_err(Stay::Failed)?;
+        state.client = client.map(|client| client.0);
+        let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
         let own = self.premises.origin.environment();
         self.premises.origin.set_environment(&predecessor.environment);
-        let stay = match self.state(predecessor.program.as_raw_fd(), Some(why.to_owned())) {
-            Ok(mut state) => {
-                state.client = client.map(|client| client.0);
-                state.config = predecessor.config.clone();
-                self.execute(&predecessor.program, &state)
-            }
-            Err(why) => Stay::Failed(why),
-        };
+        way_back::forget();
+        let stay = self.execute(&predecessor.program, &state);
         self.premises.origin.set_environment(&own);
         self.predecessor = Some(predecessor);
         Err(stay)
@@ -230,7 +281,9 @@ impl Supervisor {
             let former = slot.formers.iter().find(|former| former.ground == ground.number);
             let (keeper, workers) = match former {
                 Some(former) => (former.keeper, &former.workers),
-                None => (slot.keeper, &slot.workers),
+                None if ground.number == slot.ground => (slot.keeper, &slot.workers),
+                // About to be dismissed.
+                None => continue,
             };
             grounds.push(ground.state(keeper, workers.iter().filter_map(super::slot::Worker::state).collect()));
         }

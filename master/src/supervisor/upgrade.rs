@@ -15,6 +15,7 @@ use super::roster::Roster;
 use super::slot::{Grave, Place, Post, Slot, Stage, Worker};
 use crate::control::Answer;
 use crate::control::server::ClientId;
+use crate::upgrade::fault;
 use crate::upgrade::state::{self, State};
 
 /// How long an upgrade waits for what else is under way.
@@ -111,6 +112,17 @@ impl Roster {
         self.upgrade.as_ref().is_some_and(is_new)
     }
 
+    /// Whether the master's death is to be the return to the program before this one.
+    pub(super) fn dies_back(&self) -> bool {
+        let is_new = |upgrade: &Upgrade| upgrade.rolled_back.is_none();
+        self.may_be_taken_back() && self.upgrade.as_ref().is_some_and(is_new) && !self.is_stopping()
+    }
+
+    /// Who waits for the outcome of the upgrade.
+    pub(super) fn upgrades_for(&self) -> Option<ClientId> {
+        self.upgrade.as_ref()?.client
+    }
+
     pub(super) fn go_on_upgrading(&mut self) {
         let Some(upgrade) = &self.upgrade else { return };
         let age = self.now - upgrade.since;
@@ -126,7 +138,7 @@ impl Roster {
             Phase::Waiting => {}
             Phase::TakingOver => self.go_on_taking_over(age),
             Phase::Probation if age >= self.config.master.probation => self.confirm(),
-            Phase::Probation => {}
+            Phase::Probation => fault::pass("probation"),
         }
     }
 
@@ -146,16 +158,14 @@ impl Roster {
     }
 
     fn go_on_taking_over(&mut self, age: Duration) {
-        let waits = |slot: &Slot| slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
-        let open = self.slots.iter().filter(|(_, slot)| slot.place != Place::Closing);
-        let ready: Vec<(SlotId, Option<Incarnation>)> = open.map(|(id, slot)| (*id, waits(slot))).collect();
-        if ready.iter().all(|(_, incarnation)| incarnation.is_some()) {
-            for (id, incarnation) in ready {
-                incarnation.iter().for_each(|incarnation| self.promote(id, *incarnation));
-            }
+        // Where the worker of the program before has died, the new one's serves already.
+        let is_ready = |slot: &Slot| slot.serving().is_some() || slot.at_stage(Stage::Waiting).is_some();
+        if self.slots.values().filter(|slot| slot.place != Place::Closing).all(is_ready) {
+            self.promote_all_that_wait();
             if let Some(upgrade) = &mut self.upgrade {
                 (upgrade.phase, upgrade.since) = (Phase::Probation, self.now);
             }
+            fault::pass("serving");
             let whole = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.rolled_back.is_some());
             if whole {
                 self.confirm();

@@ -51,8 +51,13 @@ impl Supervisor {
         if woken.iter().any(|source| matches!(source, Source::Control)) {
             self.commands(&mut events);
         }
-        if signalled || !self.unheard.is_empty() || std::mem::take(&mut self.look_for_the_dead) {
+        let look = std::mem::take(&mut self.look_for_the_dead);
+        let unseen = if look { self.ended_unseen() } else { Vec::new() };
+        if look || signalled || !self.unheard.is_empty() {
             self.signals(&mut events);
+        }
+        for (pid, ending) in unseen {
+            events.push(self.ended(pid, ending));
         }
         events.extend(self.rehearsal.as_ref().and_then(Rehearsal::verdict).map(Event::Rehearsed));
         events

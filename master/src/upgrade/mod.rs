@@ -4,11 +4,14 @@
 //!
 //! Before that the new program is rehearsed in a child: it has to read the configuration and what it will be handed, and to
 //! bring one worker to READY. What goes wrong after it has taken over (a worker that does not become ready, or that dies of itself
-//! soon after) has it execute the old program again, by the descriptor of its file, in the same way.
+//! soon after) has it execute the old program again, by the descriptor of its file, in the same way; and so does its own death, by
+//! whatever signal can be handled, and its silence ([`way_back`]).
 
+pub(crate) mod fault;
 pub(crate) mod origin;
 pub(crate) mod rehearsal;
 pub(crate) mod state;
+pub(crate) mod way_back;
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -16,6 +19,8 @@ use phalanx_shared::sys::table;
 
 /// Names the descriptor that the state is read from, in the environment of a program that is to take over.
 const TAKE_OVER: &str = "PHALANX_TAKE_OVER";
+/// Why this program is returned to, if the one that was executed after it died.
+const RETURNED: &str = "PHALANX_RETURNED";
 /// The same, and the pipe for the outcome, for a program that is rehearsed.
 const REHEARSE: &str = "PHALANX_REHEARSE";
 
@@ -23,8 +28,8 @@ const REHEARSE: &str = "PHALANX_REHEARSE";
 pub(crate) enum Role {
     /// To start the service.
     Start,
-    /// To go on with one that runs in this very process.
-    TakeOver(OwnedFd),
+    /// To go on with one that runs in this very process; `returned`: the program that did so before died of that.
+    TakeOver { state: OwnedFd, returned: Option<String> },
     /// To show that it could.
     Rehearse { state: OwnedFd, outcome: OwnedFd },
 }
@@ -34,7 +39,7 @@ impl Role {
     pub(crate) fn of_this_program() -> Result<Role, String> {
         if let Some(numbers) = numbers_in(TAKE_OVER)? {
             return match numbers[..] {
-                [state] => Ok(Role::TakeOver(inherited(state)?)),
+                [state] => Ok(Role::TakeOver { state: inherited(state)?, returned: std::env::var(RETURNED).ok() }),
                 _ => Err(format!("{TAKE_OVER}: one descriptor is expected")),
             };
         }

@@ -1,15 +1,17 @@
 //! How this program was executed, kept so that another can be executed the same way.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{fchdir, fexecve};
 
-use super::{REHEARSE, TAKE_OVER};
+use phalanx_shared::sys::fallback::{Fallback, Reason};
+
+use super::{REHEARSE, RETURNED, TAKE_OVER};
 
 /// Names and values of an environment.
 pub(crate) type Environment = Vec<(Vec<u8>, Vec<u8>)>;
@@ -32,7 +34,9 @@ impl Origin {
         let path = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from);
         Origin {
             arguments: std::env::args_os().collect(),
-            environment: std::env::vars_os().filter(|(name, _)| name != TAKE_OVER && name != REHEARSE).collect(),
+            environment: std::env::vars_os()
+                .filter(|(name, _)| ![TAKE_OVER, REHEARSE, RETURNED].iter().any(|own| name == own))
+                .collect(),
             directory: File::open(".").ok().map(OwnedFd::from),
             program: File::open("/proc/self/exe").ok().map(OwnedFd::from),
             path,
@@ -65,16 +69,9 @@ impl Origin {
     /// Executes `program` in this process with the arguments, in the directory and with the environment that this one was
     /// executed with; returns if that fails. `words` are added to the environment.
     pub(crate) fn execute(&self, program: &impl AsFd, words: &[(&str, String)]) -> nix::Result<Infallible> {
-        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| nix::errno::Errno::EINVAL);
-        let arguments = self.arguments.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
-        let mut environment = Vec::new();
-        for (name, value) in &self.environment {
-            let word = [name.as_bytes(), b"=", value.as_bytes()].concat();
-            environment.push(CString::new(word).map_err(|_| nix::errno::Errno::EINVAL)?);
-        }
-        for (name, value) in words {
-            environment.push(text(OsStr::new(&format!("{name}={value}")))?);
-        }
+        let mut environment = self.environment();
+        environment.extend(words.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        let (arguments, environment) = (self.arguments()?, texts(&environment)?);
         let before = File::open(".").ok();
         if let Some(directory) = &self.directory {
             fchdir(directory)?;
@@ -85,6 +82,35 @@ impl Origin {
             let _stays = fchdir(before);
         }
         outcome
+    }
+
+    fn arguments(&self) -> nix::Result<Vec<CString>> {
+        self.arguments.iter().map(|argument| text(argument.as_bytes().to_vec())).collect()
+    }
+
+    /// What this process is to become when it dies: `program`, executed with `environment` to take over by `state`, which goes
+    /// with it as `passed` do.
+    pub(crate) fn fallback(
+        &self,
+        program: RawFd,
+        environment: &Environment,
+        state: OwnedFd,
+        passed: Vec<RawFd>,
+    ) -> nix::Result<Fallback> {
+        let mut environment = environment.clone();
+        let number = state.as_raw_fd().to_string();
+        environment.push((TAKE_OVER.as_bytes().to_vec(), number.into_bytes()));
+        let say = |reason: Reason| {
+            let why = match reason {
+                Reason::Signal(nix::sys::signal::Signal::SIGALRM) => "its master hung".to_owned(),
+                Reason::Signal(signal) => format!("its master died of {signal}"),
+                Reason::Exit => "its master ended".to_owned(),
+                Reason::Panic => "its master panicked, as the log says".to_owned(),
+            };
+            CString::new(format!("{RETURNED}={why}")).unwrap_or_default()
+        };
+        let directory = self.directory.as_ref().map(AsRawFd::as_raw_fd);
+        Ok(Fallback::new(program, directory, self.arguments()?, texts(&environment)?, say, passed, state))
     }
 
     /// As [`Origin::execute`], for a program that is to take over by the state behind `state`.
@@ -101,4 +127,12 @@ impl Origin {
     ) -> nix::Result<Infallible> {
         self.execute(program, &[(REHEARSE, format!("{state},{outcome}"))])
     }
+}
+
+fn text(bytes: Vec<u8>) -> nix::Result<CString> {
+    CString::new(bytes).map_err(|_| nix::errno::Errno::EINVAL)
+}
+
+fn texts(environment: &Environment) -> nix::Result<Vec<CString>> {
+    environment.iter().map(|(name, value)| text([name, &b"="[..], value].concat())).collect()
 }

@@ -191,6 +191,12 @@ impl State {
         Ok(state)
     }
 
+    /// Makes it what the program that wrote it is to be returned to with, and why.
+    pub(crate) fn turn_back(&mut self, why: &str) {
+        self.rolled_back = Some(why.to_owned());
+        self.executed = self.program;
+    }
+
     /// Every descriptor that it names.
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
         let mut all =

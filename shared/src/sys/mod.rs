@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod crash_signal;
+pub mod fallback;
 pub mod file;
 pub mod process;
 pub mod region;

@@ -73,6 +73,19 @@ fn scheduling_in(directory: &str) -> Option<Scheduling> {
     Some(Scheduling { state, on_cpu, waited, private_bytes, syscall })
 }
 
+/// This process's children, those that have ended and are not reaped too (proc(5): field 4 of stat).
+pub fn children() -> Vec<nix::unistd::Pid> {
+    let own = nix::unistd::getpid().as_raw();
+    let is_child = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        let parent = stat.and_then(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok());
+        parent == Some(own)
+    };
+    let pids = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(is_child).map(nix::unistd::Pid::from_raw).collect()
+}
+
 /// An instruction of a classic BPF program.
 fn code(code: u32, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: 0, jf, k }
