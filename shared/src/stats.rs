@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! snapshot {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters at one instant. All but `connections` only ever grow.
+        /// Counters at one instant. All but `connections` only ever grow. What another version does not count is 0.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct Snapshot { $($(#[$doc])* pub $name: u64,)* }
 
         impl Snapshot {

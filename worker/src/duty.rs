@@ -52,8 +52,10 @@ impl Duty {
     /// What the master has said since; pings are answered on the way.
     pub(crate) fn hear(&mut self, stats: &Stats) -> Vec<ToWorker> {
         let end = &self.inheritance.lanes[self.lane];
-        end.bell.silence();
         let mut words = Vec::new();
+        if end.bell.silence() {
+            words.push(ToWorker::Drain(Closing::Worker));
+        }
         while let Some(said) = end.hear() {
             if said.to != self.incarnation {
                 continue;

@@ -88,6 +88,11 @@ impl Server {
         Ok(Server { listener, path: path.to_owned(), clients, next: state.next })
     }
 
+    /// Tells the clients that there are from those that there were.
+    pub(crate) fn clients_known(&self) -> Vec<(ClientId, usize)> {
+        self.clients.iter().filter(|(_, client)| !client.gone).map(|(id, client)| (*id, client.owed)).collect()
+    }
+
     /// What another program goes on with.
     pub(crate) fn state(&self) -> state::Control {
         // Who does not read its answers is not worth a program's start.

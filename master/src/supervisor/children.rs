@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::ledger::record::Owner;
+use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest::resident_bytes;
 
@@ -98,12 +99,9 @@ impl Supervisor {
     }
 
     pub(super) fn status(&self) -> Status {
-        let mut totals = self.retired;
-        self.formers.iter().for_each(|former| totals.add(&former.ground.ledger.stats()));
         let mut slots = Vec::new();
         for (id, slot) in &self.roster.slots {
             let stats = self.grounds.get(id).map(|ground| ground.ledger.stats()).unwrap_or_default();
-            totals.add(&stats);
             let worker = slot.serving().or(slot.workers.last());
             let pid = worker.and_then(|worker| worker.pid);
             slots.push(status::Slot {
@@ -132,7 +130,14 @@ impl Supervisor {
             listeners: self.premises.listeners.addresses(),
             slots,
             quarantined: self.common.ward.held(),
-            totals,
+            totals: self.totals(),
         }
+    }
+
+    /// Counters since the service exists.
+    pub(super) fn totals(&self) -> Snapshot {
+        let mut totals = self.retired;
+        self.all_grounds().for_each(|(_, ground)| totals.add(&ground.ledger.stats()));
+        totals
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct FormerTable {
     /// None when it is dead, which is how most tables become former ones.
     pub(crate) keeper: Option<Pid>,
     pub(crate) workers: Vec<Worker>,
+    /// Its ledger is of another version's: nothing of what its workers have can be taken over.
+    foreign: bool,
     /// Since when its workers give.
     yielding: Option<Instant>,
     /// When its ledger was last looked into.
@@ -40,8 +42,8 @@ impl FormerTable {
     }
 
     /// One that the program before this one made.
-    pub(crate) fn inherit(ground: u32, keeper: Option<Pid>, workers: Vec<Worker>) -> FormerTable {
-        FormerTable { ground, keeper, workers, yielding: None, looked: None }
+    pub(crate) fn inherit(ground: u32, keeper: Option<Pid>, workers: Vec<Worker>, foreign: bool) -> FormerTable {
+        FormerTable { ground, keeper, workers, foreign, yielding: None, looked: None }
     }
 }
 
@@ -51,7 +53,7 @@ impl Slot {
         let mut workers: Vec<Worker> = self.workers.drain(..).collect();
         // How long they have stood where they stand matters no longer.
         workers.iter_mut().for_each(|worker| worker.since = now);
-        self.formers.push(FormerTable { ground: self.ground, keeper: None, workers, yielding: None, looked: None });
+        self.formers.push(FormerTable::inherit(self.ground, None, workers, false));
         self.graves.iter_mut().for_each(|grave| grave.told = None);
         self.orphans.clear();
         self.ground = ground;
@@ -94,11 +96,18 @@ impl Roster {
                     former.keeper = None;
                 }
                 if let Some(index) = former.workers.iter().position(|worker| worker.pid == Some(pid)) {
-                    found = Some((*id, former.workers.remove(index), former.is_gone()));
+                    let worker = former.workers.remove(index);
+                    found = Some((*id, worker, former.is_gone(), former.foreign));
                 }
             }
         }
-        let Some((id, worker, gone)) = found else { return };
+        let Some((id, worker, gone, foreign)) = found else { return };
+        if foreign && cause.ending != Ending::Exited(0) {
+            self.act(Action::Warn(format!(
+                "worker {} (pid {pid}) of the program before died: {cause}; what it had is lost, its ledger is of another version",
+                id.0
+            )));
+        }
         let (post, incarnation) = (worker.post, worker.incarnation);
         if worker.stage == Stage::Leaving || cause.ending == Ending::Exited(0) {
             return;
@@ -109,8 +118,10 @@ impl Roster {
         let obituary = worker.obituary(cause.to_string(), cause.own_fault, self.now);
         self.out.extend(obituary.map(|obituary| Action::Report(post, Box::new(obituary))));
         // The table went with its last process, and all that was in it.
-        if let (false, Some(slot)) = (gone, self.slots.get_mut(&id)) {
-            slot.graves.push(Grave { dead: incarnation, post, told: None });
+        if let (false, Some(slot)) = (gone && !foreign, self.slots.get_mut(&id)) {
+            if !foreign {
+                slot.graves.push(Grave { dead: incarnation, post, told: None });
+            }
             // Whoever waits for the others of the new program is needed now.
             let waiting = slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
             match waiting.filter(|_| slot.serving().is_none() && slot.formers.iter().all(|it| it.workers.is_empty())) {

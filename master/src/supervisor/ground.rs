@@ -25,7 +25,7 @@ use super::{Premises, blueprint, put_in_place};
 use crate::keeper::{self, Charge};
 use crate::listeners::Bound;
 use crate::upgrade;
-use crate::upgrade::state::{self, State};
+use crate::upgrade::state::{self, Known, State};
 
 /// One slot's.
 pub(super) struct Ground {
@@ -276,8 +276,7 @@ impl Ground {
 
     /// Its TCP sockets, by seat and number.
     pub(super) fn sockets(&self) -> Vec<(u8, RawFd)> {
-        let tcp = self.listeners.iter().filter(|bound| bound.is_tcp());
-        tcp.map(|bound| (bound.seat, bound.as_fd().as_raw_fd())).collect()
+        sockets(&self.listeners)
     }
 
     /// How many seats its table has.
@@ -298,16 +297,21 @@ impl Ground {
     }
 
     /// The ground that the program before this one made.
-    pub(super) fn inherit(state: &state::Ground, listeners: Vec<Bound>) -> Result<Ground, String> {
+    pub(super) fn inherit(
+        number: u32,
+        state: &Known,
+        bells: &[RawFd],
+        listeners: Vec<Bound>,
+    ) -> Result<Ground, String> {
         let memory = upgrade::inherited(state.ledger)?;
         let ledger = Ledger::open(&memory, state.descriptors, state.connections)
-            .map_err(|error| format!("map the ledger of ground {}: {error}", state.number))?;
-        let lane_bells = state.lane_bells.iter().map(|bell| upgrade::inherited(*bell)).collect::<Result<_, _>>()?;
+            .map_err(|error| format!("map the ledger of ground {number}: {error}"))?;
+        let lane_bells = bells.iter().map(|bell| upgrade::inherited(*bell)).collect::<Result<_, _>>()?;
         Ok(Ground {
             ledger,
             listeners,
             orders: upgrade::inherited(state.orders)?,
-            number: state.number,
+            number,
             line: upgrade::inherited(state.line)?,
             memory,
             seats: Vec::new(),
@@ -322,14 +326,17 @@ impl Ground {
     /// What another program goes on with.
     pub(super) fn state(&self, keeper: Option<Pid>, workers: Vec<state::Worker>) -> state::Ground {
         let own = self.ends.iter().map(|end| end.their_bell().as_raw_fd());
-        state::Ground {
-            number: self.number,
+        let known = Known {
             ledger: self.memory.as_raw_fd(),
             descriptors: self.ledger.descriptors(),
             connections: self.ledger.connections(),
             orders: self.orders.as_raw_fd(),
             line: self.line.as_raw_fd(),
             bell: self.bell.as_raw_fd(),
+        };
+        state::Ground {
+            number: self.number,
+            known: Some(known),
             lane_bells: own.chain(self.lane_bells.iter().map(AsRawFd::as_raw_fd)).collect(),
             keeper: keeper.map(Pid::as_raw),
             workers,
@@ -392,6 +399,12 @@ impl Ground {
     }
 }
 
+/// The TCP sockets among a slot's listeners, by seat and number.
+pub(super) fn sockets(listeners: &[Bound]) -> Vec<(u8, RawFd)> {
+    let tcp = listeners.iter().filter(|bound| bound.is_tcp());
+    tcp.map(|bound| (bound.seat, bound.as_fd().as_raw_fd())).collect()
+}
+
 /// Seats that a slot's table has for listeners that a reload brings.
 const SPARE_SEATS: usize = 8;
 /// Client addresses whose rate is remembered, and as many whose connections are counted.
@@ -417,9 +430,41 @@ fn fresh() -> Shared {
 /// The lifeline and the table of clients of the program before this one.
 pub(super) fn inherit_shared(state: &State) -> Result<Shared, String> {
     let lifeline = (upgrade::inherited(state.lifeline.0)?, upgrade::inherited(state.lifeline.1)?);
-    let memory = upgrade::inherited(state.clients)?;
+    let (Some(clients), Some(ward)) = (state.clients, &state.ward) else {
+        return Ok(Shared { lifeline, ..fresh() });
+    };
+    let memory = upgrade::inherited(clients)?;
     let clients = Clients::open(&memory).map_err(|error| format!("map the table of clients: {error}"))?;
-    Ok(Shared { lifeline, clients: (clients, memory), ward: Ward::inherit(&state.ward)? })
+    Ok(Shared { lifeline, clients: (clients, memory), ward: Ward::inherit(ward)? })
+}
+
+/// Workers of another program, whose ledger is none for this one: all that they can be told is to drain.
+pub(super) struct Strangers {
+    pub(super) slot: SlotId,
+    pub(super) ground: u32,
+    bells: Vec<OwnedFd>,
+}
+
+impl Strangers {
+    pub(super) fn inherit(slot: SlotId, state: &state::Ground) -> Result<Strangers, String> {
+        let bells = state.lane_bells.iter().map(|bell| upgrade::inherited(*bell)).collect::<Result<_, _>>()?;
+        Ok(Strangers { slot, ground: state.number, bells })
+    }
+
+    pub(super) fn have_drained(&self, lane: usize) {
+        self.bells.get(lane).iter().for_each(|bell| channel::ring_the_alarm(bell.as_fd()));
+    }
+
+    /// What another program goes on with.
+    pub(super) fn state(&self, keeper: Option<Pid>, workers: Vec<state::Worker>) -> state::Ground {
+        state::Ground {
+            number: self.ground,
+            known: None,
+            lane_bells: self.bells.iter().map(AsRawFd::as_raw_fd).collect(),
+            keeper: keeper.map(Pid::as_raw),
+            workers,
+        }
+    }
 }
 
 /// The totals of a slot whose workers are gone.

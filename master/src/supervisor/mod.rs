@@ -63,7 +63,7 @@ use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::{fault, way_back};
 use crate::verdict::{self, Ending};
 use event::{Action, Event};
-use ground::{Common, FormerGround, Ground};
+use ground::{Common, FormerGround, Ground, Strangers};
 use replacement::{Departure, Predecessor};
 use report::Reporters;
 use roster::Roster;
@@ -92,6 +92,10 @@ pub(crate) struct Supervisor {
     common: Common,
     grounds: BTreeMap<SlotId, Ground>,
     formers: Vec<FormerGround>,
+    /// Of a program of another version.
+    strangers: Vec<Strangers>,
+    /// Sockets that slots have before they have a ground.
+    handed_over: BTreeMap<SlotId, Vec<Bound>>,
     posts: HashMap<Pid, Post>,
     /// Ended before their keeper told their number, and when.
     unclaimed: HashMap<Pid, (Ending, Instant)>,
@@ -138,6 +142,8 @@ impl Supervisor {
             common,
             grounds: BTreeMap::new(),
             formers: Vec::new(),
+            strangers: Vec::new(),
+            handed_over: BTreeMap::new(),
             posts: HashMap::new(),
             unclaimed: HashMap::new(),
             reporters: Reporters::default(),
@@ -273,8 +279,9 @@ impl Supervisor {
         if self.all_grounds().any(|(of, _)| of == slot) {
             return self.replace(slot);
         }
-        let listeners = match std::mem::take(&mut self.common.first_slot) {
-            first if !first.is_empty() => first,
+        let listeners = match (self.handed_over.remove(&slot), std::mem::take(&mut self.common.first_slot)) {
+            (Some(handed_over), _) => handed_over,
+            (None, first) if !first.is_empty() => first,
             _ => self.premises.listeners.bind_slot()?,
         };
         let (ground, keeper) = self.common.open(self.number(slot), listeners, &self.premises, self.ledgers(), &[])?;
@@ -322,6 +329,7 @@ impl Supervisor {
 
     /// Keeps the totals of a former ground, and nothing else of it.
     fn dismiss(&mut self, slot: SlotId, number: u32) {
+        self.strangers.retain(|strangers| (strangers.slot, strangers.ground) != (slot, number));
         for former in self.formers.extract_if(.., |former| (former.slot, former.ground.number) == (slot, number)) {
             self.retired.add(&ground::final_stats(&former.ground.ledger));
             self.common.forget_connections(&former.ground.ledger);
@@ -363,9 +371,13 @@ impl Supervisor {
 
     fn tell(&self, post: Post, said: Said) {
         if let Some(ground) = self.ground(post)
-            && let Err(error) = ground.tell(post.lane, said)
+            && let Err(error) = ground.tell(post.lane, said.clone())
         {
             warn!("slot {}: tell the worker on lane {}: {error}", post.slot.0, post.lane);
+        }
+        if matches!(said.word, ToWorker::Yield | ToWorker::Drain(_)) {
+            let strangers = self.strangers.iter().filter(|it| (it.slot, it.ground) == (post.slot, post.ground));
+            strangers.for_each(|strangers| strangers.have_drained(post.lane));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Another program takes this one's place, or this one that of another: what is written down, executed, and found.
 
 use std::fs::OpenOptions;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use phalanx_shared::ledger::LAYOUT;
+use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::rest::children;
 use phalanx_shared::sys::{process, table};
 use phalanx_shared::{info, warn};
 
 use super::event::Event;
-use super::ground::{self, Common, FormerGround, Ground};
+use super::ground::{self, Common, FormerGround, Ground, Strangers};
 use super::roster::Roster;
 use super::slot::{Post, Slot};
 use super::{Premises, Supervisor, end};
@@ -24,8 +25,8 @@ use crate::pid_file::PidFile;
 use crate::signals::Wish;
 use crate::upgrade::origin::Environment;
 use crate::upgrade::rehearsal::Rehearsal;
-use crate::upgrade::state::{self, Fixed, State, VERSION};
-use crate::upgrade::{inherited, pass_on, way_back};
+use crate::upgrade::state::{self, Fixed, State};
+use crate::upgrade::{fault, inherited, pass_on, way_back};
 
 /// The program to execute.
 pub(super) enum Departure {
@@ -41,6 +42,8 @@ pub(super) struct Predecessor {
     environment: Environment,
     /// The configuration that was in force, as it writes it: this program's may be one that it does not know.
     config: serde_json::Value,
+    /// The last state that it would go on with, by [`Supervisor::essence`].
+    knows: Option<u64>,
 }
 
 /// Why no other program was executed.
@@ -61,7 +64,10 @@ impl Supervisor {
         let common = Common::new(&premises, Vec::new(), Some(shared));
         let roster = Roster::inherit(premises.config.clone(), state, now);
         let mut supervisor = Supervisor::of(premises, Herald::silent(), roster, common);
-        supervisor.retired = state.retired;
+        supervisor.retired = match state.foreign {
+            None => state.retired,
+            Some(_) => Snapshot { connections: 0, ..state.totals },
+        };
         supervisor.reporters.keep(state.crashes.clone());
         supervisor.look_for_the_dead = true;
         supervisor.started = now.checked_sub(Duration::from_millis(state.uptime_ms)).unwrap_or(now);
@@ -69,29 +75,44 @@ impl Supervisor {
             program: inherited(state.program)?,
             environment: state.environment.clone(),
             config: state.config.clone(),
+            knows: None,
         });
         if state.executed != state.program {
             drop(inherited(state.executed)?);
         }
         for slot in &state.slots {
-            supervisor.inherit_slot(slot)?;
+            supervisor.inherit_slot(slot, state.foreign.is_some())?;
         }
+        // The keepers before, which nobody needs any more, hear of it.
+        state.useless().into_iter().for_each(|number| drop(inherited(number)));
         if state.rolled_back.is_some() {
             supervisor.end_unknown_children();
+        }
+        if let Some(why) = &state.foreign {
+            warn!("the workers of the program before are to drain: {why}");
         }
         info!("was {}, pid {}: {} slots are handed over", state.program_version, std::process::id(), state.slots.len());
         Ok(supervisor)
     }
 
-    fn inherit_slot(&mut self, written: &state::Slot) -> Result<(), String> {
+    fn inherit_slot(&mut self, written: &state::Slot, foreign: bool) -> Result<(), String> {
         let slot = phalanx_shared::ipc::SlotId(written.slot);
         let listeners = self.premises.listeners.inherit_slot(&written.sockets)?;
         for ground in &written.grounds {
-            self.formers.push(FormerGround { slot, ground: Ground::inherit(ground, listeners.clone())? });
+            match &ground.known {
+                Some(known) => {
+                    let ground = Ground::inherit(ground.number, known, &ground.lane_bells, listeners.clone())?;
+                    self.formers.push(FormerGround { slot, ground });
+                }
+                None => self.strangers.push(Strangers::inherit(slot, ground)?),
+            }
             for worker in &ground.workers {
                 let post = Post { slot, ground: ground.number, lane: worker.lane };
                 self.posts.insert(Pid::from_raw(worker.pid), post);
             }
+        }
+        if foreign {
+            self.handed_over.insert(slot, listeners);
         }
         Ok(())
     }
@@ -111,23 +132,38 @@ impl Supervisor {
         if !self.roster.dies_back() || self.leaving.is_some() {
             return way_back::forget();
         }
+        let essence = self.essence();
+        if self.predecessor.as_ref().is_some_and(|predecessor| predecessor.knows == Some(essence)) {
+            return way_back::go_on();
+        }
         let state = self.state_to_return("its master died");
-        match (state, &self.predecessor) {
+        match (state, &mut self.predecessor) {
             (Ok(state), Some(predecessor)) => {
                 way_back::arm(&self.premises.origin, &predecessor.environment, &state);
+                predecessor.knows = Some(essence);
             }
             (Err(why), _) => warn!("make ready to return to the program before this one: {why}"),
             _ => {}
         }
     }
 
+    /// Tells states of the service apart that the program before this one has to tell apart.
+    fn essence(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let slots = self.roster.slots.iter().filter_map(|(id, slot)| self.slot_state(*id, slot));
+        slots.for_each(|slot| slot.hash(&mut hasher));
+        self.premises.control.as_ref().map(Server::clients_known).hash(&mut hasher);
+        (self.roster.upgrades_for().map(|client| client.0), self.retired.accepted).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// What the program before this one would go on with.
     fn state_to_return(&self, why: &str) -> Result<State, String> {
         let nothing = || "there is no program to go back to".to_owned();
         let predecessor = self.predecessor.as_ref().ok_or_else(nothing)?;
-        let mut state = self.state(predecessor.program.as_raw_fd(), Some(why.to_owned()))?;
+        let config = predecessor.config.clone();
+        let mut state = self.state(predecessor.program.as_raw_fd(), config, Some(why.to_owned()))?;
         state.client = self.roster.upgrades_for().map(|client| client.0);
-        state.config = predecessor.config.clone();
         for slot in &mut state.slots {
             let known = self.roster.slots.get(&phalanx_shared::ipc::SlotId(slot.slot));
             // Whoever is on its way is ended by the program that is returned to, and what it may have rescued is settled.
@@ -159,7 +195,7 @@ impl Supervisor {
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(&path);
         let program = OwnedFd::from(opened.map_err(|error| format!("{}: {error}", path.display()))?);
         info!("rehearsing {}", path.display());
-        let state = self.state(program.as_raw_fd(), None)?;
+        let state = self.state(program.as_raw_fd(), self.own_config()?, None)?;
         let patience = self.roster.config.workers.boot_timeout;
         self.rehearsal = Some(Rehearsal::begin(&self.premises.origin, &program, &state, patience)?);
         self.successor = Some(program);
@@ -194,7 +230,8 @@ impl Supervisor {
     fn hand_over(&mut self, client: Option<ClientId>) -> Result<(), Stay> {
         self.rehearsal = None;
         let program = self.successor.take().ok_or_else(|| Stay::Failed("there is no program to execute".to_owned()))?;
-        let mut state = self.state(program.as_raw_fd(), None).map_err(Stay::Failed)?;
+        let config = self.own_config().map_err(Stay::Failed)?;
+        let mut state = self.state(program.as_raw_fd(), config, None).map_err(Stay::Failed)?;
         state.client = client.map(|client| client.0);
         info!("handing over");
         let stay = self.execute(&program, &state);
@@ -222,7 +259,7 @@ impl Supervisor {
             Ok(memory) => memory,
             Err(error) => return Stay::Failed(format!("write the state of the service: {error}")),
         };
-        let passed = || state.descriptors().into_iter().chain([memory.as_raw_fd()]);
+        let passed = || state.passed.iter().copied().chain([memory.as_raw_fd()]);
         let pass = |pass| passed().try_for_each(|number| pass_on(&table::borrow(number), pass));
         // No signal meets the other program before it is prepared: what comes waits.
         let mask = match process::block_signals() {
@@ -243,13 +280,12 @@ impl Supervisor {
     }
 
     /// The service, written down for the program behind `executed`.
-    fn state(&self, executed: RawFd, rolled_back: Option<String>) -> Result<State, String> {
+    fn state(&self, executed: RawFd, config: serde_json::Value, rolled_back: Option<String>) -> Result<State, String> {
         let program = self.premises.origin.program().ok_or("the file of the running program cannot be read")?;
-        let config = serde_json::to_value(&self.roster.config).map_err(|error| error.to_string())?;
         let (lifeline, clients) = self.common.shared();
-        Ok(State {
-            version: VERSION,
-            ledger_layout: LAYOUT,
+        let mut state = State {
+            version: fault::version(),
+            ledger_layout: fault::layout(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
             program: program.as_raw_fd(),
             environment: self.premises.origin.environment(),
@@ -262,32 +298,53 @@ impl Supervisor {
             target: self.roster.target,
             retired: self.retired,
             crashes: self.reporters.kept(),
+            totals: self.totals(),
             lifeline,
-            clients,
-            ward: self.common.ward.state(),
+            clients: Some(clients),
+            ward: Some(self.common.ward.state()),
             pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),
             control: self.premises.control.as_ref().map(Server::state),
             listeners: self.premises.listeners.state(),
             slots: self.roster.slots.iter().filter_map(|(id, slot)| self.slot_state(*id, slot)).collect(),
+            passed: Vec::new(),
+            foreign: None,
+            original: None,
             client: None,
             rolled_back,
-        })
+        };
+        state.passed = state.used();
+        Ok(state)
+    }
+
+    /// The configuration in force, as this program writes it.
+    fn own_config(&self) -> Result<serde_json::Value, String> {
+        serde_json::to_value(&self.roster.config).map_err(|error| error.to_string())
     }
 
     /// Nothing of a slot that never had a ground.
     fn slot_state(&self, id: phalanx_shared::ipc::SlotId, slot: &Slot) -> Option<state::Slot> {
-        let mut grounds = Vec::new();
-        for (_, ground) in self.all_grounds().filter(|(of, _)| *of == id) {
-            let former = slot.formers.iter().find(|former| former.ground == ground.number);
+        let of_ground = |number: u32| {
+            let former = slot.formers.iter().find(|former| former.ground == number);
             let (keeper, workers) = match former {
                 Some(former) => (former.keeper, &former.workers),
-                None if ground.number == slot.ground => (slot.keeper, &slot.workers),
+                None if number == slot.ground => (slot.keeper, &slot.workers),
                 // About to be dismissed.
-                None => continue,
+                None => return None,
             };
-            grounds.push(ground.state(keeper, workers.iter().filter_map(super::slot::Worker::state).collect()));
-        }
-        let sockets = self.all_grounds().find(|(of, _)| *of == id).map(|(_, ground)| ground.sockets())?;
+            Some((keeper, workers.iter().filter_map(super::slot::Worker::state).collect()))
+        };
+        let own = || self.all_grounds().filter(|(of, _)| *of == id).map(|(_, ground)| ground);
+        let known = own().filter_map(|ground| {
+            let (keeper, workers) = of_ground(ground.number)?;
+            Some(ground.state(keeper, workers))
+        });
+        let strangers = self.strangers.iter().filter(|it| it.slot == id).filter_map(|strangers| {
+            let (keeper, workers) = of_ground(strangers.ground)?;
+            Some(strangers.state(keeper, workers))
+        });
+        let grounds = known.chain(strangers).collect();
+        let waiting = self.handed_over.get(&id).map(|listeners| ground::sockets(listeners));
+        let sockets = waiting.or_else(|| own().next().map(Ground::sockets))?;
         Some(state::Slot {
             slot: id.0,
             last_incarnation: slot.last_incarnation,

@@ -29,6 +29,8 @@ pub(crate) struct Upgrade {
     client: Option<ClientId>,
     /// This is the way back, and why.
     rolled_back: Option<String>,
+    /// What becomes of connections that cannot be taken over; empty where all can.
+    ends: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,8 @@ impl Roster {
         roster.started = true;
         for written in &state.slots {
             roster.last_ground += 1;
-            roster.slots.insert(SlotId(written.slot), Slot::inherit(written, roster.last_ground, now));
+            let slot = Slot::inherit(written, roster.last_ground, now);
+            roster.slots.insert(SlotId(written.slot), slot);
         }
         for id in roster.slots.keys().copied().collect::<Vec<_>>() {
             roster.act(Action::Open(id));
@@ -62,7 +65,12 @@ impl Roster {
         roster.act(Action::Steer(None));
         let client = state.client.map(ClientId);
         let rolled_back = state.rolled_back.clone();
-        roster.upgrade = Some(Upgrade { phase: Phase::TakingOver, since: now, client, rolled_back });
+        let ends = state.foreign.as_ref().map(|why| {
+            let count = state.totals.connections;
+            format!("; {count} connections are ended by their workers, within drain_timeout, and not taken over: {why}")
+        });
+        let ends = ends.unwrap_or_default();
+        roster.upgrade = Some(Upgrade { phase: Phase::TakingOver, since: now, client, rolled_back, ends });
         roster
     }
 
@@ -73,7 +81,8 @@ impl Roster {
         if self.upgrade.is_some() {
             return self.reply(client, Answer::refused("an upgrade is under way already"));
         }
-        self.upgrade = Some(Upgrade { phase: Phase::Rehearsing, since: self.now, client, rolled_back: None });
+        self.upgrade =
+            Some(Upgrade { phase: Phase::Rehearsing, since: self.now, client, rolled_back: None, ends: String::new() });
         self.act(Action::Rehearse(program));
     }
 
@@ -232,13 +241,13 @@ impl Roster {
         let version = env!("CARGO_PKG_VERSION");
         match upgrade.rolled_back {
             None => {
-                let text = format!("phalanx {version} serves, generation {}", self.generation.0);
+                let text = format!("phalanx {version} serves, generation {}{}", self.generation.0, upgrade.ends);
                 self.act(Action::Say(format!("upgraded: {text}")));
                 self.reply(upgrade.client, Answer::done(format!("upgraded: {text}")));
             }
             Some(why) => {
-                self.act(Action::Warn(format!("upgrade rolled back: {why}")));
-                let text = format!("rolled back, the program before serves on: {why}");
+                self.act(Action::Warn(format!("upgrade rolled back: {why}{}", upgrade.ends)));
+                let text = format!("rolled back, the program before serves on: {why}{}", upgrade.ends);
                 self.reply(upgrade.client, Answer::refused(text));
             }
         }
@@ -263,7 +272,7 @@ impl Slot {
             let post = |lane| Post { slot: id, ground: former.number, lane };
             let workers = former.workers.iter().map(|worker| Worker::inherit(worker, post(worker.lane), now));
             let keeper = former.keeper.map(Pid::from_raw);
-            slot.formers.push(FormerTable::inherit(former.number, keeper, workers.collect()));
+            slot.formers.push(FormerTable::inherit(former.number, keeper, workers.collect(), former.known.is_none()));
         }
         let graves = written.graves.iter().map(|grave| {
             let post = Post { slot: id, ground: grave.ground, lane: grave.lane };

@@ -8,22 +8,26 @@ use std::path::PathBuf;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use phalanx_shared::config::{Config, ListenAddress};
-use phalanx_shared::ledger::LAYOUT;
 use phalanx_shared::stats::Snapshot;
 use serde::{Deserialize, Serialize};
 
+use super::fault;
 use super::origin::Environment;
 use crate::verdict::Report;
 
 /// The version of this page. It changes with every change that a program of the version before would misread.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+/// What a program of another version makes nothing of. The rest is what every version has; so are, in a slot, all fields but `graves`,
+/// and in a ground all but `known`.
+const FOREIGN: [&str; 3] = ["clients", "retired", "ward"];
 /// A state larger than this is none.
 const MOST: u64 = 64 << 20;
 
-/// The service.
+/// The service. Where version and layout are not those of the program that reads, it makes nothing of the ledgers: the workers
+/// that have them are told to drain, with the bells of their lanes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// [`VERSION`]; read before anything else.
+    /// [`VERSION`]; read before anything else, with the next.
     pub(crate) version: u32,
     /// `phalanx_shared::ledger::LAYOUT` of the grounds below.
     pub(crate) ledger_layout: u32,
@@ -42,22 +46,38 @@ pub(crate) struct State {
     pub(crate) generation: u64,
     pub(crate) last_ground: u32,
     /// The last deaths, the latest first.
+    #[serde(default)]
     pub(crate) crashes: Vec<Report>,
+    /// Totals of all.
+    #[serde(default)]
+    pub(crate) totals: Snapshot,
     /// How many slots there are to be.
     pub(crate) target: u32,
     /// Totals of what is gone.
+    #[serde(default)]
     pub(crate) retired: Snapshot,
     /// The pipe that hangs up when the master dies: to read, to write.
     pub(crate) lifeline: (RawFd, RawFd),
     /// The table of the service's clients.
-    pub(crate) clients: RawFd,
+    #[serde(default)]
+    pub(crate) clients: Option<RawFd>,
     /// Requests that kill workers.
-    pub(crate) ward: Ward,
+    #[serde(default)]
+    pub(crate) ward: Option<Ward>,
     pub(crate) pid_file: Option<RawFd>,
     pub(crate) control: Option<Control>,
     /// The real addresses and the Unix sockets.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) slots: Vec<Slot>,
+    /// Every descriptor that was passed on, whatever names it.
+    #[serde(default)]
+    pub(crate) passed: Vec<RawFd>,
+    /// Why this program can go on with nothing but the listeners.
+    #[serde(skip)]
+    pub(crate) foreign: Option<String>,
+    /// What was read, if it was of another version.
+    #[serde(skip)]
+    pub(crate) original: Option<serde_json::Value>,
     /// The client of the control socket that waits for the outcome.
     pub(crate) client: Option<u64>,
     /// This is the way back, and why.
@@ -110,7 +130,7 @@ pub(crate) struct Listener {
     pub(crate) unix: Option<RawFd>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Hash, Serialize, Deserialize)]
 pub(crate) struct Slot {
     pub(crate) slot: u32,
     pub(crate) last_incarnation: u32,
@@ -119,33 +139,42 @@ pub(crate) struct Slot {
     /// Its TCP sockets, by seat.
     pub(crate) sockets: Vec<(u8, RawFd)>,
     /// The dead of which nobody has taken over yet.
+    #[serde(default)]
     pub(crate) graves: Vec<Grave>,
     /// What it stands on, and what it stood on before that still holds connections.
     pub(crate) grounds: Vec<Ground>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Hash, Serialize, Deserialize)]
 pub(crate) struct Ground {
     pub(crate) number: u32,
+    /// None of one that the program which wrote this could make nothing of.
+    #[serde(default)]
+    pub(crate) known: Option<Known>,
+    pub(crate) lane_bells: Vec<RawFd>,
+    pub(crate) keeper: Option<i32>,
+    pub(crate) workers: Vec<Worker>,
+}
+
+/// What a program of the same version and layout makes use of.
+#[derive(Debug, Clone, Hash, Serialize, Deserialize)]
+pub(crate) struct Known {
     pub(crate) ledger: RawFd,
     pub(crate) descriptors: usize,
     pub(crate) connections: usize,
     pub(crate) orders: RawFd,
     pub(crate) line: RawFd,
     pub(crate) bell: RawFd,
-    pub(crate) lane_bells: Vec<RawFd>,
-    pub(crate) keeper: Option<i32>,
-    pub(crate) workers: Vec<Worker>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Hash, Serialize, Deserialize)]
 pub(crate) struct Grave {
     pub(crate) dead: u32,
     pub(crate) ground: u32,
     pub(crate) lane: usize,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Hash, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) pid: i32,
     pub(crate) incarnation: u32,
@@ -157,13 +186,25 @@ pub(crate) struct Worker {
 #[derive(Deserialize)]
 struct Heading {
     version: u32,
+    ledger_layout: u32,
 }
 
 impl State {
-    /// Writes it into a memory file.
+    /// Writes it into a memory file; what a program of another version wrote, as that wrote it.
     pub(crate) fn write(&self) -> std::io::Result<OwnedFd> {
+        let page = match self.original.clone() {
+            Some(mut original) => {
+                if let Some(fields) = original.as_object_mut() {
+                    fields.insert("passed".to_owned(), self.passed.clone().into());
+                    fields.insert("executed".to_owned(), self.executed.into());
+                    fields.insert("rolled_back".to_owned(), self.rolled_back.clone().into());
+                }
+                serde_json::to_vec(&original)?
+            }
+            None => serde_json::to_vec(self)?,
+        };
         let mut file = File::from(memfd_create("phalanx-state", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(&serde_json::to_vec(self)?)?;
+        file.write_all(&page)?;
         Ok(OwnedFd::from(file))
     }
 
@@ -174,33 +215,68 @@ impl State {
         let mut bytes = Vec::new();
         file.rewind().map_err(|error| fail(&error))?;
         file.take(MOST).read_to_end(&mut bytes).map_err(|error| fail(&error))?;
-        let heading: Heading = serde_json::from_slice(&bytes).map_err(|error| fail(&error))?;
-        if heading.version != VERSION {
-            return Err(format!(
-                "this program reads version {VERSION} of a service's state, the running one writes version {}\n  hint: phalanx stop, then start",
-                heading.version
-            ));
+        State::parse(&bytes, fault::version(), fault::layout()).map_err(|error| fail(&error))
+    }
+
+    fn parse(bytes: &[u8], version: u32, layout: u32) -> serde_json::Result<State> {
+        let page: serde_json::Value = serde_json::from_slice(bytes)?;
+        let heading = Heading::deserialize(&page)?;
+        let (of_version, of_layout) = (heading.version, heading.ledger_layout);
+        if (of_version, of_layout) == (version, layout) {
+            return serde_json::from_value(page);
         }
-        let state: State = serde_json::from_slice(&bytes).map_err(|error| fail(&error))?;
-        if state.ledger_layout != LAYOUT {
-            return Err(format!(
-                "this program reads ledgers of layout {LAYOUT}, the running one writes layout {}\n  hint: phalanx stop, then start",
-                state.ledger_layout
-            ));
+        let mut known = page.clone();
+        if let Some(fields) = known.as_object_mut() {
+            for name in FOREIGN {
+                fields.remove(name);
+            }
+            let slots = fields.get_mut("slots").and_then(|slots| slots.as_array_mut());
+            for slot in slots.into_iter().flatten().filter_map(|slot| slot.as_object_mut()) {
+                slot.remove("graves");
+                let grounds = slot.get_mut("grounds").and_then(|grounds| grounds.as_array_mut());
+                for ground in grounds.into_iter().flatten().filter_map(|ground| ground.as_object_mut()) {
+                    ground.remove("known");
+                }
+            }
+            // Worth having where they mean the same.
+            for (name, means) in [
+                ("crashes", Vec::<Report>::deserialize(&page["crashes"]).is_ok()),
+                ("totals", Snapshot::deserialize(&page["totals"]).is_ok()),
+            ] {
+                if !means {
+                    fields.remove(name);
+                }
+            }
         }
+        let mut state: State = serde_json::from_value(known)?;
+        state.original = Some(page);
+        state.foreign = Some(if of_version == version {
+            format!("its ledgers are of layout {of_layout}, this program's of layout {layout}")
+        } else {
+            format!("its state is of version {of_version}, this program's of version {version}")
+        });
         Ok(state)
+    }
+
+    /// What was passed on that this program has no use for, since it is of another version.
+    pub(crate) fn useless(&self) -> Vec<RawFd> {
+        let used = self.used();
+        self.passed.iter().copied().filter(|number| !used.contains(number)).collect()
     }
 
     /// Makes it what the program that wrote it is to be returned to with, and why.
     pub(crate) fn turn_back(&mut self, why: &str) {
         self.rolled_back = Some(why.to_owned());
+        // The file of the program that failed, which the other has no use for.
+        self.passed.retain(|number| *number != self.executed);
         self.executed = self.program;
     }
 
-    /// Every descriptor that it names.
-    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
-        let mut all =
-            vec![self.program, self.executed, self.lifeline.0, self.lifeline.1, self.clients, self.ward.memory];
+    /// Every descriptor that it names: what is to be passed on with it.
+    pub(crate) fn used(&self) -> Vec<RawFd> {
+        let mut all = vec![self.program, self.executed, self.lifeline.0, self.lifeline.1];
+        all.extend(self.clients);
+        all.extend(self.ward.as_ref().map(|ward| ward.memory));
         all.extend(self.pid_file);
         if let Some(control) = &self.control {
             all.push(control.listener);
@@ -210,7 +286,7 @@ impl State {
         for slot in &self.slots {
             all.extend(slot.sockets.iter().map(|(_, number)| *number));
             for ground in &slot.grounds {
-                all.extend([ground.ledger, ground.orders, ground.line, ground.bell]);
+                all.extend(ground.known.iter().flat_map(|it| [it.ledger, it.orders, it.line, it.bell]));
                 all.extend(&ground.lane_bells);
             }
         }
@@ -253,5 +329,63 @@ impl Fixed {
             return Ok(());
         }
         Err(format!("{} cannot change while the service runs\n  hint: phalanx stop, then start", keys.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn page() -> serde_json::Value {
+        let text = r#"{
+            "version": 9, "ledger_layout": 4, "program_version": "3.0", "program": 10, "environment": [], "executed": 11,
+            "fixed": {"listen": [], "pid_file": null, "control_socket": null, "user": null, "group": null},
+            "config": {"of": "another shape"}, "uptime_ms": 5, "generation": 2, "last_ground": 3, "target": 1,
+            "crashes": [{"of": "another shape"}], "totals": {"requests": 17, "connections": 3, "of_its_own": 1},
+            "retired": 4, "lifeline": [12, 13], "clients": {"memory": 14}, "ward": [], "pid_file": null, "control": null,
+            "listeners": [], "client": null, "rolled_back": null, "of_its_own": {"more": 1},
+            "slots": [{
+                "slot": 0, "last_incarnation": 7, "restarts": 2, "cause_of_last_death": null, "sockets": [[0, 15]],
+                "graves": "of another shape",
+                "grounds": [{"number": 2, "known": [16, 17], "lane_bells": [18, 19], "keeper": 21,
+                    "workers": [{"pid": 22, "incarnation": 7, "generation": 2, "lane": 0, "of_its_own": true}]}]
+            }],
+            "passed": [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn of_another_version_what_all_versions_have_is_read() {
+        let page = page();
+        let state = State::parse(&serde_json::to_vec(&page).unwrap(), 3, 1).unwrap();
+        assert_eq!(state.foreign.as_deref(), Some("its state is of version 9, this program's of version 3"));
+        assert_eq!((state.crashes.len(), state.totals.requests, state.totals.connections), (0, 17, 3));
+        let ground = &state.slots[0].grounds[0];
+        assert!(ground.known.is_none() && ground.lane_bells == [18, 19] && ground.workers[0].pid == 22);
+        assert_eq!(state.useless(), [14, 16, 17]);
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_given_back_to_it_as_it_was() {
+        let mut page = page();
+        let mut state = State::parse(&serde_json::to_vec(&page).unwrap(), 3, 1).unwrap();
+        state.turn_back("it died");
+        page["rolled_back"] = "it died".into();
+        page["executed"] = 10.into();
+        page["passed"] = json!([10, 12, 13, 14, 15, 16, 17, 18, 19]);
+        let mut file = File::from(state.write().unwrap());
+        file.rewind().unwrap();
+        let written: serde_json::Value = serde_json::from_reader(file).unwrap();
+        assert_eq!(written, page);
+    }
+
+    #[test]
+    fn what_lacks_a_field_that_every_version_has_is_refused() {
+        let mut page = page();
+        page.as_object_mut().unwrap().remove("listeners");
+        let why = State::parse(&serde_json::to_vec(&page).unwrap(), 3, 1).unwrap_err().to_string();
+        assert!(why.contains("listeners"), "{why}");
     }
 }

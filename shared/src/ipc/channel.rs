@@ -24,15 +24,24 @@ impl Doorbell {
         let _full = self.0.write(1);
     }
 
-    /// Silences the bell; before looking for what it announced.
-    pub fn silence(&self) {
-        let _silent = self.0.read();
+    /// Silences the bell; before looking for what it announced. True if it rang the alarm.
+    pub fn silence(&self) -> bool {
+        self.0.read().is_ok_and(|rung| rung >= ALARM)
     }
 }
+
+/// So many rings at once are an alarm: a worker whose master knows neither its channel nor its ledger is to drain. The one word that
+/// every version has to understand.
+const ALARM: u64 = 1 << 32;
 
 /// Rings a bell that another program made.
 pub fn ring(bell: BorrowedFd<'_>) {
     let _full = nix::unistd::write(bell, &1u64.to_ne_bytes());
+}
+
+/// Tells a worker of another program to drain.
+pub fn ring_the_alarm(bell: BorrowedFd<'_>) {
+    let _full = nix::unistd::write(bell, &ALARM.to_ne_bytes());
 }
 
 impl AsFd for Doorbell {

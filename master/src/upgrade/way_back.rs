@@ -1,0 +1,50 @@
+//! The way back that needs no decision: as long as the program before this one may be returned to, this one's death is that
+//! return. What is on record of the service is written down anew before and after everything that changes it, and the handler of
+//! the signal that would end this process executes the other program with that.
+
+use std::time::Duration;
+
+use phalanx_shared::sys::fallback::{self, Reason};
+use phalanx_shared::sys::table;
+use phalanx_shared::{error, warn};
+
+use super::origin::{Environment, Origin};
+use super::pass_on;
+use super::state::State;
+
+/// A master that does not get on for so long hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes ready to return with the very state that this program was handed. Before anything of it is touched.
+pub(crate) fn prepare(origin: &Origin, state: &State) {
+    std::panic::set_hook(Box::new(|panic| {
+        error!("the master panics: {panic}");
+        fallback::become_it(Reason::Panic);
+    }));
+    let mut back = state.clone();
+    back.turn_back("its master died");
+    // This program's file, which the one that is returned to has no use for.
+    let _closed_over_execve = pass_on(&table::borrow(state.executed), false);
+    arm(origin, &state.environment, &back);
+}
+
+/// Makes ready to return with `state`, in the place of whatever stood before.
+pub(crate) fn arm(origin: &Origin, environment: &Environment, state: &State) {
+    let armed = state.write().and_then(|memory| {
+        let fallback = origin.fallback(state.executed, environment, memory, state.passed.clone())?;
+        fallback::arm(fallback, PATIENCE)
+    });
+    if let Err(error) = armed {
+        warn!("make ready to return to the program before this one: {error}");
+    }
+}
+
+/// Nothing has changed, and this master gets on.
+pub(crate) fn go_on() {
+    fallback::go_on(PATIENCE);
+}
+
+/// There is nothing to return to any more.
+pub(crate) fn forget() {
+    fallback::disarm();
+}
