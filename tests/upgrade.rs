@@ -352,10 +352,10 @@ fn a_program_of_another_layout_or_version_has_the_workers_before_drain() {
         // The new program's own connections are kept as ever.
         let mut client = Client::connect(&address);
         client.assert_usable();
+        wait_for_one_table_a_slot(&server);
         assert!(processes::signal(server.worker(0), Signal::SIGKILL));
         server.wait_serving();
         client.assert_usable();
-        wait_for_one_table_a_slot(&server);
     }
     // Of one layout again: everything is kept.
     let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
