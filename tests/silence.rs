@@ -31,6 +31,13 @@ fn connect_to(server: &Server, slot: u32) -> Client {
 }
 
 /// A request that hangs its worker in the given way: called so in the log, ended in time, and nobody's loss but its own.
+/// Whether the log shows that somebody who lives is in a function, and from the function out to where all stacks begin.
+fn shows(server: &Server, who: &str, function: &str) -> bool {
+    let log = server.log();
+    let frames = || log.lines().filter(|line| line.contains(who) && line.contains(") is in 0x"));
+    frames().any(|frame| frame.contains(function)) && frames().count() > 3
+}
+
 fn hangs(fault: &str, class: &str) {
     let _machine = alone();
     let route = format!("[[site.route]]\npath = \"= /{fault}\"\nfault = \"{fault}\"\n");
@@ -55,6 +62,9 @@ fn hangs(fault: &str, class: &str) {
         assert!(log.contains(words.as_str()), "no {words:?} in\n{log}");
     }
     assert!(took < LIMIT * 2, "{took:?}");
+    wait_until("where it hangs is shown before it is ended", SOON, || {
+        shows(&server, "worker ", "service::fault::carry_out")
+    });
     wait_until("a crash report", SOON, || !server.crash_reports().is_empty());
     let (_, report) = server.crash_reports().remove(0);
     assert_eq!(report["cause"], format!("killed because it hung, {class}"), "{report:#}");
@@ -207,6 +217,7 @@ fn hangs_in_the_pool(fault: &str, class: &str) {
     let words = format!("on `GET /{fault} HTTP/1.1` of 127.0.0.1, ");
     assert_eq!(log.matches(&words).count(), 2, "a suspicion and a verdict {words:?} in\n{log}");
     assert!(log.contains(&format!("{words}{class}: given up, this worker is to be replaced")), "{log}");
+    wait_until("where it hangs is shown", SOON, || shows(&server, "thread ", "service::fault::carry_out"));
     wait_until("the worker is replaced", SOON, || {
         let workers = server.workers();
         workers.len() == 1 && workers[0].pid != before

@@ -14,6 +14,7 @@ mod memory_group;
 mod pid_file;
 mod privileges;
 mod signals;
+mod stack;
 mod start;
 mod status;
 mod supervisor;

@@ -205,6 +205,37 @@ fn peer_text(peer: Peer) -> String {
     }
 }
 
+/// Names the functions of a stack's frames, given as return addresses, and leaves out what is the same in every stack: the signal
+/// handler before the fault, the way from `main` to the worker behind it. Slow (it reads debug information): for a child of its
+/// own. The process whose stack it is has to be of this program.
+pub(crate) fn names(frames: &[u64]) -> Vec<String> {
+    let mut names = Vec::new();
+    for &frame in frames {
+        // A return address points behind its call; the handler's own frame is exact, and off by one does no harm there.
+        let address = frame.saturating_sub(1) as *mut std::ffi::c_void;
+        let mut text = format!("{frame:#x}");
+        backtrace::resolve(address, |symbol| {
+            if let Some(name) = symbol.name() {
+                text = format!("{text} {name:#}");
+            }
+            if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                text = format!("{text} at {}:{line}", file.display());
+            }
+        });
+        names.push(text);
+    }
+    let position = |name: &str| names.iter().position(|frame| frame.contains(name));
+    let (handler, enter) = (position("crash_signal::last_words"), position("phalanx_worker::enter::enter"));
+    if let Some(enter) = enter {
+        names.truncate(enter + 1);
+    }
+    // Behind the handler's own frame stands the kernel's signal trampoline.
+    if let Some(handler) = handler {
+        names.drain(..(handler + 2).min(names.len()));
+    }
+    names
+}
+
 /// Reports for people, in the order in which they come.
 pub(crate) fn as_text(reports: &[Report]) -> String {
     if reports.is_empty() {
@@ -249,35 +280,7 @@ impl Report {
 
     /// Names the frames' functions. Slow (it reads debug information): for a child of its own.
     pub(crate) fn resolve(&mut self) {
-        for &frame in &self.frames {
-            // A return address points behind its call; the handler's own frame is exact, and off by one does no harm there.
-            let address = frame.saturating_sub(1) as *mut std::ffi::c_void;
-            let mut text = format!("{frame:#x}");
-            backtrace::resolve(address, |symbol| {
-                if let Some(name) = symbol.name() {
-                    text = format!("{text} {name:#}");
-                }
-                if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
-                    text = format!("{text} at {}:{line}", file.display());
-                }
-            });
-            self.backtrace.push(text);
-        }
-        self.cut_backtrace();
-    }
-
-    /// Leaves out what is the same in every crash: the signal handler before the fault, the way from `main` to the worker
-    /// behind it.
-    fn cut_backtrace(&mut self) {
-        let position = |name: &str| self.backtrace.iter().position(|frame| frame.contains(name));
-        let (handler, enter) = (position("crash_signal::last_words"), position("phalanx_worker::enter::enter"));
-        if let Some(enter) = enter {
-            self.backtrace.truncate(enter + 1);
-        }
-        // Behind the handler's own frame stands the kernel's signal trampoline.
-        if let Some(handler) = handler {
-            self.backtrace.drain(..(handler + 2).min(self.backtrace.len()));
-        }
+        self.backtrace = names(&self.frames);
     }
 
     /// Writes it to the configured directory and keeps that bounded: the oldest reports go.

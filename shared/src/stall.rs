@@ -23,6 +23,13 @@ pub enum Class {
     Starved,
 }
 
+impl Class {
+    /// Whether what it does is told by its stack: it is where it is by its own doing.
+    pub fn has_own_stack(self) -> bool {
+        matches!(self, Class::Spinning | Class::Blocked(_))
+    }
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -95,7 +102,9 @@ impl Stall {
                 _ => self.blocked += rest,
             }
         }
-        if scheduling.state == 'S' {
+        // What was interrupted (somebody looked at its stack) goes on under another name.
+        let goes_on = scheduling.syscall == Some(Sysno::restart_syscall as u32) && self.syscall.is_some();
+        if scheduling.state == 'S' && !goes_on {
             self.syscall = scheduling.syscall;
         }
         self.looked = Some((now, scheduling));

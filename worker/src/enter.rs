@@ -15,6 +15,7 @@ use phalanx_shared::log;
 use phalanx_shared::quarantine::Quarantine;
 use phalanx_shared::sys::{crash_signal, process, table, title};
 use phalanx_shared::{error, warn};
+use rustix::process::{PTracer, set_ptracer};
 
 use crate::access_log::AccessLog;
 use crate::conn::buffers::Buffers;
@@ -127,6 +128,8 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
         word.store(0, std::sync::atomic::Ordering::Release);
     }
     crash_signal::install(lane.last_words()).map_err(|error| format!("install the crash handler: {error}"))?;
+    // Where only ancestors may look at a process (Yama), the master's children may look at this one.
+    let _no_yama = rustix::process::getppid().map(|master| set_ptracer(PTracer::ProcessID(master)));
     // From here on a fault can speak. SIGTERM waits for its descriptor.
     let mut term = SigSet::empty();
     term.add(Signal::SIGTERM);

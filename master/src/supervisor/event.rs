@@ -102,6 +102,8 @@ pub(crate) enum Action {
     Examine(SlotId, Incarnation, Pid),
     /// Write down what that worker is busy with.
     DescribeSuspect(SlotId, Incarnation),
+    /// Shows the stack of a worker's thread in the log.
+    ShowStack(SlotId, Pid, Pid),
     /// Put the sockets of the first slot into the second one's table, whose worker is to accept from them.
     Lend(SlotId, SlotId, Incarnation),
     /// Tell the successor who was to blame.

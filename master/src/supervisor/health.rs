@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use phalanx_shared::ipc::{SlotId, ToMaster, ToWorker, Word};
 
 use super::event::Action;
@@ -23,6 +24,12 @@ impl Roster {
             Word::Buried(dead) => self.buried(id, dead),
             Word::Failed(why) => worker.complaint = Some(why),
             Word::Ready => self.ready(id, message.from),
+            Word::Stuck(thread) => {
+                // It may say anything; whatever is no thread of its process is not found.
+                if let Some(pid) = worker.pid {
+                    self.out.push(Action::ShowStack(id, pid, Pid::from_raw(thread)));
+                }
+            }
             Word::Pong(pong) => {
                 if worker.ping.outstanding.is_none() || pong.number != worker.ping.number {
                     return;

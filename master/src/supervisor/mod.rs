@@ -65,7 +65,7 @@ use crate::verdict::{self, Ending};
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground, Strangers};
 use replacement::{Departure, Predecessor};
-use report::Reporters;
+use report::{Reporters, Stack};
 use roster::Roster;
 use slot::{Post, Slot};
 
@@ -222,6 +222,9 @@ impl Supervisor {
                 return Some(Event::Examined(slot, incarnation, rest::scheduling(pid)));
             }
             Action::DescribeSuspect(slot, incarnation) => self.describe_suspect(slot, incarnation),
+            Action::ShowStack(slot, pid, thread) => {
+                self.reporters.show(Stack { slot, pid, thread }, &self.roster.config.master);
+            }
             Action::Lend(stuck, assistant, incarnation) => self.lend(stuck, assistant, incarnation),
             Action::Condemn(post, guilt) => self.condemn(post, guilt),
             Action::Report(post, dead) => {

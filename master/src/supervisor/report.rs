@@ -1,15 +1,17 @@
-//! Crash reports are written by children, one at a time, so that neither a slow disk nor the naming of functions holds the
-//! master up.
+//! Crash reports are written, and stacks looked at, by children, one at a time, so that neither a slow disk nor the naming of
+//! functions holds the master up.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use phalanx_shared::config::Master;
+use phalanx_shared::ipc::SlotId;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::{error, info, warn};
 
-use crate::verdict::Report;
+use crate::stack;
+use crate::verdict::{self, Report};
 
 /// Reports that may wait; one more is only logged.
 const MAX_WAITING: usize = 64;
@@ -33,11 +35,25 @@ struct Repeats {
     last: String,
 }
 
+/// A thread of a worker that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stack {
+    pub(super) slot: SlotId,
+    pub(super) pid: Pid,
+    pub(super) thread: Pid,
+}
+
+/// What a child does.
+enum Work {
+    Write(Box<Report>),
+    Show(Stack),
+}
+
 /// The children that write reports.
 #[derive(Default)]
 pub(super) struct Reporters {
     busy: Option<Pid>,
-    waiting: VecDeque<Report>,
+    waiting: VecDeque<Work>,
     /// The last ones, the oldest first, without the names of functions.
     kept: VecDeque<Report>,
     repeats: HashMap<Kind, Repeats>,
@@ -58,7 +74,16 @@ impl Reporters {
         }
         let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
         if tell && wanted && self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(report);
+            self.waiting.push_back(Work::Write(Box::new(report)));
+            self.begin_next(config);
+        }
+    }
+
+    /// Has a stack looked at and written to the log. A worker may ask for that as often as it likes: one that waits is enough.
+    pub(super) fn show(&mut self, stack: Stack, config: &Master) {
+        let waits = self.waiting.iter().any(|work| matches!(work, Work::Show(other) if other.pid == stack.pid));
+        if !waits && self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(Work::Show(stack));
             self.begin_next(config);
         }
     }
@@ -115,10 +140,10 @@ impl Reporters {
         if self.busy.is_some() {
             return;
         }
-        let Some(report) = self.waiting.pop_front() else { return };
+        let Some(work) = self.waiting.pop_front() else { return };
         let Ok(mask) = process::block_signals() else { return };
         match process::fork() {
-            Ok(Born::Child) => write(report, config),
+            Ok(Born::Child) => do_and_exit(work, config),
             Ok(Born::Parent(pid)) => self.busy = Some(pid),
             Err(error) => warn!("fork to write a crash report: {error}"),
         }
@@ -127,10 +152,18 @@ impl Reporters {
 }
 
 /// In the child.
-fn write(mut report: Report, config: &Master) -> ! {
+fn do_and_exit(work: Work, config: &Master) -> ! {
     phalanx_shared::sys::title::set("phalanx: crash report");
     // The fork copied the master's table: a listener kept open here would take connections that nobody accepts.
     let _only_slower = phalanx_shared::sys::table::close_all_but(&[]);
+    match work {
+        Work::Write(report) => write(*report, config),
+        Work::Show(stack) => show(stack),
+    }
+    process::exit_now(0)
+}
+
+fn write(mut report: Report, config: &Master) {
     report.resolve();
     match report.store(config) {
         Ok(Some(path)) => info!("crash report {}", path.display()),
@@ -138,5 +171,17 @@ fn write(mut report: Report, config: &Master) -> ! {
         Ok(None) => report.backtrace.iter().for_each(|frame| info!("backtrace of pid {}: {frame}", report.pid)),
         Err(error) => warn!("write a crash report: {error}"),
     }
-    process::exit_now(0)
+}
+
+fn show(Stack { slot, pid, thread }: Stack) {
+    // Who works is not to be held up by who looks on.
+    let _at_full_speed = rustix::process::nice(10);
+    let who = match thread == pid {
+        true => format!("worker {} (pid {pid})", slot.0),
+        false => format!("thread {thread} of worker {} (pid {pid})", slot.0),
+    };
+    match stack::of_thread(pid, thread) {
+        Ok(frames) => verdict::names(&frames).iter().for_each(|frame| warn!("{who} is in {frame}")),
+        Err(error) => warn!("the stack of {who} cannot be shown: {error}"),
+    }
 }

@@ -59,6 +59,9 @@ impl Roster {
             let text = format!("{who} has not answered for {silent:.1?}, {class}: others do its accepting");
             self.act(Action::Warn(text));
             self.act(Action::DescribeSuspect(id, incarnation));
+            if class.has_own_stack() {
+                self.act(Action::ShowStack(id, pid, pid));
+            }
         } else if silent >= limit && matches!(class, Class::Stopped | Class::Starved) && !stall.spared {
             stall.spared = true;
             self.act(Action::Warn(format!(

@@ -101,6 +101,8 @@ pub enum Word {
     Buried(Incarnation),
     /// The answer to a ping.
     Pong(Pong),
+    /// This thread of its pool has been at a job for long: its stack is worth a look.
+    Stuck(i32),
 }
 
 /// A worker's answer to a ping.

@@ -25,7 +25,9 @@ pub(super) struct Watch {
 pub struct Stuck {
     /// Whom it is done for; negative: nobody any more.
     pub fd: RawFd,
-    /// How long a thread has been at it.
+    /// The thread.
+    pub thread: Pid,
+    /// How long it has been at it.
     pub age: Duration,
     /// What the thread does.
     pub class: Class,
@@ -74,10 +76,10 @@ impl Pool {
             let (own, class) = (stall.own(), stall.class());
             if own >= limit {
                 self.give_up(flight);
-                found.push(Stuck { fd, age, class, given_up: true });
+                found.push(Stuck { fd, thread, age, class, given_up: true });
             } else if age >= limit / 2 && !stall.suspected {
                 stall.suspected = true;
-                found.push(Stuck { fd, age, class, given_up: false });
+                found.push(Stuck { fd, thread, age, class, given_up: false });
             }
         }
         found

@@ -279,6 +279,9 @@ impl Reactor {
                 self.duty.ask_for_successor();
             } else {
                 warn!("a thread has worked for {age:.1?} on {request}, {class}");
+                if class.has_own_stack() {
+                    self.duty.say(Word::Stuck(stuck.thread.as_raw()));
+                }
             }
         }
     }
