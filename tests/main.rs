@@ -38,6 +38,7 @@ mod handover;
 mod idle;
 mod keepers;
 mod leaks;
+mod master_death;
 mod million;
 mod outcomes;
 mod overload;

@@ -12,7 +12,7 @@ use phalanx_shared::config::{Listen, ListenAddress};
 use phalanx_shared::ipc::SlotId;
 use phalanx_shared::sys::rest;
 
-pub(crate) use bind::check_free;
+pub(crate) use bind::{check_free, wait_until_free};
 
 use crate::upgrade::{self, state};
 

@@ -12,6 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 pub(crate) struct PidFile {
     path: PathBuf,
     lock: Flock<File>,
+    /// Of a master that died and could not remove it.
+    left_by: Option<String>,
 }
 
 impl PidFile {
@@ -30,12 +32,13 @@ impl PidFile {
                 .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
                 .open(path)
                 .map_err(fail)?;
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
                 Err((mut file, _)) => return Err(held(path, &mut file)),
             };
             if is_still(path, &lock) {
-                return Ok(PidFile { path: path.to_owned(), lock });
+                let left_by = Some(pid_in(&mut lock)).filter(|pid| !pid.is_empty());
+                return Ok(PidFile { path: path.to_owned(), lock, left_by });
             }
         }
         Err(format!("the pid file {} keeps vanishing", path.display()))
@@ -46,7 +49,12 @@ impl PidFile {
         let fail = |error: nix::Error| format!("keep the pid file {}: {error}", path.display());
         // The lock is the open file's, not the program's: taking it again changes nothing (flock(2)).
         let lock = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, error)| fail(error))?;
-        Ok(PidFile { path: path.to_owned(), lock })
+        Ok(PidFile { path: path.to_owned(), lock, left_by: None })
+    }
+
+    /// The pid of the master whose file it was, if that could not remove it: its workers may still end what they have.
+    pub(crate) fn left_by(&self) -> Option<&str> {
+        self.left_by.as_deref()
     }
 
     /// Its descriptor.
@@ -69,14 +77,19 @@ impl PidFile {
 }
 
 fn held(path: &Path, file: &mut File) -> String {
-    let mut text = String::new();
-    let _unreadable = file.take(32).read_to_string(&mut text);
-    let pid = text.trim();
+    let pid = pid_in(file);
     let holder = if pid.is_empty() { "a service that is starting".to_owned() } else { format!("pid {pid}") };
     format!(
         "already running: {holder} holds the pid file {}\n  hint: phalanx stop, or choose another master.pid_file",
         path.display()
     )
+}
+
+/// What the file says; nothing of one that cannot be read.
+fn pid_in(file: &mut File) -> String {
+    let mut text = String::new();
+    let _unreadable = file.take(32).read_to_string(&mut text);
+    text.trim().to_owned()
 }
 
 /// Whether the locked file is the one that stands at `path`: its last holder may have removed it meanwhile.

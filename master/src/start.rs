@@ -114,7 +114,11 @@ fn open(config: Config, file: Option<PathBuf>, origin: Origin) -> Result<(Premis
     };
     let control = config.master.control_socket.as_deref().map(Server::bind).transpose()?;
     raise_descriptor_limit();
-    let opened = listeners::check_free(&config.listen).and_then(|()| {
+    let free = match pid_file.as_ref().and_then(PidFile::left_by) {
+        Some(pid) => listeners::wait_until_free(&config.listen, pid),
+        None => listeners::check_free(&config.listen),
+    };
+    let opened = free.and_then(|()| {
         let (listeners, first_slot) = Listeners::prepare(&config.listen)?;
         let logs = LogFiles::open(&config.log)?;
         Ok((listeners, first_slot, logs, take_up_signals()?))
@@ -127,7 +131,8 @@ fn open(config: Config, file: Option<PathBuf>, origin: Origin) -> Result<(Premis
             if let Some(control) = &control {
                 control.remove();
             }
-            if let Some(pid_file) = &pid_file {
+            // What a dead master left tells the next start what this one was told.
+            if let Some(pid_file) = pid_file.as_ref().filter(|pid_file| pid_file.left_by().is_none()) {
                 pid_file.remove();
             }
             return Err(why);

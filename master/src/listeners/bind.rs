@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use phalanx_shared::config::{Listen, ListenAddress};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -64,11 +65,18 @@ fn try_bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((socket.into(), real))
 }
 
+fn check_nobody_serves(path: &Path) -> Result<(), String> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => {
+            Err(format!("bind unix:{}: another program serves it\n  hint: choose another address", path.display()))
+        }
+        Err(_) => Ok(()),
+    }
+}
+
 fn bind_unix(path: &Path, seat: u8) -> Result<Bound, String> {
     let fail = |error: io::Error| format!("bind unix:{}: {error}", path.display());
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(format!("bind unix:{}: another program serves it", path.display()));
-    }
+    check_nobody_serves(path)?;
     if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
         std::fs::remove_file(path).map_err(fail)?;
     }
@@ -83,14 +91,37 @@ fn bind_unix(path: &Path, seat: u8) -> Result<Bound, String> {
     Ok(Bound { seat, socket: Rc::new(socket.into()), address: ListenAddress::Unix(PathBuf::from(path)) })
 }
 
-/// Whether somebody who is not ours listens on the TCP addresses: SO_REUSEPORT would let two services of one user share a
+/// How long workers whose master died may take to let go of their addresses.
+const ORPHANS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// As [`check_free`], where workers of a master that died, of this pid, may not have let go yet.
+pub(crate) fn wait_until_free(listen: &[Listen], left_by: &str) -> Result<(), String> {
+    let late = Instant::now() + ORPHANS_PATIENCE;
+    loop {
+        match check_free(listen) {
+            Err(why) if Instant::now() >= late => {
+                return Err(format!(
+                    "{why}; or end the workers of the service before, whose master (pid {left_by}) died, if they hold it"
+                ));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            free => return free,
+        }
+    }
+}
+
+/// Whether somebody who is not ours listens on the addresses: SO_REUSEPORT would let two services of one user share a
 /// port without a word.
 pub(crate) fn check_free(listen: &[Listen]) -> Result<(), String> {
     for listen in listen {
-        let ListenAddress::Tcp(address) = &listen.address else { continue };
-        if address.port() == 0 {
-            continue;
-        }
+        let address = match &listen.address {
+            ListenAddress::Tcp(address) if address.port() == 0 => continue,
+            ListenAddress::Tcp(address) => address,
+            ListenAddress::Unix(path) => {
+                check_nobody_serves(path)?;
+                continue;
+            }
+        };
         let probe = || -> io::Result<()> {
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
