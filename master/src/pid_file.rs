@@ -37,7 +37,7 @@ impl PidFile {
                 Err((mut file, _)) => return Err(held(path, &mut file)),
             };
             if is_still(path, &lock) {
-                let left_by = Some(pid_in(&mut lock)).filter(|pid| !pid.is_empty());
+                let left_by = Some(pid_in(&mut lock)).filter(|pid| pid.parse::<i32>().is_ok());
                 return Ok(PidFile { path: path.to_owned(), lock, left_by });
             }
         }

@@ -37,8 +37,12 @@ struct Sample {
 
 /// The addresses of the functions that `thread` of `process` is in, the innermost first. The thread goes on as it was.
 ///
-/// Errors: who may not trace it (ptrace(2), "Ptrace access mode checking"), or another does; a thread that does not stop in time.
+/// Errors: it is no thread of the process; who may not trace it (ptrace(2), "Ptrace access mode checking"), or another does; a
+/// thread that does not stop in time.
 pub(crate) fn of_thread(process: Pid, thread: Pid) -> Result<Vec<u64>, String> {
+    if !std::path::Path::new(&format!("/proc/{process}/task/{thread}")).exists() {
+        return Err(format!("process {process} has no thread {thread}"));
+    }
     let sample = sample(thread).map_err(|error| format!("look at thread {thread}: {error}"))?;
     let (mut unwinder, mut cache): Machine = Default::default();
     for module in modules(process)? {
@@ -69,17 +73,21 @@ fn sample(thread: Pid) -> nix::Result<Sample> {
     ptrace::interrupt(thread)?;
     let late = Instant::now() + PATIENCE;
     let stopped = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
-    while waitpid(thread, Some(stopped))? == WaitStatus::StillAlive {
-        if Instant::now() >= late {
-            return Err(Errno::ETIMEDOUT);
+    let signal = loop {
+        match waitpid(thread, Some(stopped))? {
+            WaitStatus::StillAlive if Instant::now() >= late => return Err(Errno::ETIMEDOUT),
+            WaitStatus::StillAlive => std::thread::sleep(Duration::from_millis(1)),
+            // On its way to it, and not to be lost.
+            WaitStatus::Stopped(_, signal) => break Some(signal),
+            WaitStatus::PtraceEvent(..) => break None,
+            _ => return Err(Errno::ESRCH),
         }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    };
     let taken = ptrace::getregset::<ptrace::regset::NT_PRSTATUS>(thread).map(|registers| {
         let address = registers_sp(&registers);
         Sample { registers, address, stack: read(thread, address) }
     });
-    let _gone_meanwhile = ptrace::detach(thread, None);
+    let _gone_meanwhile = ptrace::detach(thread, signal);
     taken
 }
 

@@ -236,6 +236,8 @@ fn go_back(mut state: State, mut origin: Origin, why: &str) -> u8 {
     }
     state.turn_back(why);
     origin.set_environment(&state.environment);
+    // The alarm would go on.
+    way_back::forget();
     let program = table::borrow(state.program);
     let error = match state.write().map_err(|error| error.to_string()) {
         Ok(memory) => {

@@ -89,8 +89,9 @@ impl Server {
     }
 
     /// Tells the clients that there are from those that there were.
-    pub(crate) fn clients_known(&self) -> Vec<(ClientId, usize)> {
-        self.clients.iter().filter(|(_, client)| !client.gone).map(|(id, client)| (*id, client.owed)).collect()
+    pub(crate) fn clients_known(&self) -> Vec<(ClientId, [usize; 3])> {
+        let clients = self.clients.iter().filter(|(_, client)| !client.gone);
+        clients.map(|(id, it)| (*id, [it.owed, it.received.len(), it.unsent.len()])).collect()
     }
 
     /// What another program goes on with.

@@ -181,8 +181,9 @@ impl Supervisor {
     fn end_unknown_children(&self) {
         for child in children() {
             let known = self.posts.contains_key(&child) || self.is_keeper(child);
-            let title = || std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
-            if !known && title().starts_with("phalanx: ") && !title().starts_with("phalanx: master") {
+            let title = std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            // One that is cloned this moment has its keeper's title yet.
+            if !known && ["phalanx: worker", "phalanx: keeper"].iter().any(|own| title.starts_with(own)) {
                 warn!("pid {child} was on its way when the other program died, and is ended");
                 end(child, Signal::SIGKILL);
             }

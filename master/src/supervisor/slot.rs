@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) ping: Ping,
     /// It owes an answer for longer than usual.
     pub(crate) stall: Option<Stall>,
+    /// When it last had a thread's stack shown.
+    pub(crate) shown: Option<Instant>,
     /// Killed because it hung, and what it was seen doing.
     pub(crate) hung: Option<Instant>,
     /// Why it cannot boot, in its own words.
@@ -107,6 +109,7 @@ impl Worker {
             private_bytes: 0,
             ping: Ping::default(),
             stall: None,
+            shown: None,
             hung: None,
             complaint: None,
             reason: None,
