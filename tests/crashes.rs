@@ -92,3 +92,17 @@ fn a_death_from_outside_blames_nobody() {
     let report = crashes(&server).remove(0);
     assert_eq!((&report["cause"], &report["suspect"]), (&"SIGKILL from outside".into(), &Value::Null), "{report:#}");
 }
+
+/// Those that have no name are deaths too.
+#[test]
+fn a_worker_that_a_realtime_signal_kills_is_succeeded() {
+    let _machine = beside_others();
+    let server = Setup::new(1).start();
+    let mut client = server.connect().patient(SOON);
+    client.assert_usable();
+    let worker = server.worker(0).to_string();
+    assert!(std::process::Command::new("kill").args(["-40", &worker]).status().unwrap().success());
+    client.assert_usable();
+    wait_until("it is written down", SOON, || server.log().contains("died: signal 40 from outside"));
+    assert_eq!(server.status().sum("restarts"), 1);
+}

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -200,6 +201,16 @@ fn nobody_notices_that_the_master_of_a_new_program_dies() {
         assert_eq!(server.master(), master);
         server.cli("status", &[]).assert_code(0);
     }
+    // One whose configuration is there when it is rehearsed, and not when it takes over.
+    let forgets = format!("[ -z \"$PHALANX_TAKE_OVER\" ] || set -- run -c /nowhere.toml; exec {BINARY} \"$@\"");
+    let program = script(&server, "forgets", &forgets);
+    server.cli("upgrade", &[program.to_str().unwrap()]).assert_said(1, &["rolled back", "serves on", "/nowhere.toml"]);
+    // The alarm that would have told of its hanging is not the other's.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(11) {
+        load.wait_for(50);
+    }
+    assert_eq!(server.master(), master);
     let tally = load.finish();
     tally.assert_clean();
     idle.iter_mut().for_each(Client::assert_usable);
@@ -334,6 +345,18 @@ fn a_program_of_another_layout_or_version_has_the_workers_before_drain() {
     let layout = other("layout", "PHALANX_LAYOUT=77");
     let version = other("version", "PHALANX_LAYOUT=77 PHALANX_STATE_VERSION=99");
     let dies = other("dies", "PHALANX_LAYOUT=78 PHALANX_MASTER_FAULT=segv@probation");
+    let early = other("early", "PHALANX_LAYOUT=78 PHALANX_MASTER_FAULT=segv@opening");
+    let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    idle.iter_mut().for_each(Client::assert_usable);
+    // As long as none of its workers serves, nothing of the service is touched.
+    let strict = Load::start(&address, 8, Manners::Strict, &asks());
+    let said = server.cli("upgrade", &[early.to_str().unwrap()]);
+    said.assert_said(1, &["rolled back", "its master died of SIGSEGV"]);
+    assert!(!said.stderr.contains("are ended"), "{}", said.stderr);
+    strict.wait_for(100);
+    strict.finish().assert_clean();
+    idle.iter_mut().for_each(Client::assert_usable);
+    wait_for_one_table_a_slot(&server);
     let load = Load::start(&address, 8, Manners::Reconnecting, &asks());
     load.wait_for(100);
     let steps = [(&layout, 0, "layout 77"), (&version, 0, "version 99"), (&dies, 1, "its master died of SIGSEGV")];
@@ -342,8 +365,14 @@ fn a_program_of_another_layout_or_version_has_the_workers_before_drain() {
         slow.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
         slow.wait_stuck();
         let before = server.status().total("requests");
+        let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+        idle.iter_mut().for_each(Client::assert_usable);
         let said = server.cli("upgrade", &[program.to_str().unwrap()]);
         said.assert_said(code, &["connections are ended by their workers", why]);
+        let text = said.stdout.clone() + &said.stderr;
+        let count = text.split("up to ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+        assert!(count >= Some(21), "{text}");
+        idle.iter_mut().for_each(Client::assert_closed);
         load.wait_for(200);
         assert_eq!(server.master(), master);
         assert!(server.status().total("requests") >= before, "totals go on");
@@ -358,7 +387,7 @@ fn a_program_of_another_layout_or_version_has_the_workers_before_drain() {
         client.assert_usable();
     }
     // Of one layout again: everything is kept.
-    let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    idle = (0..20).map(|_| Client::connect(&address)).collect();
     idle.iter_mut().for_each(Client::assert_usable);
     server.cli("upgrade", &[BINARY]).assert_said(0, &["upgraded"]);
     idle.iter_mut().for_each(Client::assert_usable);

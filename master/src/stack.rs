@@ -1,6 +1,7 @@
-//! The stack of a thread that lives: looked at from outside, as a debugger does (ptrace(2)), so that the thread takes no notice:
-//! no signal handler runs in it and no system call returns early. For a child of the master's: what it cannot detach from when
-//! it ends, the kernel lets go.
+//! The stack of a thread that lives: looked at from outside, as a debugger does (ptrace(2)), so that no code runs in the process for
+//! it. Of its system calls only those return early, with EINTR, that do so after any stop: epoll_wait(2) and a few others
+//! (signal(7), "Interruption of system calls and library functions by stop signals"). For a child of the master's: what it cannot
+//! detach from when it ends, the kernel lets go.
 
 use std::io::IoSliceMut;
 use std::ops::Range;
@@ -21,6 +22,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const MOST: usize = 256 * 1024;
 const PAGE: usize = 4096;
 const MAX_FRAMES: usize = 64;
+const MAX_MODULES: usize = 256;
+const MAX_MODULE_BYTES: u64 = 1 << 30;
 
 #[cfg(target_arch = "x86_64")]
 type Machine = (framehop::x86_64::UnwinderX86_64<Vec<u8>>, framehop::x86_64::CacheX86_64);
@@ -40,10 +43,7 @@ struct Sample {
 /// Errors: it is no thread of the process; who may not trace it (ptrace(2), "Ptrace access mode checking"), or another does; a
 /// thread that does not stop in time.
 pub(crate) fn of_thread(process: Pid, thread: Pid) -> Result<Vec<u64>, String> {
-    if !std::path::Path::new(&format!("/proc/{process}/task/{thread}")).exists() {
-        return Err(format!("process {process} has no thread {thread}"));
-    }
-    let sample = sample(thread).map_err(|error| format!("look at thread {thread}: {error}"))?;
+    let sample = sample(process, thread).map_err(|error| format!("look at thread {thread}: {error}"))?;
     let (mut unwinder, mut cache): Machine = Default::default();
     for module in modules(process)? {
         unwinder.add_module(module);
@@ -58,7 +58,7 @@ pub(crate) fn of_thread(process: Pid, thread: Pid) -> Result<Vec<u64>, String> {
     let mut addresses = Vec::new();
     while let Ok(Some(frame)) = frames.next() {
         addresses.push(match frame {
-            FrameAddress::InstructionPointer(address) => address + 1,
+            FrameAddress::InstructionPointer(address) => address.wrapping_add(1),
             FrameAddress::ReturnAddress(address) => address.into(),
         });
         if addresses.len() == MAX_FRAMES {
@@ -68,8 +68,17 @@ pub(crate) fn of_thread(process: Pid, thread: Pid) -> Result<Vec<u64>, String> {
     Ok(addresses)
 }
 
-fn sample(thread: Pid) -> nix::Result<Sample> {
+fn sample(process: Pid, thread: Pid) -> nix::Result<Sample> {
     ptrace::seize(thread, ptrace::Options::empty())?;
+    // Its number is nobody else's from here on. A worker may name any: it is looked at if it is a thread of a sibling of ours.
+    let parent = |pid: Pid| -> Option<i32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let is_thread = std::path::Path::new(&format!("/proc/{process}/task/{thread}")).exists();
+    if !is_thread || parent(process) != Some(nix::unistd::getppid().as_raw()) {
+        return Err(Errno::ESRCH);
+    }
     ptrace::interrupt(thread)?;
     let late = Instant::now() + PATIENCE;
     let stopped = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
@@ -87,7 +96,12 @@ fn sample(thread: Pid) -> nix::Result<Sample> {
         let address = registers_sp(&registers);
         Sample { registers, address, stack: read(thread, address) }
     });
-    let _gone_meanwhile = ptrace::detach(thread, signal);
+    if ptrace::detach(thread, signal).is_err() {
+        // Killed meanwhile: its parent hears of it when its tracer has.
+        while waitpid(thread, Some(stopped)) == Ok(WaitStatus::StillAlive) && Instant::now() < late {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
     taken
 }
 
@@ -99,7 +113,7 @@ fn read(thread: Pid, address: u64) -> Vec<u8> {
     while remote.iter().map(|part: &RemoteIoVec| part.len).sum::<usize>() < MOST - PAGE {
         let len = PAGE - from % PAGE;
         remote.push(RemoteIoVec { base: from, len });
-        from += len;
+        from = from.wrapping_add(len);
     }
     let count = process_vm_readv(thread, &mut [IoSliceMut::new(&mut bytes)], &remote).unwrap_or(0);
     bytes.truncate(count);
@@ -134,6 +148,7 @@ struct Mapped {
     range: Range<u64>,
     /// Where its first byte is mapped.
     start: u64,
+    executable: bool,
 }
 
 /// What tells how to walk the stack: the unwind tables of every program and library that is mapped.
@@ -142,31 +157,39 @@ fn modules(process: Pid) -> Result<Vec<Module<Vec<u8>>>, String> {
     let text = std::fs::read_to_string(&maps).map_err(|error| format!("{maps}: {error}"))?;
     let mut mapped: Vec<Mapped> = Vec::new();
     for line in text.lines() {
-        let Some((range, offset, path)) = parse(line) else { continue };
+        let Some((range, executable, offset, path)) = parse(line) else { continue };
         match mapped.last_mut().filter(|last| last.path.as_os_str() == path) {
-            Some(last) => last.range.end = range.end,
-            None if offset == 0 => mapped.push(Mapped { path: path.into(), start: range.start, range }),
+            Some(last) => {
+                last.range.end = range.end;
+                last.executable |= executable;
+            }
+            None if offset == 0 => mapped.push(Mapped { path: path.into(), start: range.start, range, executable }),
             None => {}
         }
     }
-    Ok(mapped.into_iter().filter_map(|mapped| module(process, mapped)).collect())
+    let code = mapped.into_iter().filter(|mapped| mapped.executable).take(MAX_MODULES);
+    Ok(code.filter_map(|mapped| module(process, mapped)).collect())
 }
 
 /// proc_pid_maps(5): `address perms offset dev inode pathname`; none without a file.
-fn parse(line: &str) -> Option<(Range<u64>, u64, &str)> {
+fn parse(line: &str) -> Option<(Range<u64>, bool, u64, &str)> {
     let path = &line[line.find('/')?..];
     let mut fields = line.split_ascii_whitespace();
     let (from, to) = fields.next()?.split_once('-')?;
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
-    let offset = number(fields.nth(1)?)?;
-    Some((number(from)?..number(to)?, offset, path))
+    let executable = fields.next()?.contains('x');
+    let offset = number(fields.next()?)?;
+    Some((number(from)?..number(to)?, executable, offset, path))
 }
 
 fn module(process: Pid, mapped: Mapped) -> Option<Module<Vec<u8>>> {
     // The program's file may have been replaced since.
     let program = format!("/proc/{process}/exe");
     let is_program = std::fs::read_link(&program).is_ok_and(|path| path == mapped.path);
-    let bytes = std::fs::read(if is_program { program.into() } else { mapped.path.clone() }).ok()?;
+    let path = if is_program { program.into() } else { mapped.path.clone() };
+    // The worker decides what it maps: a file, and no endless one.
+    std::fs::metadata(&path).ok().filter(|it| it.is_file() && it.len() <= MAX_MODULE_BYTES)?;
+    let bytes = std::fs::read(path).ok()?;
     let file = object::File::parse(&*bytes).ok()?;
     let first = file.segments().find(|segment| segment.file_range().0 == 0)?;
     let section = |name: &str| {
@@ -196,7 +219,7 @@ mod tests {
     #[test]
     fn lines_of_maps_are_read() {
         let line = "7f1c-7f2c r-xp 00001000 fe:01 42                         /usr/lib/a library.so";
-        assert_eq!(parse(line), Some((0x7f1c..0x7f2c, 0x1000, "/usr/lib/a library.so")));
+        assert_eq!(parse(line), Some((0x7f1c..0x7f2c, true, 0x1000, "/usr/lib/a library.so")));
         for line in ["7f1c-7f2c rw-p 00000000 00:00 0 [stack]", "", "/", "x-y r 0 /a"] {
             assert_eq!(parse(line), None, "{line}");
         }

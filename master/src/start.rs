@@ -151,6 +151,7 @@ fn rehearse(config: Result<Config, String>, origin: Origin, state: &OwnedFd, out
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
         State::read(state)?.fixed.check(&Fixed::of(&config))?;
+        origin.program().ok_or("the program's own file cannot be read, as it has to be for a return to it")?;
         config.workers.count = Count::Fixed(1);
         let identity = Identity::of(&config.master)?;
         raise_descriptor_limit();
@@ -177,6 +178,7 @@ fn take_over(
     (state, returned): (&OwnedFd, Option<String>),
 ) -> u8 {
     take_name("master");
+    way_back::forget();
     let mut state = match State::read(state) {
         Ok(state) => state,
         Err(why) => return complain(FAILED, &why),
@@ -207,15 +209,18 @@ fn take_over(
     };
     let inherit = move || -> Result<Supervisor, String> {
         let pid_file = match (&config.master.pid_file, state.pid_file) {
-            (Some(path), Some(fd)) => Some(PidFile::inherit(path, upgrade::inherited(fd)?)?),
+            (Some(path), Some(fd)) => {
+                let inherited = upgrade::inherited(fd).and_then(|fd| PidFile::inherit(path, fd));
+                Some(way_back::or_return(inherited)?)
+            }
             _ => None,
         };
         let control = match (&config.master.control_socket, &state.control) {
-            (Some(path), Some(control)) => Some(Server::inherit(path, control)?),
+            (Some(path), Some(control)) => Some(way_back::or_return(Server::inherit(path, control))?),
             _ => None,
         };
-        let listeners = Listeners::inherit(&state.listeners)?;
-        listeners.assign(&mut config.listen, Default::default, usize::MAX)?;
+        let listeners = way_back::or_return(Listeners::inherit(&state.listeners))?;
+        way_back::or_return(listeners.assign(&mut config.listen, Default::default, usize::MAX))?;
         let premises = Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin };
         Supervisor::inherit(premises, &state)
     };
@@ -235,7 +240,7 @@ fn go_back(mut state: State, mut origin: Origin, why: &str) -> u8 {
         return complain(FAILED, &format!("the program that was returned to cannot go on: {why}"));
     }
     state.turn_back(why);
-    origin.set_environment(&state.environment);
+    origin.set_manner(&state.manner);
     // The alarm would go on.
     way_back::forget();
     let program = table::borrow(state.program);

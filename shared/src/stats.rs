@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 macro_rules! snapshot {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters at one instant. All but `connections` only ever grow. What another version does not count is 0.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(default)]
         pub struct Snapshot { $($(#[$doc])* pub $name: u64,)* }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
@@ -128,8 +129,12 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
         word.store(0, std::sync::atomic::Ordering::Release);
     }
     crash_signal::install(lane.last_words()).map_err(|error| format!("install the crash handler: {error}"))?;
-    // Where only ancestors may look at a process (Yama), the master's children may look at this one.
-    let _no_yama = rustix::process::getppid().map(|master| set_ptracer(PTracer::ProcessID(master)));
+    // Where only ancestors may look at a process (Yama) and the master is not root, its children may look at this one.
+    let master = rustix::process::getppid().filter(|master| {
+        let owner = std::fs::metadata(format!("/proc/{}", master.as_raw_nonzero())).map(|process| process.uid());
+        owner.is_ok_and(|uid| uid != 0)
+    });
+    let _no_yama = master.map(|master| set_ptracer(PTracer::ProcessID(master)));
     // From here on a fault can speak. SIGTERM waits for its descriptor.
     let mut term = SigSet::empty();
     term.add(Signal::SIGTERM);

@@ -89,9 +89,10 @@ impl Server {
     }
 
     /// Tells the clients that there are from those that there were.
-    pub(crate) fn clients_known(&self) -> Vec<(ClientId, [usize; 3])> {
+    pub(crate) fn clients_known(&self) -> Vec<(ClientId, [usize; 3], [bool; 2])> {
         let clients = self.clients.iter().filter(|(_, client)| !client.gone);
-        clients.map(|(id, it)| (*id, [it.owed, it.received.len(), it.unsent.len()])).collect()
+        let known = |it: &Client| ([it.owed, it.received.len(), it.unsent.len()], [it.listens, it.finished]);
+        clients.map(|(id, client)| (*id, known(client).0, known(client).1)).collect()
     }
 
     /// What another program goes on with.

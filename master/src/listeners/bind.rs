@@ -66,11 +66,14 @@ fn try_bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
 }
 
 fn check_nobody_serves(path: &Path) -> Result<(), String> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => {
-            Err(format!("bind unix:{}: another program serves it\n  hint: choose another address", path.display()))
-        }
-        Err(_) => Ok(()),
+    let connect = || -> io::Result<()> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec().nonblocking(), None)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match connect() {
+        // Whoever has no room for one more is there all the same.
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
+        _ => Err(format!("bind unix:{}: another program serves it\n  hint: choose another address", path.display())),
     }
 }
 

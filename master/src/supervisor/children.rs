@@ -3,11 +3,10 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::stats::Snapshot;
-use phalanx_shared::sys::process;
+use phalanx_shared::sys::process::{self, End};
 use phalanx_shared::sys::rest::resident_bytes;
 
 use super::Supervisor;
@@ -20,12 +19,10 @@ use crate::verdict::{self, Cause, Ending};
 impl Supervisor {
     pub(super) fn reap(&mut self) -> Vec<(Pid, Ending)> {
         let mut ended = Vec::new();
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            let (pid, ending) = match status {
-                WaitStatus::Exited(pid, code) => (pid, Ending::Exited(code)),
-                WaitStatus::Signaled(pid, signal, _) => (pid, Ending::Killed(signal as i32)),
-                WaitStatus::StillAlive => break,
-                _ => continue,
+        while let Some((pid, end)) = process::reap() {
+            let ending = match end {
+                End::Exited(code) => Ending::Exited(code),
+                End::Killed(signal) => Ending::Killed(signal),
             };
             let rehearsed = self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.ended(pid, ending));
             if rehearsed || self.reporters.ended(pid, &self.roster.config.master) {

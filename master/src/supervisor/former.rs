@@ -10,7 +10,7 @@ use phalanx_shared::ledger::record::Guilt;
 
 use super::event::Action;
 use super::roster::{DRAIN_MARGIN, Roster};
-use super::slot::{Grave, Slot, Stage, Worker};
+use super::slot::{Grave, Post, Slot, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
 /// How long what is left in a former table may take to be fetched when its workers are gone.
@@ -39,6 +39,11 @@ impl FormerTable {
     /// Nobody has it any more.
     fn is_gone(&self) -> bool {
         self.workers.is_empty() && self.keeper.is_none()
+    }
+
+    /// Its workers have been told to give, or to drain.
+    pub(super) fn is_yielding(&self) -> bool {
+        self.yielding.is_some()
     }
 
     /// One that the program before this one made.
@@ -108,7 +113,7 @@ impl Roster {
                 id.0
             )));
         }
-        let (post, incarnation) = (worker.post, worker.incarnation);
+        let (post, lanes): (_, Vec<_>) = (worker.post, worker.lanes().collect());
         if worker.stage == Stage::Leaving || cause.ending == Ending::Exited(0) {
             return;
         }
@@ -119,9 +124,8 @@ impl Roster {
         self.out.extend(obituary.map(|obituary| Action::Report(post, Box::new(obituary))));
         // The table went with its last process, and all that was in it.
         if let (false, Some(slot)) = (gone && !foreign, self.slots.get_mut(&id)) {
-            if !foreign {
-                slot.graves.push(Grave { dead: incarnation, post, told: None });
-            }
+            let graves = lanes.into_iter().map(|(dead, lane)| Grave { dead, post: Post { lane, ..post }, told: None });
+            slot.graves.extend(graves.filter(|_| !foreign));
             // Whoever waits for the others of the new program is needed now.
             let waiting = slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
             match waiting.filter(|_| slot.serving().is_none() && slot.formers.iter().all(|it| it.workers.is_empty())) {

@@ -89,7 +89,12 @@ impl Common {
     }
 
     pub(super) fn new(premises: &Premises, first_slot: Vec<Bound>, shared: Option<Shared>) -> Common {
-        let Shared { lifeline, clients: (clients, clients_memory), ward } = shared.unwrap_or_else(fresh);
+        let Shared { lifeline, clients: (clients, clients_memory), ward } =
+            shared.map_or_else(fresh, Ok).unwrap_or_else(|why| {
+                // Without descriptors at the start there is nothing to supervise with.
+                warn!("{why}");
+                process::exit_now(1)
+            });
         let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
         let descriptors = limit.map_or(1024, |(soft, _)| soft).min(1 << 20) as usize;
         Common {
@@ -340,6 +345,7 @@ impl Ground {
             lane_bells: own.chain(self.lane_bells.iter().map(AsRawFd::as_raw_fd)).collect(),
             keeper: keeper.map(Pid::as_raw),
             workers,
+            unborn: Vec::new(),
         }
     }
 
@@ -411,27 +417,20 @@ const SPARE_SEATS: usize = 8;
 const CLIENTS: usize = 1 << 16;
 
 /// The lifeline, and the table of the service's clients, whose memory is touched by those who are limited alone.
-fn fresh() -> Shared {
+fn fresh() -> Result<Shared, String> {
     let create = || -> io::Result<Shared> {
         let (read, write) = io::pipe()?;
         let lifeline = (read.into(), write.into());
         Ok(Shared { lifeline, clients: Clients::create(CLIENTS)?, ward: Ward::new()? })
     };
-    match create() {
-        Ok(shared) => shared,
-        Err(error) => {
-            // Without descriptors at the start there is nothing to supervise with.
-            warn!("create the lifeline and the tables that all share: {error}");
-            process::exit_now(1)
-        }
-    }
+    create().map_err(|error| format!("create the lifeline and the tables that all share: {error}"))
 }
 
 /// The lifeline and the table of clients of the program before this one.
 pub(super) fn inherit_shared(state: &State) -> Result<Shared, String> {
     let lifeline = (upgrade::inherited(state.lifeline.0)?, upgrade::inherited(state.lifeline.1)?);
     let (Some(clients), Some(ward)) = (state.clients, &state.ward) else {
-        return Ok(Shared { lifeline, ..fresh() });
+        return Ok(Shared { lifeline, ..fresh()? });
     };
     let memory = upgrade::inherited(clients)?;
     let clients = Clients::open(&memory).map_err(|error| format!("map the table of clients: {error}"))?;
@@ -463,6 +462,7 @@ impl Strangers {
             lane_bells: self.bells.iter().map(AsRawFd::as_raw_fd).collect(),
             keeper: keeper.map(Pid::as_raw),
             workers,
+            unborn: Vec::new(),
         }
     }
 }

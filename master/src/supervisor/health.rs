@@ -12,8 +12,8 @@ use super::slot::{Post, Stage};
 
 /// How long a worker that was told to leave may take.
 const LEAVE_GRACE: Duration = Duration::from_secs(2);
-/// How often a worker's threads are looked at.
-const SHOW_EVERY: Duration = Duration::from_secs(1);
+/// How often threads of a worker are looked at while it lives.
+const MOST_SHOWN: u32 = 64;
 /// How long a hung worker gets to show its stack.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 
@@ -27,10 +27,9 @@ impl Roster {
             Word::Failed(why) => worker.complaint = Some(why),
             Word::Ready => self.ready(id, message.from),
             Word::Stuck(thread) => {
-                // It may say anything, as often as it likes; what is no thread of its process is not looked at.
-                let due = worker.shown.is_none_or(|shown| now - shown >= SHOW_EVERY);
-                if let Some(pid) = worker.pid.filter(|_| due) {
-                    worker.shown = Some(now);
+                // It may say anything, as often as it likes.
+                if let Some(pid) = worker.pid.filter(|_| worker.shown < MOST_SHOWN) {
+                    worker.shown += 1;
                     self.out.push(Action::ShowStack(id, pid, Pid::from_raw(thread)));
                 }
             }

@@ -94,6 +94,8 @@ pub(crate) struct Supervisor {
     formers: Vec<FormerGround>,
     /// Of a program of another version.
     strangers: Vec<Strangers>,
+    /// Connections that workers of another program may still have, of a version that this one cannot read.
+    drained: u64,
     /// Sockets that slots have before they have a ground.
     handed_over: BTreeMap<SlotId, Vec<Bound>>,
     posts: HashMap<Pid, Post>,
@@ -143,6 +145,7 @@ impl Supervisor {
             grounds: BTreeMap::new(),
             formers: Vec::new(),
             strangers: Vec::new(),
+            drained: 0,
             handed_over: BTreeMap::new(),
             posts: HashMap::new(),
             unclaimed: HashMap::new(),
@@ -170,6 +173,7 @@ impl Supervisor {
         let first =
             self.common.publish(0, &self.premises.config).and_then(|()| self.common.publish(1, &self.premises.config));
         if let Err(error) = first {
+            let _returned = way_back::or_return::<()>(Err(error.to_string()));
             return self.leave(Err(format!("write the configuration for the workers: {error}")));
         }
         self.handle(Event::Tick);
@@ -282,13 +286,14 @@ impl Supervisor {
         if self.all_grounds().any(|(of, _)| of == slot) {
             return self.replace(slot);
         }
-        let listeners = match (self.handed_over.remove(&slot), std::mem::take(&mut self.common.first_slot)) {
-            (Some(handed_over), _) => handed_over,
+        let listeners = match (self.handed_over.get(&slot), std::mem::take(&mut self.common.first_slot)) {
+            (Some(handed_over), _) => handed_over.clone(),
             (None, first) if !first.is_empty() => first,
             _ => self.premises.listeners.bind_slot()?,
         };
         let (ground, keeper) = self.common.open(self.number(slot), listeners, &self.premises, self.ledgers(), &[])?;
         self.grounds.insert(slot, ground);
+        self.handed_over.remove(&slot);
         Ok(keeper)
     }
 
@@ -333,6 +338,9 @@ impl Supervisor {
     /// Keeps the totals of a former ground, and nothing else of it.
     fn dismiss(&mut self, slot: SlotId, number: u32) {
         self.strangers.retain(|strangers| (strangers.slot, strangers.ground) != (slot, number));
+        if self.strangers.is_empty() {
+            self.drained = 0;
+        }
         for former in self.formers.extract_if(.., |former| (former.slot, former.ground.number) == (slot, number)) {
             self.retired.add(&ground::final_stats(&former.ground.ledger));
             self.common.forget_connections(&former.ground.ledger);
@@ -504,7 +512,9 @@ impl Supervisor {
 
 fn end(pid: Pid, signal: Signal) {
     // Only ever a child that has not been reaped: the number cannot be another process's.
-    let _gone_already = kill(pid, signal);
+    if process::is_child(pid) {
+        let _gone_already = kill(pid, signal);
+    }
 }
 
 /// A sealed memfd with `config` in it.

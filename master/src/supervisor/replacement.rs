@@ -23,7 +23,7 @@ use crate::control::server::{ClientId, Server};
 use crate::daemonize::Herald;
 use crate::pid_file::PidFile;
 use crate::signals::Wish;
-use crate::upgrade::origin::Environment;
+use crate::upgrade::origin::Manner;
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State};
 use crate::upgrade::{fault, inherited, pass_on, way_back};
@@ -39,11 +39,13 @@ pub(super) enum Departure {
 /// The program before this one, and what it was executed with.
 pub(super) struct Predecessor {
     program: OwnedFd,
-    environment: Environment,
+    manner: Manner,
     /// The configuration that was in force, as it writes it: this program's may be one that it does not know.
     config: serde_json::Value,
     /// The last state that it would go on with, by [`Supervisor::essence`].
     knows: Option<u64>,
+    /// What a program of another version has handed over, as long as it can go on with that.
+    untouched: Option<(Box<State>, Vec<OwnedFd>)>,
 }
 
 /// Why no other program was executed.
@@ -60,7 +62,7 @@ impl Supervisor {
     /// Goes on with the service that the program before this one has written down.
     pub(crate) fn inherit(premises: Premises, state: &State) -> Result<Supervisor, String> {
         let now = Instant::now();
-        let shared = ground::inherit_shared(state)?;
+        let shared = way_back::or_return(ground::inherit_shared(state))?;
         let common = Common::new(&premises, Vec::new(), Some(shared));
         let roster = Roster::inherit(premises.config.clone(), state, now);
         let mut supervisor = Supervisor::of(premises, Herald::silent(), roster, common);
@@ -73,19 +75,23 @@ impl Supervisor {
         supervisor.started = now.checked_sub(Duration::from_millis(state.uptime_ms)).unwrap_or(now);
         supervisor.predecessor = Some(Predecessor {
             program: inherited(state.program)?,
-            environment: state.environment.clone(),
+            manner: state.manner.clone(),
             config: state.config.clone(),
             knows: None,
+            untouched: None,
         });
         if state.executed != state.program {
             drop(inherited(state.executed)?);
         }
         for slot in &state.slots {
-            supervisor.inherit_slot(slot, state.foreign.is_some())?;
+            // Before anything is dropped that the other program needs.
+            way_back::or_return(supervisor.inherit_slot(slot, state.foreign.is_some()))?;
         }
-        // The keepers before, which nobody needs any more, hear of it.
-        state.useless().into_iter().for_each(|number| drop(inherited(number)));
+        if state.foreign.is_some() {
+            supervisor.inherit_foreign(state);
+        }
         if state.rolled_back.is_some() {
+            supervisor.end_unborn(state);
             supervisor.end_unknown_children();
         }
         if let Some(why) = &state.foreign {
@@ -117,6 +123,18 @@ impl Supervisor {
         Ok(())
     }
 
+    /// What the program before has that this one makes nothing of: kept as long as that may yet go on with all of it.
+    fn inherit_foreign(&mut self, state: &State) {
+        self.drained = state.drained + state.totals.connections;
+        let useless: Vec<OwnedFd> = state.useless().into_iter().filter_map(|number| inherited(number).ok()).collect();
+        if state.rolled_back.is_none()
+            && let Some(predecessor) = &mut self.predecessor
+        {
+            predecessor.untouched = Some((Box::new(state.clone()), useless));
+        }
+        // Else they close here: the keepers before, which nobody needs any more, hear of it.
+    }
+
     /// Shows nothing but that it could serve; returns the exit code.
     pub(crate) fn rehearse(mut self) -> u8 {
         self.rehearses = true;
@@ -132,6 +150,14 @@ impl Supervisor {
         if !self.roster.dies_back() || self.leaving.is_some() {
             return way_back::forget();
         }
+        // Nothing of a foreign service is touched before the first worker of this one is told to serve.
+        let serves = |slot: &Slot| slot.serving().is_some() || slot.formers.iter().any(|former| former.is_yielding());
+        if let Some(predecessor) = self.predecessor.as_mut().filter(|predecessor| predecessor.untouched.is_some()) {
+            if !self.roster.slots.values().any(serves) {
+                return way_back::go_on();
+            }
+            predecessor.knows = None;
+        }
         let essence = self.essence();
         if self.predecessor.as_ref().is_some_and(|predecessor| predecessor.knows == Some(essence)) {
             return way_back::go_on();
@@ -139,10 +165,12 @@ impl Supervisor {
         let state = self.state_to_return("its master died");
         match (state, &mut self.predecessor) {
             (Ok(state), Some(predecessor)) => {
-                way_back::arm(&self.premises.origin, &predecessor.environment, &state);
+                way_back::arm(&self.premises.origin, &predecessor.manner, &state);
                 predecessor.knows = Some(essence);
+                // Of no use from here on.
+                predecessor.untouched = None;
             }
-            (Err(why), _) => warn!("make ready to return to the program before this one: {why}"),
+            (Err(why), _) => way_back::not_ready(&why),
             _ => {}
         }
     }
@@ -153,7 +181,9 @@ impl Supervisor {
         let slots = self.roster.slots.iter().filter_map(|(id, slot)| self.slot_state(*id, slot));
         slots.for_each(|slot| slot.hash(&mut hasher));
         self.premises.control.as_ref().map(Server::clients_known).hash(&mut hasher);
-        (self.roster.upgrades_for().map(|client| client.0), self.retired.accepted).hash(&mut hasher);
+        (self.roster.upgrades_for().map(|client| client.0), self.retired, self.reporters.latest()).hash(&mut hasher);
+        // Another version cannot read counters in a ledger.
+        (self.drained > 0).then(|| self.started.elapsed().as_secs()).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -161,6 +191,13 @@ impl Supervisor {
     fn state_to_return(&self, why: &str) -> Result<State, String> {
         let nothing = || "there is no program to go back to".to_owned();
         let predecessor = self.predecessor.as_ref().ok_or_else(nothing)?;
+        if let Some((untouched, _)) = &predecessor.untouched
+            && !self.roster.slots.values().any(|slot| slot.serving().is_some())
+        {
+            let mut state = untouched.clone();
+            state.turn_back(why);
+            return Ok(*state);
+        }
         let config = predecessor.config.clone();
         let mut state = self.state(predecessor.program.as_raw_fd(), config, Some(why.to_owned()))?;
         state.client = self.roster.upgrades_for().map(|client| client.0);
@@ -168,13 +205,32 @@ impl Supervisor {
             let known = self.roster.slots.get(&phalanx_shared::ipc::SlotId(slot.slot));
             // Whoever is on its way is ended by the program that is returned to, and what it may have rescued is settled.
             let unborn = known.into_iter().flat_map(Slot::every_worker).filter(|worker| worker.pid.is_none());
-            slot.graves.extend(unborn.map(|worker| state::Grave {
-                dead: worker.incarnation.0,
-                ground: worker.post.ground,
-                lane: worker.post.lane,
-            }));
+            for worker in unborn {
+                let ground = slot.grounds.iter_mut().find(|ground| ground.number == worker.post.ground);
+                ground.into_iter().for_each(|ground| ground.unborn.push(worker.incarnation.0));
+                let ground = worker.post.ground;
+                slot.graves.extend(worker.lanes().map(|(dead, lane)| state::Grave { dead: dead.0, ground, lane }));
+            }
         }
         Ok(state)
+    }
+
+    /// Ends workers that were ordered of a keeper which had not told of them when the program before died.
+    fn end_unborn(&self, state: &State) {
+        let late = Instant::now() + BIRTH_PATIENCE;
+        for (slot, written) in state.slots.iter().flat_map(|slot| slot.grounds.iter().map(move |it| (slot, it))) {
+            let post = Post { slot: phalanx_shared::ipc::SlotId(slot.slot), ground: written.number, lane: 0 };
+            let Some(ground) = self.ground(post) else { continue };
+            let mut unborn = written.unborn.clone();
+            while !unborn.is_empty() && Instant::now() < late {
+                for (incarnation, outcome) in ground.births() {
+                    unborn.retain(|it| *it != incarnation.0);
+                    let pid = outcome.ok().filter(|pid| !self.posts.contains_key(pid) && !self.is_keeper(*pid));
+                    pid.into_iter().for_each(|pid| end(pid, Signal::SIGKILL));
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
     }
 
     /// Ends workers and keepers that were on their way when the program before this one died.
@@ -244,12 +300,12 @@ impl Supervisor {
     fn go_back(&mut self, client: Option<ClientId>, why: &str) -> Result<(), Stay> {
         let mut state = self.state_to_return(why).map_err(Stay::Failed)?;
         state.client = client.map(|client| client.0);
-        let Some(predecessor) = self.predecessor.take() else { return Ok(()) };
-        let own = self.premises.origin.environment();
-        self.premises.origin.set_environment(&predecessor.environment);
+        let Some(mut predecessor) = self.predecessor.take() else { return Ok(()) };
+        let own = self.premises.origin.set_manner(&predecessor.manner);
         way_back::forget();
         let stay = self.execute(&predecessor.program, &state);
-        self.premises.origin.set_environment(&own);
+        self.premises.origin.set_manner(&own);
+        predecessor.knows = None;
         self.predecessor = Some(predecessor);
         Err(stay)
     }
@@ -289,7 +345,7 @@ impl Supervisor {
             ledger_layout: fault::layout(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
             program: program.as_raw_fd(),
-            environment: self.premises.origin.environment(),
+            manner: self.premises.origin.manner().clone(),
             executed,
             fixed: Fixed::of(&self.roster.config),
             config,
@@ -300,6 +356,7 @@ impl Supervisor {
             retired: self.retired,
             crashes: self.reporters.kept(),
             totals: self.totals(),
+            drained: self.drained,
             lifeline,
             clients: Some(clients),
             ward: Some(self.common.ward.state()),
@@ -343,9 +400,10 @@ impl Supervisor {
             let (keeper, workers) = of_ground(strangers.ground)?;
             Some(strangers.state(keeper, workers))
         });
-        let grounds = known.chain(strangers).collect();
+        let grounds: Vec<state::Ground> = known.chain(strangers).collect();
         let waiting = self.handed_over.get(&id).map(|listeners| ground::sockets(listeners));
-        let sockets = waiting.or_else(|| own().next().map(Ground::sockets))?;
+        let sockets = waiting.or_else(|| own().next().map(Ground::sockets));
+        let sockets = if grounds.is_empty() { sockets? } else { sockets.unwrap_or_default() };
         Some(state::Slot {
             slot: id.0,
             last_incarnation: slot.last_incarnation,

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use phalanx_shared::config::Master;
 use phalanx_shared::ipc::SlotId;
@@ -15,6 +16,9 @@ use crate::verdict::{self, Report};
 
 /// Reports that may wait; one more is only logged.
 const MAX_WAITING: usize = 64;
+
+/// Seconds that a child may take.
+const LONGEST: u32 = 60;
 
 /// Deaths that are remembered.
 const MAX_KEPT: usize = 100;
@@ -79,9 +83,9 @@ impl Reporters {
         }
     }
 
-    /// Has a stack looked at and written to the log. A worker may ask for that as often as it likes: one that waits is enough.
+    /// Has a stack looked at and written to the log.
     pub(super) fn show(&mut self, stack: Stack, config: &Master) {
-        let waits = self.waiting.iter().any(|work| matches!(work, Work::Show(other) if other.pid == stack.pid));
+        let waits = self.waiting.iter().any(|work| matches!(work, Work::Show(other) if *other == stack));
         if !waits && self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(Work::Show(stack));
             self.begin_next(config);
@@ -121,6 +125,11 @@ impl Reporters {
         self.kept.iter().rev().cloned().collect()
     }
 
+    /// Tells what has been kept from what was.
+    pub(super) fn latest(&self) -> Option<(&str, i32)> {
+        self.kept.back().map(|report| (report.time.as_str(), report.pid))
+    }
+
     /// Goes on with what another program has kept, as [`Reporters::kept`] gave it.
     pub(super) fn keep(&mut self, kept: Vec<Report>) {
         self.kept = kept.into_iter().rev().collect();
@@ -156,11 +165,16 @@ fn do_and_exit(work: Work, config: &Master) -> ! {
     phalanx_shared::sys::title::set("phalanx: crash report");
     // The fork copied the master's table: a listener kept open here would take connections that nobody accepts.
     let _only_slower = phalanx_shared::sys::table::close_all_but(&[]);
-    match work {
+    // What it reads a worker has made: it ends, whatever that is, and the next one's turn comes.
+    let mut blocked = SigSet::all();
+    blocked.remove(Signal::SIGALRM);
+    let _as_before = process::reset_dispositions(&[Signal::SIGALRM]).and_then(|()| process::set_signal_mask(&blocked));
+    nix::unistd::alarm::set(LONGEST);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
         Work::Write(report) => write(*report, config),
         Work::Show(stack) => show(stack),
-    }
-    process::exit_now(0)
+    }));
+    process::exit_now(done.map_or(1, |()| 0))
 }
 
 fn write(mut report: Report, config: &Master) {

@@ -60,8 +60,8 @@ pub(crate) struct Worker {
     pub(crate) ping: Ping,
     /// It owes an answer for longer than usual.
     pub(crate) stall: Option<Stall>,
-    /// When it last had a thread's stack shown.
-    pub(crate) shown: Option<Instant>,
+    /// How often it has had a thread's stack shown.
+    pub(crate) shown: u32,
     /// Killed because it hung, and what it was seen doing.
     pub(crate) hung: Option<Instant>,
     /// Why it cannot boot, in its own words.
@@ -109,7 +109,7 @@ impl Worker {
             private_bytes: 0,
             ping: Ping::default(),
             stall: None,
-            shown: None,
+            shown: 0,
             hung: None,
             complaint: None,
             reason: None,
@@ -139,7 +139,7 @@ impl Worker {
     }
 
     /// The lanes that are not settled when it dies.
-    fn lanes(&self) -> impl Iterator<Item = (Incarnation, usize)> + '_ {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (Incarnation, usize)> + '_ {
         self.heir_of.iter().copied().chain([(self.incarnation, self.post.lane)])
     }
 

@@ -66,8 +66,8 @@ impl Roster {
         let client = state.client.map(ClientId);
         let rolled_back = state.rolled_back.clone();
         let ends = state.foreign.as_ref().map(|why| {
-            let count = state.totals.connections;
-            format!("; {count} connections are ended by their workers, within drain_timeout, and not taken over: {why}")
+            let count = state.drained + state.totals.connections;
+            format!("; up to {count} connections are ended by their workers, within drain_timeout, and not taken over: {why}")
         });
         let ends = ends.unwrap_or_default();
         roster.upgrade = Some(Upgrade { phase: Phase::TakingOver, since: now, client, rolled_back, ends });
@@ -284,8 +284,10 @@ impl Slot {
 
     /// What another program goes on with.
     pub(crate) fn graves_state(&self) -> Vec<state::Grave> {
-        let graves = self.graves.iter().map(|grave| (grave.dead.0, grave.post));
-        graves.map(|(dead, post)| state::Grave { dead, ground: post.ground, lane: post.lane }).collect()
+        let graves = self.graves.iter().map(|grave| (grave.dead, grave.post.ground, grave.post.lane));
+        // The next one of this program would settle them at its boot.
+        let orphans = self.orphans.iter().map(|(dead, lane)| (*dead, self.ground, *lane));
+        graves.chain(orphans).map(|(dead, ground, lane)| state::Grave { dead: dead.0, ground, lane }).collect()
     }
 }
 
@@ -295,6 +297,7 @@ impl Worker {
         let mut worker = Worker::at(post, incarnation, generation, now);
         worker.pid = Some(Pid::from_raw(written.pid));
         worker.enter(Stage::Serving, now);
+        worker.heir_of = written.heir_of.iter().map(|(dead, lane)| (Incarnation(*dead), *lane)).collect();
         worker
     }
 
@@ -302,6 +305,7 @@ impl Worker {
     pub(crate) fn state(&self) -> Option<state::Worker> {
         let pid = self.pid?.as_raw();
         let (incarnation, generation, lane) = (self.incarnation.0, self.generation.0, self.post.lane);
-        Some(state::Worker { pid, incarnation, generation, lane })
+        let heir_of = self.heir_of.iter().map(|(dead, lane)| (dead.0, *lane)).collect();
+        Some(state::Worker { pid, incarnation, generation, lane, heir_of })
     }
 }

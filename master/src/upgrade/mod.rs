@@ -63,7 +63,7 @@ pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd, String> {
     if number <= 2 {
         return Err(fail(nix::errno::Errno::EBADF));
     }
-    pass_on(&table::borrow(number), false).map_err(fail)?;
+    way_back::or_return(pass_on(&table::borrow(number), false).map_err(fail))?;
     Ok(table::adopt(number))
 }
 

@@ -1,25 +1,30 @@
 //! How this program was executed, kept so that another can be executed the same way.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{fchdir, fexecve};
 
 use phalanx_shared::sys::fallback::{Fallback, Reason};
+use serde::{Deserialize, Serialize};
 
 use super::{REHEARSE, RETURNED, TAKE_OVER};
 
-/// Names and values of an environment.
-pub(crate) type Environment = Vec<(Vec<u8>, Vec<u8>)>;
+/// What a program is executed with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manner {
+    pub(crate) arguments: Vec<Vec<u8>>,
+    /// Names and values.
+    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
+}
 
 /// Arguments, environment, working directory and file of this program.
 pub(crate) struct Origin {
-    arguments: Vec<OsString>,
-    environment: Vec<(OsString, OsString)>,
+    manner: Manner,
     directory: Option<OwnedFd>,
     /// The file as it was: another may stand under its name by now.
     program: Option<OwnedFd>,
@@ -32,11 +37,14 @@ impl Origin {
         let path = std::env::current_exe().unwrap_or_default();
         // What the kernel says of a file that has been replaced since.
         let path = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from);
+        let own = |name: &OsStr| [TAKE_OVER, REHEARSE, RETURNED].iter().any(|own| name == *own);
+        let environment = std::env::vars_os().filter(|(name, _)| !own(name));
+        let manner = Manner {
+            arguments: std::env::args_os().map(OsString::into_vec).collect(),
+            environment: environment.map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
+        };
         Origin {
-            arguments: std::env::args_os().collect(),
-            environment: std::env::vars_os()
-                .filter(|(name, _)| ![TAKE_OVER, REHEARSE, RETURNED].iter().any(|own| name == own))
-                .collect(),
+            manner,
             directory: File::open(".").ok().map(OwnedFd::from),
             program: File::open("/proc/self/exe").ok().map(OwnedFd::from),
             path,
@@ -53,25 +61,20 @@ impl Origin {
         self.program.as_ref()
     }
 
-    /// The environment that this program was executed with.
-    pub(crate) fn environment(&self) -> Environment {
-        let bytes = |(name, value): &(OsString, OsString)| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
-        self.environment.iter().map(bytes).collect()
+    /// How this program was executed.
+    pub(crate) fn manner(&self) -> &Manner {
+        &self.manner
     }
 
-    /// Puts the environment of another program in the place of this one's, for what will be executed.
-    pub(crate) fn set_environment(&mut self, environment: &Environment) {
-        let text =
-            |(name, value): &(Vec<u8>, Vec<u8>)| (OsString::from_vec(name.clone()), OsString::from_vec(value.clone()));
-        self.environment = environment.iter().map(text).collect();
+    /// Puts that of another program in its place, for what will be executed.
+    pub(crate) fn set_manner(&mut self, manner: &Manner) -> Manner {
+        std::mem::replace(&mut self.manner, manner.clone())
     }
 
     /// Executes `program` in this process with the arguments, in the directory and with the environment that this one was
     /// executed with; returns if that fails. `words` are added to the environment.
     pub(crate) fn execute(&self, program: &impl AsFd, words: &[(&str, String)]) -> nix::Result<Infallible> {
-        let mut environment = self.environment();
-        environment.extend(words.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
-        let (arguments, environment) = (self.arguments()?, texts(&environment)?);
+        let (arguments, environment) = self.manner.texts(words)?;
         let before = File::open(".").ok();
         if let Some(directory) = &self.directory {
             fchdir(directory)?;
@@ -84,22 +87,16 @@ impl Origin {
         outcome
     }
 
-    fn arguments(&self) -> nix::Result<Vec<CString>> {
-        self.arguments.iter().map(|argument| text(argument.as_bytes().to_vec())).collect()
-    }
-
-    /// What this process is to become when it dies: `program`, executed with `environment` to take over by `state`, which goes
+    /// What this process is to become when it dies: `program`, executed as `manner` says to take over by `state`, which goes
     /// with it as `passed` do.
     pub(crate) fn fallback(
         &self,
         program: RawFd,
-        environment: &Environment,
+        manner: &Manner,
         state: OwnedFd,
         passed: Vec<RawFd>,
     ) -> nix::Result<Fallback> {
-        let mut environment = environment.clone();
-        let number = state.as_raw_fd().to_string();
-        environment.push((TAKE_OVER.as_bytes().to_vec(), number.into_bytes()));
+        let (arguments, environment) = manner.texts(&[(TAKE_OVER, state.as_raw_fd().to_string())])?;
         let say = |reason: Reason| {
             let why = match reason {
                 Reason::Signal(nix::sys::signal::Signal::SIGALRM) => "its master hung".to_owned(),
@@ -110,7 +107,7 @@ impl Origin {
             CString::new(format!("{RETURNED}={why}")).unwrap_or_default()
         };
         let directory = self.directory.as_ref().map(AsRawFd::as_raw_fd);
-        Ok(Fallback::new(program, directory, self.arguments()?, texts(&environment)?, say, passed, state))
+        Ok(Fallback::new(program, directory, arguments, environment, say, passed, state))
     }
 
     /// As [`Origin::execute`], for a program that is to take over by the state behind `state`.
@@ -129,10 +126,13 @@ impl Origin {
     }
 }
 
-fn text(bytes: Vec<u8>) -> nix::Result<CString> {
-    CString::new(bytes).map_err(|_| nix::errno::Errno::EINVAL)
-}
-
-fn texts(environment: &Environment) -> nix::Result<Vec<CString>> {
-    environment.iter().map(|(name, value)| text([name, &b"="[..], value].concat())).collect()
+impl Manner {
+    /// For execve(2): arguments, and the environment with `words` added.
+    fn texts(&self, words: &[(&str, String)]) -> nix::Result<(Vec<CString>, Vec<CString>)> {
+        let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| nix::errno::Errno::EINVAL);
+        let own = self.environment.iter().map(|(name, value)| [name, &b"="[..], value].concat());
+        let words = words.iter().map(|(name, value)| format!("{name}={value}").into_bytes());
+        let arguments = self.arguments.iter().cloned().map(text).collect::<Result<_, _>>()?;
+        Ok((arguments, own.chain(words).map(text).collect::<Result<_, _>>()?))
+    }
 }

@@ -12,7 +12,7 @@ use phalanx_shared::stats::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use super::fault;
-use super::origin::Environment;
+use super::origin::Manner;
 use crate::verdict::Report;
 
 /// The version of this page. It changes with every change that a program of the version before would misread.
@@ -35,8 +35,8 @@ pub(crate) struct State {
     pub(crate) program_version: String,
     /// That program's file, to return to.
     pub(crate) program: RawFd,
-    /// The environment that it was executed with.
-    pub(crate) environment: Environment,
+    /// How it was executed.
+    pub(crate) manner: Manner,
     /// The descriptor that the program which reads this was executed by.
     pub(crate) executed: RawFd,
     pub(crate) fixed: Fixed,
@@ -53,6 +53,9 @@ pub(crate) struct State {
     pub(crate) totals: Snapshot,
     /// How many slots there are to be.
     pub(crate) target: u32,
+    /// Connections that workers of a program before, of another version, may still have.
+    #[serde(default)]
+    pub(crate) drained: u64,
     /// Totals of what is gone.
     #[serde(default)]
     pub(crate) retired: Snapshot,
@@ -154,6 +157,9 @@ pub(crate) struct Ground {
     pub(crate) lane_bells: Vec<RawFd>,
     pub(crate) keeper: Option<i32>,
     pub(crate) workers: Vec<Worker>,
+    /// Incarnations that the keeper was told to clone and has not told of.
+    #[serde(default)]
+    pub(crate) unborn: Vec<u32>,
 }
 
 /// What a program of the same version and layout makes use of.
@@ -180,6 +186,9 @@ pub(crate) struct Worker {
     pub(crate) incarnation: u32,
     pub(crate) generation: u64,
     pub(crate) lane: usize,
+    /// The dead, with their lanes, that it is to settle before it is ready.
+    #[serde(default)]
+    pub(crate) heir_of: Vec<(u32, usize)>,
 }
 
 /// The part that every version has.
@@ -340,7 +349,7 @@ mod tests {
 
     fn page() -> serde_json::Value {
         let text = r#"{
-            "version": 9, "ledger_layout": 4, "program_version": "3.0", "program": 10, "environment": [], "executed": 11,
+            "version": 9, "ledger_layout": 4, "program_version": "3.0", "program": 10, "manner": {"arguments": [], "environment": []}, "executed": 11,
             "fixed": {"listen": [], "pid_file": null, "control_socket": null, "user": null, "group": null},
             "config": {"of": "another shape"}, "uptime_ms": 5, "generation": 2, "last_ground": 3, "target": 1,
             "crashes": [{"of": "another shape"}], "totals": {"requests": 17, "connections": 3, "of_its_own": 1},

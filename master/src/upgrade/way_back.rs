@@ -8,7 +8,7 @@ use phalanx_shared::sys::fallback::{self, Reason};
 use phalanx_shared::sys::table;
 use phalanx_shared::{error, warn};
 
-use super::origin::{Environment, Origin};
+use super::origin::{Manner, Origin};
 use super::pass_on;
 use super::state::State;
 
@@ -25,18 +25,33 @@ pub(crate) fn prepare(origin: &Origin, state: &State) {
     back.turn_back("its master died");
     // This program's file, which the one that is returned to has no use for.
     let _closed_over_execve = pass_on(&table::borrow(state.executed), false);
-    arm(origin, &state.environment, &back);
+    arm(origin, &state.manner, &back);
 }
 
 /// Makes ready to return with `state`, in the place of whatever stood before.
-pub(crate) fn arm(origin: &Origin, environment: &Environment, state: &State) {
+pub(crate) fn arm(origin: &Origin, manner: &Manner, state: &State) {
     let armed = state.write().and_then(|memory| {
-        let fallback = origin.fallback(state.executed, environment, memory, state.passed.clone())?;
+        let fallback = origin.fallback(state.executed, manner, memory, state.passed.clone())?;
         fallback::arm(fallback, PATIENCE)
     });
     if let Err(error) = armed {
-        warn!("make ready to return to the program before this one: {error}");
+        not_ready(&error);
     }
+}
+
+/// A page that is not true any more is worse than none.
+pub(crate) fn not_ready(why: &dyn std::fmt::Display) {
+    warn!("while this goes on, the death of this master is not the return to the program before it: {why}");
+    fallback::disarm();
+}
+
+/// Passes `outcome` on; where it is a failure after which this program cannot go on, returns to the one before first, if there is one
+/// to return to: nothing of what it needs may have been dropped.
+pub(crate) fn or_return<T>(outcome: Result<T, String>) -> Result<T, String> {
+    outcome.inspect_err(|why| {
+        error!("this program cannot go on with the service: {why}");
+        fallback::become_it(Reason::Exit);
+    })
 }
 
 /// Nothing has changed, and this master gets on.

@@ -104,10 +104,14 @@ impl Fallback {
 
     /// Does it; returns if that fails. Async-signal-safe.
     fn execute(&self, code: i32) {
-        // SAFETY: async-signal-safe, and without memory of ours. Alarms would go on over the execve.
-        unsafe { libc::alarm(0) };
         // Nobody's signal meets the other program before it is prepared.
         let _as_it_was = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+        // SAFETY: async-signal-safe, and without memory of ours. Alarms would go on over the execve, and so would one that waits.
+        unsafe { libc::alarm(0) };
+        for disposition in [libc::SIG_IGN, libc::SIG_DFL] {
+            // SAFETY: async-signal-safe; ignoring a signal takes one that waits away.
+            unsafe { libc::signal(libc::SIGALRM, disposition) };
+        }
         for number in &self.passed {
             // SAFETY: async-signal-safe; a number that is closed by now yields EBADF.
             unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
@@ -157,13 +161,11 @@ pub fn go_on(patience: Duration) {
     }
 }
 
-/// From now on it dies as others do.
+/// From now on it dies as others do; the alarm of a program before this one is taken back too.
 pub fn disarm() {
-    if !CURRENT.load(Ordering::Acquire).is_null() {
-        // SAFETY: it concerns this process's timer alone.
-        unsafe { libc::alarm(0) };
-        replace(std::ptr::null_mut());
-    }
+    // SAFETY: it concerns this process's timer alone.
+    unsafe { libc::alarm(0) };
+    replace(std::ptr::null_mut());
 }
 
 /// Becomes it now, if there is one and this is the process that has it.
@@ -180,8 +182,8 @@ fn replace(fallback: *mut Fallback) {
 }
 
 fn install() -> io::Result<()> {
-    let flags = SaFlags::SA_ONSTACK | SaFlags::SA_NODEFER;
-    let action = SigAction::new(SigHandler::Handler(on_signal), flags, SigSet::empty());
+    let flags = SaFlags::SA_ONSTACK;
+    let action = SigAction::new(SigHandler::Handler(on_signal), flags, SigSet::all());
     let mut handled = SigSet::empty();
     for signal in SIGNALS {
         // SAFETY: `on_signal` is async-signal-safe, as the module says.
