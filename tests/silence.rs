@@ -202,7 +202,8 @@ fn ask_for(server: &Server, fault: &str) -> Client {
 fn hangs_in_the_pool(fault: &str, class: &str) {
     let _machine = alone();
     let server = pooled(fault).start();
-    let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/hello", HELLO)]);
+    // Not more than leaves the thread a processor: time without one is not counted as its own.
+    let load = Load::start(&server.address(), 1, Manners::Strict, &[Ask::get("/hello", HELLO)]);
     load.wait_for(100);
     let before = server.worker(0);
     let start = Instant::now();
@@ -227,7 +228,7 @@ fn hangs_in_the_pool(fault: &str, class: &str) {
     tally.assert_clean();
     server.wait_total(tally.answered + 2);
     let status = server.status();
-    assert_eq!((status.sum("restarts"), status.total("accepted")), (0, 9), "{status}");
+    assert_eq!((status.sum("restarts"), status.total("accepted")), (0, 2), "{status}");
 }
 
 #[test]

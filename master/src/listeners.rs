@@ -115,8 +115,8 @@ impl Listeners {
     pub(crate) fn inherit_slot(&self, sockets: &[(u8, RawFd)]) -> Result<Vec<Bound>, String> {
         let mut bound = self.shared();
         for (seat, number) in sockets {
-            let known =
-                self.seats.get(seat).ok_or_else(|| format!("a socket for seat {seat}, which has no address"))?;
+            let known = self.seats.get(seat).ok_or_else(|| format!("a socket for seat {seat}, which has no address"));
+            let known = upgrade::way_back::or_return(known)?;
             let socket = Rc::new(upgrade::inherited(*number)?);
             bound.push(Bound { seat: *seat, socket, address: known.address.clone() });
         }

@@ -48,7 +48,11 @@ impl PidFile {
     pub(crate) fn inherit(path: &Path, fd: OwnedFd) -> Result<PidFile, String> {
         let fail = |error: nix::Error| format!("keep the pid file {}: {error}", path.display());
         // The lock is the open file's, not the program's: taking it again changes nothing (flock(2)).
-        let lock = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, error)| fail(error))?;
+        let lock = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(file, error)| {
+            // Another program may be returned to, and needs it.
+            std::mem::forget(file);
+            fail(error)
+        })?;
         Ok(PidFile { path: path.to_owned(), lock, left_by: None })
     }
 

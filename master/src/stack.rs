@@ -23,6 +23,7 @@ const MOST: usize = 256 * 1024;
 const PAGE: usize = 4096;
 const MAX_FRAMES: usize = 64;
 const MAX_MODULES: usize = 256;
+/// Of all modules together.
 const MAX_MODULE_BYTES: u64 = 1 << 30;
 
 #[cfg(target_arch = "x86_64")]
@@ -69,16 +70,20 @@ pub(crate) fn of_thread(process: Pid, thread: Pid) -> Result<Vec<u64>, String> {
 }
 
 fn sample(process: Pid, thread: Pid) -> nix::Result<Sample> {
-    ptrace::seize(thread, ptrace::Options::empty())?;
-    // Its number is nobody else's from here on. A worker may name any: it is looked at if it is a thread of a sibling of ours.
+    // A worker may name any: it is looked at if it is a thread of a sibling of ours.
     let parent = |pid: Pid| -> Option<i32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
     };
-    let is_thread = std::path::Path::new(&format!("/proc/{process}/task/{thread}")).exists();
-    if !is_thread || parent(process) != Some(nix::unistd::getppid().as_raw()) {
-        return Err(Errno::ESRCH);
-    }
+    let check = || {
+        let is_thread = std::path::Path::new(&format!("/proc/{process}/task/{thread}")).exists();
+        let is_of_sibling = is_thread && parent(process) == Some(nix::unistd::getppid().as_raw());
+        is_of_sibling.then_some(()).ok_or(Errno::ESRCH)
+    };
+    check()?;
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    // Its number is nobody else's from here on.
+    check()?;
     ptrace::interrupt(thread)?;
     let late = Instant::now() + PATIENCE;
     let stopped = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
@@ -168,7 +173,8 @@ fn modules(process: Pid) -> Result<Vec<Module<Vec<u8>>>, String> {
         }
     }
     let code = mapped.into_iter().filter(|mapped| mapped.executable).take(MAX_MODULES);
-    Ok(code.filter_map(|mapped| module(process, mapped)).collect())
+    let mut left = MAX_MODULE_BYTES;
+    Ok(code.filter_map(|mapped| module(process, mapped, &mut left)).collect())
 }
 
 /// proc_pid_maps(5): `address perms offset dev inode pathname`; none without a file.
@@ -182,13 +188,14 @@ fn parse(line: &str) -> Option<(Range<u64>, bool, u64, &str)> {
     Some((number(from)?..number(to)?, executable, offset, path))
 }
 
-fn module(process: Pid, mapped: Mapped) -> Option<Module<Vec<u8>>> {
+fn module(process: Pid, mapped: Mapped, left: &mut u64) -> Option<Module<Vec<u8>>> {
     // The program's file may have been replaced since.
     let program = format!("/proc/{process}/exe");
     let is_program = std::fs::read_link(&program).is_ok_and(|path| path == mapped.path);
     let path = if is_program { program.into() } else { mapped.path.clone() };
     // The worker decides what it maps: a file, and no endless one.
-    std::fs::metadata(&path).ok().filter(|it| it.is_file() && it.len() <= MAX_MODULE_BYTES)?;
+    let known = std::fs::metadata(&path).ok().filter(|it| it.is_file())?;
+    *left = left.checked_sub(known.len())?;
     let bytes = std::fs::read(path).ok()?;
     let file = object::File::parse(&*bytes).ok()?;
     let first = file.segments().find(|segment| segment.file_range().0 == 0)?;

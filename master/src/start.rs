@@ -241,11 +241,11 @@ fn go_back(mut state: State, mut origin: Origin, why: &str) -> u8 {
     }
     state.turn_back(why);
     origin.set_manner(&state.manner);
-    // The alarm would go on.
-    way_back::forget();
     let program = table::borrow(state.program);
     let error = match state.write().map_err(|error| error.to_string()) {
         Ok(memory) => {
+            // The alarm would go on.
+            way_back::forget();
             let passed = upgrade::pass_on(&memory, true);
             let Err(error) = passed.and_then(|()| origin.execute_to_take_over(&program, memory.as_raw_fd()));
             error.to_string()

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
 
 use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
@@ -129,11 +128,8 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
         word.store(0, std::sync::atomic::Ordering::Release);
     }
     crash_signal::install(lane.last_words()).map_err(|error| format!("install the crash handler: {error}"))?;
-    // Where only ancestors may look at a process (Yama) and the master is not root, its children may look at this one.
-    let master = rustix::process::getppid().filter(|master| {
-        let owner = std::fs::metadata(format!("/proc/{}", master.as_raw_nonzero())).map(|process| process.uid());
-        owner.is_ok_and(|uid| uid != 0)
-    });
+    // Where only ancestors may look at a process (Yama) and the master is one of those who need leave, its children get it.
+    let master = rustix::process::getppid().filter(|master| !may_trace_all(master.as_raw_nonzero().get()));
     let _no_yama = master.map(|master| set_ptracer(PTracer::ProcessID(master)));
     // From here on a fault can speak. SIGTERM waits for its descriptor.
     let mut term = SigSet::empty();
@@ -258,4 +254,12 @@ fn read_blueprint(fd: RawFd) -> Result<Config, String> {
         }
     }
     Config::from_blueprint(&bytes[..at]).map_err(|error| fail(&error))
+}
+
+/// Whether a process has CAP_SYS_PTRACE (capabilities(7)), by its status in /proc.
+fn may_trace_all(pid: i32) -> bool {
+    const SYS_PTRACE: u32 = 19;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> SYS_PTRACE & 1 == 1)
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -28,7 +29,8 @@ const MAX_PASSED: usize = 64 * 1024;
 const MAX_UNSENT: usize = 16 * 1024 * 1024;
 
 struct Client {
-    stream: UnixStream,
+    /// Shut when the client goes, whoever has it open: a page for another program may yet name its number.
+    stream: Rc<UnixStream>,
     received: Vec<u8>,
     unsent: Vec<u8>,
     /// Commands not answered yet.
@@ -38,6 +40,12 @@ struct Client {
     /// It has said all it will say; it may still wait for answers.
     finished: bool,
     gone: bool,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _gone_already = self.stream.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 /// The socket and its clients.
@@ -80,7 +88,7 @@ impl Server {
         for client in &state.clients {
             // One that has gone since this was written is none.
             let Ok(stream) = upgrade::inherited(client.stream) else { continue };
-            let stream = UnixStream::from(stream);
+            let stream = Rc::new(UnixStream::from(stream));
             let state::Client { received, unsent, owed, listens, finished, .. } = client.clone();
             clients
                 .insert(ClientId(client.id), Client { stream, received, unsent, owed, listens, finished, gone: false });
@@ -93,6 +101,11 @@ impl Server {
         let clients = self.clients.iter().filter(|(_, client)| !client.gone);
         let known = |it: &Client| ([it.owed, it.received.len(), it.unsent.len()], [it.listens, it.finished]);
         clients.map(|(id, client)| (*id, known(client).0, known(client).1)).collect()
+    }
+
+    /// Those of the clients.
+    pub(crate) fn streams(&self) -> Vec<Rc<UnixStream>> {
+        self.clients.values().map(|client| Rc::clone(&client.stream)).collect()
     }
 
     /// What another program goes on with.
@@ -187,7 +200,7 @@ impl Server {
                 continue;
             }
             let client = Client {
-                stream,
+                stream: Rc::new(stream),
                 received: Vec::new(),
                 unsent: Vec::new(),
                 owed: 0,
@@ -223,7 +236,7 @@ impl Client {
     fn receive(&mut self) {
         let mut bytes = [0; 4096];
         while !self.finished && self.received.len() < MAX_LINE {
-            match self.stream.read(&mut bytes) {
+            match (&*self.stream).read(&mut bytes) {
                 Ok(0) => {
                     self.finished = true;
                     return;
@@ -259,7 +272,7 @@ impl Client {
 
     fn flush(&mut self) {
         while !self.unsent.is_empty() {
-            match self.stream.write(&self.unsent) {
+            match (&*self.stream).write(&self.unsent) {
                 Ok(count) if count > 0 => drop(self.unsent.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -40,8 +40,8 @@ impl Supervisor {
         let keepers = slots().flat_map(|slot| slot.keeper.into_iter().chain(slot.former_keepers()));
         let mut unseen: Vec<_> = keepers.map(|pid| (pid, Ending::Unseen)).collect();
         for worker in slots().flat_map(Slot::every_worker) {
-            let owner = Some(Owner::Worker(worker.incarnation));
-            let has_left = |ground: &Ground| ground.ledger.recorded().any(|(_, record)| record.owner() == owner);
+            let is_left = |owner| worker.lanes().any(|(whose, _)| owner == Some(Owner::Worker(whose)));
+            let has_left = |ground: &Ground| ground.ledger.recorded().any(|(_, record)| is_left(record.owner()));
             let left = self.ground(worker.post).is_some_and(has_left);
             unseen.extend(worker.pid.map(|pid| (pid, if left { Ending::Unseen } else { Ending::Exited(0) })));
         }

@@ -84,7 +84,10 @@ impl Slot {
         let mut workers = self.formers.iter_mut().flat_map(|former| &mut former.workers);
         let Some(worker) = workers.find(|worker| worker.incarnation == message.from) else { return };
         match message.word {
-            Word::Ready if worker.is_booting() => worker.enter(Stage::Serving, now),
+            Word::Ready if worker.is_booting() => {
+                worker.heir_of.clear();
+                worker.enter(Stage::Serving, now);
+            }
             Word::Buried(dead) => self.graves.retain(|grave| grave.dead != dead),
             _ => {}
         }

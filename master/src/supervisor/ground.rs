@@ -26,6 +26,7 @@ use crate::keeper::{self, Charge};
 use crate::listeners::Bound;
 use crate::upgrade;
 use crate::upgrade::state::{self, Known, State};
+use crate::upgrade::way_back;
 
 /// One slot's.
 pub(super) struct Ground {
@@ -310,7 +311,9 @@ impl Ground {
     ) -> Result<Ground, String> {
         let memory = upgrade::inherited(state.ledger)?;
         let ledger = Ledger::open(&memory, state.descriptors, state.connections)
-            .map_err(|error| format!("map the ledger of ground {number}: {error}"))?;
+            .map_err(|error| format!("map the ledger of ground {number}: {error}"));
+        // Before anything is dropped that the other program needs, here and below.
+        let ledger = way_back::or_return(ledger)?;
         let lane_bells = bells.iter().map(|bell| upgrade::inherited(*bell)).collect::<Result<_, _>>()?;
         Ok(Ground {
             ledger,
@@ -430,10 +433,11 @@ fn fresh() -> Result<Shared, String> {
 pub(super) fn inherit_shared(state: &State) -> Result<Shared, String> {
     let lifeline = (upgrade::inherited(state.lifeline.0)?, upgrade::inherited(state.lifeline.1)?);
     let (Some(clients), Some(ward)) = (state.clients, &state.ward) else {
-        return Ok(Shared { lifeline, ..fresh()? });
+        return Ok(Shared { lifeline, ..way_back::or_return(fresh())? });
     };
     let memory = upgrade::inherited(clients)?;
-    let clients = Clients::open(&memory).map_err(|error| format!("map the table of clients: {error}"))?;
+    let clients = Clients::open(&memory).map_err(|error| format!("map the table of clients: {error}"));
+    let clients = way_back::or_return(clients)?;
     Ok(Shared { lifeline, clients: (clients, memory), ward: Ward::inherit(ward)? })
 }
 

@@ -337,7 +337,9 @@ impl Supervisor {
 
     /// Keeps the totals of a former ground, and nothing else of it.
     fn dismiss(&mut self, slot: SlotId, number: u32) {
-        self.strangers.retain(|strangers| (strangers.slot, strangers.ground) != (slot, number));
+        let is_gone = |strangers: &mut Strangers| (strangers.slot, strangers.ground) == (slot, number);
+        let gone = self.strangers.extract_if(.., is_gone).collect();
+        self.put_aside(gone);
         if self.strangers.is_empty() {
             self.drained = 0;
         }

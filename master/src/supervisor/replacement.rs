@@ -4,7 +4,9 @@ use std::fs::OpenOptions;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -23,7 +25,7 @@ use crate::control::server::{ClientId, Server};
 use crate::daemonize::Herald;
 use crate::pid_file::PidFile;
 use crate::signals::Wish;
-use crate::upgrade::origin::Manner;
+use crate::upgrade::origin::{Manner, Origin};
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State};
 use crate::upgrade::{fault, inherited, pass_on, way_back};
@@ -44,8 +46,18 @@ pub(super) struct Predecessor {
     config: serde_json::Value,
     /// The last state that it would go on with, by [`Supervisor::essence`].
     knows: Option<u64>,
-    /// What a program of another version has handed over, as long as it can go on with that.
-    untouched: Option<(Box<State>, Vec<OwnedFd>)>,
+    /// It is of another version.
+    foreign: bool,
+    /// What it has handed over, if that is of another version and as long as it can go on with it.
+    untouched: Option<Untouched>,
+}
+
+/// A service of another version as it was handed over, with every descriptor that it names.
+struct Untouched {
+    state: Box<State>,
+    _useless: Vec<OwnedFd>,
+    _clients: Vec<Rc<UnixStream>>,
+    strangers: Vec<Strangers>,
 }
 
 /// Why no other program was executed.
@@ -57,6 +69,25 @@ enum Stay {
 
 /// How long a way back waits for keepers to tell whom they have cloned.
 const BIRTH_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Untouched {
+    fn to_return(&self, why: &str) -> State {
+        let mut state = State::clone(&self.state);
+        state.turn_back(why);
+        state
+    }
+}
+
+impl Predecessor {
+    /// The page is the one that it wrote itself.
+    fn keep_untouched(&mut self, origin: &Origin) {
+        let Some(untouched) = self.untouched.as_ref().filter(|_| self.knows.is_none()) else {
+            return way_back::go_on();
+        };
+        let armed = way_back::arm(origin, &self.manner, &untouched.to_return("its master died"));
+        self.knows = armed.then_some(0);
+    }
+}
 
 impl Supervisor {
     /// Goes on with the service that the program before this one has written down.
@@ -78,6 +109,7 @@ impl Supervisor {
             manner: state.manner.clone(),
             config: state.config.clone(),
             knows: None,
+            foreign: state.foreign.is_some(),
             untouched: None,
         });
         if state.executed != state.program {
@@ -130,7 +162,13 @@ impl Supervisor {
         if state.rolled_back.is_none()
             && let Some(predecessor) = &mut self.predecessor
         {
-            predecessor.untouched = Some((Box::new(state.clone()), useless));
+            let clients = self.premises.control.as_ref().map(Server::streams).unwrap_or_default();
+            predecessor.untouched = Some(Untouched {
+                state: Box::new(state.clone()),
+                _useless: useless,
+                _clients: clients,
+                strangers: Vec::new(),
+            });
         }
         // Else they close here: the keepers before, which nobody needs any more, hear of it.
     }
@@ -148,13 +186,14 @@ impl Supervisor {
             return;
         }
         if !self.roster.dies_back() || self.leaving.is_some() {
+            self.predecessor.iter_mut().for_each(|predecessor| predecessor.untouched = None);
             return way_back::forget();
         }
         // Nothing of a foreign service is touched before the first worker of this one is told to serve.
         let serves = |slot: &Slot| slot.serving().is_some() || slot.formers.iter().any(|former| former.is_yielding());
         if let Some(predecessor) = self.predecessor.as_mut().filter(|predecessor| predecessor.untouched.is_some()) {
             if !self.roster.slots.values().any(serves) {
-                return way_back::go_on();
+                return predecessor.keep_untouched(&self.premises.origin);
             }
             predecessor.knows = None;
         }
@@ -165,8 +204,8 @@ impl Supervisor {
         let state = self.state_to_return("its master died");
         match (state, &mut self.predecessor) {
             (Ok(state), Some(predecessor)) => {
-                way_back::arm(&self.premises.origin, &predecessor.manner, &state);
-                predecessor.knows = Some(essence);
+                let armed = way_back::arm(&self.premises.origin, &predecessor.manner, &state);
+                predecessor.knows = armed.then_some(essence);
                 // Of no use from here on.
                 predecessor.untouched = None;
             }
@@ -183,7 +222,8 @@ impl Supervisor {
         self.premises.control.as_ref().map(Server::clients_known).hash(&mut hasher);
         (self.roster.upgrades_for().map(|client| client.0), self.retired, self.reporters.latest()).hash(&mut hasher);
         // Another version cannot read counters in a ledger.
-        (self.drained > 0).then(|| self.started.elapsed().as_secs()).hash(&mut hasher);
+        let foreign = self.predecessor.as_ref().is_some_and(|predecessor| predecessor.foreign);
+        foreign.then(|| self.started.elapsed().as_secs()).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -191,12 +231,10 @@ impl Supervisor {
     fn state_to_return(&self, why: &str) -> Result<State, String> {
         let nothing = || "there is no program to go back to".to_owned();
         let predecessor = self.predecessor.as_ref().ok_or_else(nothing)?;
-        if let Some((untouched, _)) = &predecessor.untouched
+        if let Some(untouched) = &predecessor.untouched
             && !self.roster.slots.values().any(|slot| slot.serving().is_some())
         {
-            let mut state = untouched.clone();
-            state.turn_back(why);
-            return Ok(*state);
+            return Ok(untouched.to_return(why));
         }
         let config = predecessor.config.clone();
         let mut state = self.state(predecessor.program.as_raw_fd(), config, Some(why.to_owned()))?;
@@ -222,13 +260,18 @@ impl Supervisor {
             let post = Post { slot: phalanx_shared::ipc::SlotId(slot.slot), ground: written.number, lane: 0 };
             let Some(ground) = self.ground(post) else { continue };
             let mut unborn = written.unborn.clone();
-            while !unborn.is_empty() && Instant::now() < late {
+            while !unborn.is_empty() && !ground.hung_up.get() && Instant::now() < late {
                 for (incarnation, outcome) in ground.births() {
                     unborn.retain(|it| *it != incarnation.0);
                     let pid = outcome.ok().filter(|pid| !self.posts.contains_key(pid) && !self.is_keeper(*pid));
                     pid.into_iter().for_each(|pid| end(pid, Signal::SIGKILL));
                 }
                 std::thread::sleep(Duration::from_millis(2));
+            }
+            if let Some(keeper) = written.keeper.filter(|_| !unborn.is_empty()) {
+                // Whom it would clone later nobody would know of.
+                warn!("keeper {} (pid {keeper}) does not tell whom it has cloned, and is ended", slot.slot);
+                end(Pid::from_raw(keeper), Signal::SIGKILL);
             }
         }
     }
@@ -353,7 +396,7 @@ impl Supervisor {
             generation: self.roster.last_generation.0,
             last_ground: self.roster.last_ground,
             target: self.roster.target,
-            retired: self.retired,
+            retired: self.retired_by_now(),
             crashes: self.reporters.kept(),
             totals: self.totals(),
             drained: self.drained,
@@ -372,6 +415,28 @@ impl Supervisor {
         };
         state.passed = state.used();
         Ok(state)
+    }
+
+    /// With the grounds that are about to be dismissed, which the page does not have any more.
+    fn retired_by_now(&self) -> Snapshot {
+        let mut retired = self.retired;
+        for former in &self.formers {
+            let known = self.roster.slots.get(&former.slot).is_some_and(|slot| {
+                let number = former.ground.number;
+                slot.ground == number || slot.formers.iter().any(|known| known.ground == number)
+            });
+            if !known {
+                retired.add(&ground::final_stats(&former.ground.ledger));
+            }
+        }
+        retired
+    }
+
+    /// Bells of strangers that are gone: as long as the page before is the one that holds, their numbers stay.
+    pub(super) fn put_aside(&mut self, gone: Vec<Strangers>) {
+        if let Some(untouched) = self.predecessor.as_mut().and_then(|predecessor| predecessor.untouched.as_mut()) {
+            untouched.strangers.extend(gone);
+        }
     }
 
     /// The configuration in force, as this program writes it.

@@ -168,7 +168,7 @@ fn do_and_exit(work: Work, config: &Master) -> ! {
     // What it reads a worker has made: it ends, whatever that is, and the next one's turn comes.
     let mut blocked = SigSet::all();
     blocked.remove(Signal::SIGALRM);
-    let _as_before = process::reset_dispositions(&[Signal::SIGALRM]).and_then(|()| process::set_signal_mask(&blocked));
+    let _as_before = process::reset_dispositions(&[]).and_then(|()| process::set_signal_mask(&blocked));
     nix::unistd::alarm::set(LONGEST);
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
         Work::Write(report) => write(*report, config),
@@ -189,7 +189,7 @@ fn write(mut report: Report, config: &Master) {
 
 fn show(Stack { slot, pid, thread }: Stack) {
     // Who works is not to be held up by who looks on.
-    let _at_full_speed = rustix::process::nice(10);
+    let _at_full_speed = rustix::process::nice(19);
     let who = match thread == pid {
         true => format!("worker {} (pid {pid})", slot.0),
         false => format!("thread {thread} of worker {} (pid {pid})", slot.0),

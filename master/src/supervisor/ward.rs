@@ -39,7 +39,8 @@ impl Ward {
     /// That of the program before this one.
     pub(super) fn inherit(state: &state::Ward) -> Result<Ward, String> {
         let memory = upgrade::inherited(state.memory)?;
-        let table = Quarantine::open(&memory).map_err(|error| format!("map the quarantine: {error}"))?;
+        let table = Quarantine::open(&memory).map_err(|error| format!("map the quarantine: {error}"));
+        let table = upgrade::way_back::or_return(table)?;
         let now = Instant::now();
         let held = state
             .held

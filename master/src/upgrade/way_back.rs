@@ -25,18 +25,22 @@ pub(crate) fn prepare(origin: &Origin, state: &State) {
     back.turn_back("its master died");
     // This program's file, which the one that is returned to has no use for.
     let _closed_over_execve = pass_on(&table::borrow(state.executed), false);
-    arm(origin, &state.manner, &back);
+    let _or_none = arm(origin, &state.manner, &back);
 }
 
 /// Makes ready to return with `state`, in the place of whatever stood before.
-pub(crate) fn arm(origin: &Origin, manner: &Manner, state: &State) {
+///
+/// Whether that is ready; else there is no way back.
+pub(crate) fn arm(origin: &Origin, manner: &Manner, state: &State) -> bool {
     let armed = state.write().and_then(|memory| {
         let fallback = origin.fallback(state.executed, manner, memory, state.passed.clone())?;
         fallback::arm(fallback, PATIENCE)
     });
+    let ready = armed.is_ok();
     if let Err(error) = armed {
         not_ready(&error);
     }
+    ready
 }
 
 /// A page that is not true any more is worse than none.
@@ -49,8 +53,10 @@ pub(crate) fn not_ready(why: &dyn std::fmt::Display) {
 /// to return to: nothing of what it needs may have been dropped.
 pub(crate) fn or_return<T>(outcome: Result<T, String>) -> Result<T, String> {
     outcome.inspect_err(|why| {
-        error!("this program cannot go on with the service: {why}");
-        fallback::become_it(Reason::Exit);
+        if fallback::is_armed() {
+            error!("this program cannot go on with the service: {why}");
+            fallback::become_it(Reason::Exit);
+        }
     })
 }
 

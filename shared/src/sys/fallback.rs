@@ -155,7 +155,7 @@ pub fn arm(fallback: Fallback, patience: Duration) -> io::Result<()> {
 
 /// Begins `patience` anew, if there is something to become.
 pub fn go_on(patience: Duration) {
-    if !CURRENT.load(Ordering::Acquire).is_null() {
+    if is_armed() {
         // SAFETY: it concerns this process's timer alone.
         unsafe { libc::alarm(patience.as_secs().clamp(1, 3600) as libc::c_uint) };
     }
@@ -166,6 +166,11 @@ pub fn disarm() {
     // SAFETY: it concerns this process's timer alone.
     unsafe { libc::alarm(0) };
     replace(std::ptr::null_mut());
+}
+
+/// Whether there is something to become.
+pub fn is_armed() -> bool {
+    !CURRENT.load(Ordering::Acquire).is_null()
 }
 
 /// Becomes it now, if there is one and this is the process that has it.
