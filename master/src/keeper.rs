@@ -101,6 +101,12 @@ fn obey(slot: SlotId, inheritance: &'static Inheritance, orders: &OwnedFd) {
                     warn!("keeper {}: tell the master: {error}", slot.0);
                 }
             }
+            Ok(Some((Order::Answer(incarnation), _))) => {
+                let answer = Cloned { incarnation, outcome: Err("nothing is cloned".to_owned()) };
+                if let Err(error) = send(orders.as_fd(), &answer, &[]) {
+                    warn!("keeper {}: tell the master: {error}", slot.0);
+                }
+            }
             Ok(Some((Order::Install { at }, descriptors))) => {
                 for descriptor in descriptors {
                     if let Err(error) = process::install(descriptor.as_fd(), at) {

@@ -29,6 +29,8 @@ use crate::upgrade::origin::{Manner, Origin};
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::state::{self, Fixed, State};
 use crate::upgrade::{fault, inherited, pass_on, way_back};
+use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ipc::keeper::Order;
 
 /// The program to execute.
 pub(super) enum Departure {
@@ -253,24 +255,28 @@ impl Supervisor {
         Ok(state)
     }
 
-    /// Ends workers that were ordered of a keeper which had not told of them when the program before died.
+    /// Has keepers that were told to clone clone all that they were told to, and ends what they tell of. What they have told
+    /// the program that died is found among the children.
     fn end_unborn(&self, state: &State) {
+        /// No worker's.
+        const NOBODY: Incarnation = Incarnation(u32::MAX);
         let late = Instant::now() + BIRTH_PATIENCE;
         for (slot, written) in state.slots.iter().flat_map(|slot| slot.grounds.iter().map(move |it| (slot, it))) {
             let post = Post { slot: phalanx_shared::ipc::SlotId(slot.slot), ground: written.number, lane: 0 };
             let Some(ground) = self.ground(post) else { continue };
-            let mut unborn = written.unborn.clone();
-            while !unborn.is_empty() && !ground.hung_up.get() && Instant::now() < late {
+            let asked = !written.unborn.is_empty() && ground.order(&Order::Answer(NOBODY), None).is_ok();
+            let mut answered = false;
+            while asked && !answered && !ground.hung_up.get() && Instant::now() < late {
                 for (incarnation, outcome) in ground.births() {
-                    unborn.retain(|it| *it != incarnation.0);
+                    answered |= incarnation == NOBODY;
                     let pid = outcome.ok().filter(|pid| !self.posts.contains_key(pid) && !self.is_keeper(*pid));
                     pid.into_iter().for_each(|pid| end(pid, Signal::SIGKILL));
                 }
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(1));
             }
-            if let Some(keeper) = written.keeper.filter(|_| !unborn.is_empty()) {
+            if let Some(keeper) = written.keeper.filter(|_| asked && !answered) {
                 // Whom it would clone later nobody would know of.
-                warn!("keeper {} (pid {keeper}) does not tell whom it has cloned, and is ended", slot.slot);
+                warn!("keeper {} (pid {keeper}) does not say whom it has cloned, and is ended", slot.slot);
                 end(Pid::from_raw(keeper), Signal::SIGKILL);
             }
         }

@@ -88,14 +88,15 @@ impl Rehearsal {
 
     /// How it went; none while it goes on.
     pub(crate) fn verdict(&self) -> Option<Result<(), String>> {
-        if let Some(ending) = self.ending {
+        let late = Instant::now() >= self.deadline;
+        // What it has said is heard out first: its end may be told before its words.
+        if let Some(ending) = self.ending.filter(|_| self.hung_up || late) {
             return Some(match parse_outcome(&self.said) {
                 Some(Outcome::Ready(_)) if ending == Ending::Exited(0) => Ok(()),
                 Some(Outcome::Failed(why)) => Err(why),
                 _ => Err(format!("the program ended before it was ready: {ending}")),
             });
         }
-        let late = Instant::now() >= self.deadline;
         late.then(|| Err(format!("the program was not ready within workers.boot_timeout ({:?})", self.patience)))
     }
 }

@@ -11,6 +11,8 @@ use super::{Generation, Incarnation};
 pub enum Order {
     /// Install the blueprint that comes with this order, and clone a worker.
     Clone(Birth),
+    /// Answer, for this incarnation, that nothing is cloned: all orders before this one are carried out then.
+    Answer(Incarnation),
     /// Nothing is left in the former table of this number: let go of its ledger.
     Forget {
         /// The number.
@@ -44,7 +46,7 @@ pub struct Birth {
     pub serve_at_once: bool,
 }
 
-/// What a keeper answers to `Clone`.
+/// What a keeper answers to `Clone` and to `Answer`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cloned {
     /// The incarnation that was asked for.
