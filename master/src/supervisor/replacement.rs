@@ -1,16 +1,15 @@
 //! Another program takes this one's place, or this one that of another: what is written down, executed, and found.
 
 use std::fs::OpenOptions;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use phalanx_shared::ipc::keeper::Order;
+use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::rest::children;
 use phalanx_shared::sys::{process, table};
@@ -18,19 +17,16 @@ use phalanx_shared::{info, warn};
 
 use super::event::Event;
 use super::ground::{self, Common, FormerGround, Ground, Strangers};
+use super::page::{Predecessor, Untouched};
 use super::roster::Roster;
-use super::slot::{Post, Slot};
+use super::slot::Post;
 use super::{Premises, Supervisor, end};
 use crate::control::server::{ClientId, Server};
 use crate::daemonize::Herald;
-use crate::pid_file::PidFile;
 use crate::signals::Wish;
-use crate::upgrade::origin::{Manner, Origin};
 use crate::upgrade::rehearsal::Rehearsal;
-use crate::upgrade::state::{self, Fixed, State};
-use crate::upgrade::{fault, inherited, pass_on, way_back};
-use phalanx_shared::ipc::Incarnation;
-use phalanx_shared::ipc::keeper::Order;
+use crate::upgrade::state::{self, State};
+use crate::upgrade::{inherited, pass_on, way_back};
 
 /// The program to execute.
 pub(super) enum Departure {
@@ -38,28 +34,6 @@ pub(super) enum Departure {
     Onward(Option<ClientId>),
     /// The one before this one: why.
     Back(Option<ClientId>, String),
-}
-
-/// The program before this one, and what it was executed with.
-pub(super) struct Predecessor {
-    program: OwnedFd,
-    manner: Manner,
-    /// The configuration that was in force, as it writes it: this program's may be one that it does not know.
-    config: serde_json::Value,
-    /// The last state that it would go on with, by [`Supervisor::essence`].
-    knows: Option<u64>,
-    /// It is of another version.
-    foreign: bool,
-    /// What it has handed over, if that is of another version and as long as it can go on with it.
-    untouched: Option<Untouched>,
-}
-
-/// A service of another version as it was handed over, with every descriptor that it names.
-struct Untouched {
-    state: Box<State>,
-    _useless: Vec<OwnedFd>,
-    _clients: Vec<Rc<UnixStream>>,
-    strangers: Vec<Strangers>,
 }
 
 /// Why no other program was executed.
@@ -71,25 +45,6 @@ enum Stay {
 
 /// How long a way back waits for keepers to tell whom they have cloned.
 const BIRTH_PATIENCE: Duration = Duration::from_secs(1);
-
-impl Untouched {
-    fn to_return(&self, why: &str) -> State {
-        let mut state = State::clone(&self.state);
-        state.turn_back(why);
-        state
-    }
-}
-
-impl Predecessor {
-    /// The page is the one that it wrote itself.
-    fn keep_untouched(&mut self, origin: &Origin) {
-        let Some(untouched) = self.untouched.as_ref().filter(|_| self.knows.is_none()) else {
-            return way_back::go_on();
-        };
-        let armed = way_back::arm(origin, &self.manner, &untouched.to_return("its master died"));
-        self.knows = armed.then_some(0);
-    }
-}
 
 impl Supervisor {
     /// Goes on with the service that the program before this one has written down.
@@ -136,7 +91,7 @@ impl Supervisor {
     }
 
     fn inherit_slot(&mut self, written: &state::Slot, foreign: bool) -> Result<(), String> {
-        let slot = phalanx_shared::ipc::SlotId(written.slot);
+        let slot = SlotId(written.slot);
         let listeners = self.premises.listeners.inherit_slot(&written.sockets)?;
         for ground in &written.grounds {
             match &ground.known {
@@ -181,80 +136,6 @@ impl Supervisor {
         self.run()
     }
 
-    /// As long as this program's death is to be the return to the one before: writes down what that has to know. What it learned
-    /// of later than this never served: workers serve when they are told to, which is done after it is written.
-    pub(super) fn keep_way_back(&mut self) {
-        if self.predecessor.is_none() {
-            return;
-        }
-        if !self.roster.dies_back() || self.leaving.is_some() {
-            self.predecessor.iter_mut().for_each(|predecessor| predecessor.untouched = None);
-            return way_back::forget();
-        }
-        // Nothing of a foreign service is touched before the first worker of this one is told to serve.
-        let serves = |slot: &Slot| slot.serving().is_some() || slot.formers.iter().any(|former| former.is_yielding());
-        if let Some(predecessor) = self.predecessor.as_mut().filter(|predecessor| predecessor.untouched.is_some()) {
-            if !self.roster.slots.values().any(serves) {
-                return predecessor.keep_untouched(&self.premises.origin);
-            }
-            predecessor.knows = None;
-        }
-        let essence = self.essence();
-        if self.predecessor.as_ref().is_some_and(|predecessor| predecessor.knows == Some(essence)) {
-            return way_back::go_on();
-        }
-        let state = self.state_to_return("its master died");
-        match (state, &mut self.predecessor) {
-            (Ok(state), Some(predecessor)) => {
-                let armed = way_back::arm(&self.premises.origin, &predecessor.manner, &state);
-                predecessor.knows = armed.then_some(essence);
-                // Of no use from here on.
-                predecessor.untouched = None;
-            }
-            (Err(why), _) => way_back::not_ready(&why),
-            _ => {}
-        }
-    }
-
-    /// Tells states of the service apart that the program before this one has to tell apart.
-    fn essence(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        let slots = self.roster.slots.iter().filter_map(|(id, slot)| self.slot_state(*id, slot));
-        slots.for_each(|slot| slot.hash(&mut hasher));
-        self.premises.control.as_ref().map(Server::clients_known).hash(&mut hasher);
-        (self.roster.upgrades_for().map(|client| client.0), self.retired, self.reporters.latest()).hash(&mut hasher);
-        // Another version cannot read counters in a ledger.
-        let foreign = self.predecessor.as_ref().is_some_and(|predecessor| predecessor.foreign);
-        foreign.then(|| self.started.elapsed().as_secs()).hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// What the program before this one would go on with.
-    fn state_to_return(&self, why: &str) -> Result<State, String> {
-        let nothing = || "there is no program to go back to".to_owned();
-        let predecessor = self.predecessor.as_ref().ok_or_else(nothing)?;
-        if let Some(untouched) = &predecessor.untouched
-            && !self.roster.slots.values().any(|slot| slot.serving().is_some())
-        {
-            return Ok(untouched.to_return(why));
-        }
-        let config = predecessor.config.clone();
-        let mut state = self.state(predecessor.program.as_raw_fd(), config, Some(why.to_owned()))?;
-        state.client = self.roster.upgrades_for().map(|client| client.0);
-        for slot in &mut state.slots {
-            let known = self.roster.slots.get(&phalanx_shared::ipc::SlotId(slot.slot));
-            // Whoever is on its way is ended by the program that is returned to, and what it may have rescued is settled.
-            let unborn = known.into_iter().flat_map(Slot::every_worker).filter(|worker| worker.pid.is_none());
-            for worker in unborn {
-                let ground = slot.grounds.iter_mut().find(|ground| ground.number == worker.post.ground);
-                ground.into_iter().for_each(|ground| ground.unborn.push(worker.incarnation.0));
-                let ground = worker.post.ground;
-                slot.graves.extend(worker.lanes().map(|(dead, lane)| state::Grave { dead: dead.0, ground, lane }));
-            }
-        }
-        Ok(state)
-    }
-
     /// Has keepers that were told to clone clone all that they were told to, and ends what they tell of. What they have told
     /// the program that died is found among the children.
     fn end_unborn(&self, state: &State) {
@@ -262,7 +143,7 @@ impl Supervisor {
         const NOBODY: Incarnation = Incarnation(u32::MAX);
         let late = Instant::now() + BIRTH_PATIENCE;
         for (slot, written) in state.slots.iter().flat_map(|slot| slot.grounds.iter().map(move |it| (slot, it))) {
-            let post = Post { slot: phalanx_shared::ipc::SlotId(slot.slot), ground: written.number, lane: 0 };
+            let post = Post { slot: SlotId(slot.slot), ground: written.number, lane: 0 };
             let Some(ground) = self.ground(post) else { continue };
             let asked = !written.unborn.is_empty() && ground.order(&Order::Answer(NOBODY), None).is_ok();
             let mut answered = false;
@@ -383,106 +264,5 @@ impl Supervisor {
         let _close_on_exec_as_before = pass(false);
         let _as_before = process::set_signal_mask(&mask);
         Stay::Failed(format!("execute the program: {error}"))
-    }
-
-    /// The service, written down for the program behind `executed`.
-    fn state(&self, executed: RawFd, config: serde_json::Value, rolled_back: Option<String>) -> Result<State, String> {
-        let program = self.premises.origin.program().ok_or("the file of the running program cannot be read")?;
-        let (lifeline, clients) = self.common.shared();
-        let mut state = State {
-            version: fault::version(),
-            ledger_layout: fault::layout(),
-            program_version: env!("CARGO_PKG_VERSION").to_owned(),
-            program: program.as_raw_fd(),
-            manner: self.premises.origin.manner().clone(),
-            executed,
-            fixed: Fixed::of(&self.roster.config),
-            config,
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            generation: self.roster.last_generation.0,
-            last_ground: self.roster.last_ground,
-            target: self.roster.target,
-            retired: self.retired_by_now(),
-            crashes: self.reporters.kept(),
-            totals: self.totals(),
-            drained: self.drained,
-            lifeline,
-            clients: Some(clients),
-            ward: Some(self.common.ward.state()),
-            pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),
-            control: self.premises.control.as_ref().map(Server::state),
-            listeners: self.premises.listeners.state(),
-            slots: self.roster.slots.iter().filter_map(|(id, slot)| self.slot_state(*id, slot)).collect(),
-            passed: Vec::new(),
-            foreign: None,
-            original: None,
-            client: None,
-            rolled_back,
-        };
-        state.passed = state.used();
-        Ok(state)
-    }
-
-    /// With the grounds that are about to be dismissed, which the page does not have any more.
-    fn retired_by_now(&self) -> Snapshot {
-        let mut retired = self.retired;
-        for former in &self.formers {
-            let known = self.roster.slots.get(&former.slot).is_some_and(|slot| {
-                let number = former.ground.number;
-                slot.ground == number || slot.formers.iter().any(|known| known.ground == number)
-            });
-            if !known {
-                retired.add(&ground::final_stats(&former.ground.ledger));
-            }
-        }
-        retired
-    }
-
-    /// Bells of strangers that are gone: as long as the page before is the one that holds, their numbers stay.
-    pub(super) fn put_aside(&mut self, gone: Vec<Strangers>) {
-        if let Some(untouched) = self.predecessor.as_mut().and_then(|predecessor| predecessor.untouched.as_mut()) {
-            untouched.strangers.extend(gone);
-        }
-    }
-
-    /// The configuration in force, as this program writes it.
-    fn own_config(&self) -> Result<serde_json::Value, String> {
-        serde_json::to_value(&self.roster.config).map_err(|error| error.to_string())
-    }
-
-    /// Nothing of a slot that never had a ground.
-    fn slot_state(&self, id: phalanx_shared::ipc::SlotId, slot: &Slot) -> Option<state::Slot> {
-        let of_ground = |number: u32| {
-            let former = slot.formers.iter().find(|former| former.ground == number);
-            let (keeper, workers) = match former {
-                Some(former) => (former.keeper, &former.workers),
-                None if number == slot.ground => (slot.keeper, &slot.workers),
-                // About to be dismissed.
-                None => return None,
-            };
-            Some((keeper, workers.iter().filter_map(super::slot::Worker::state).collect()))
-        };
-        let own = || self.all_grounds().filter(|(of, _)| *of == id).map(|(_, ground)| ground);
-        let known = own().filter_map(|ground| {
-            let (keeper, workers) = of_ground(ground.number)?;
-            Some(ground.state(keeper, workers))
-        });
-        let strangers = self.strangers.iter().filter(|it| it.slot == id).filter_map(|strangers| {
-            let (keeper, workers) = of_ground(strangers.ground)?;
-            Some(strangers.state(keeper, workers))
-        });
-        let grounds: Vec<state::Ground> = known.chain(strangers).collect();
-        let waiting = self.handed_over.get(&id).map(|listeners| ground::sockets(listeners));
-        let sockets = waiting.or_else(|| own().next().map(Ground::sockets));
-        let sockets = if grounds.is_empty() { sockets? } else { sockets.unwrap_or_default() };
-        Some(state::Slot {
-            slot: id.0,
-            last_incarnation: slot.last_incarnation,
-            restarts: slot.restarts,
-            cause_of_last_death: slot.cause_of_last_death.clone(),
-            sockets,
-            graves: slot.graves_state(),
-            grounds,
-        })
     }
 }
