@@ -9,23 +9,21 @@ use crate::harness::{self, Client, HELLO, SOON, Server, Setup, beside_others, pr
 
 const LARGE_BYTES: usize = 8 << 20;
 
-fn setup(address: &str) -> Setup {
-    Setup::new(2).listen(&[address, "unix:{dir}/h"]).file("large", harness::pattern(LARGE_BYTES, 3))
-}
-
-/// The pids of the service's processes, the master's first.
-fn everybody(server: &Server) -> Vec<i32> {
+/// A daemon at an address of its own, and the pids of its processes, the master's first.
+fn start(with: impl FnOnce(Setup) -> Setup) -> (String, Server, Vec<i32>) {
+    let address = format!("127.0.0.1:{}", free_port());
+    let setup = Setup::new(2).listen(&[&address, "unix:{dir}/h"]).file("large", harness::pattern(LARGE_BYTES, 3));
+    let server = with(setup).start_daemon();
     let children = server.children();
     assert_eq!(children.len(), 4, "{children:?}");
-    std::iter::once(server.master()).chain(children.iter().map(|child| child.pid)).collect()
+    let everybody = std::iter::once(server.master()).chain(children.iter().map(|child| child.pid)).collect();
+    (address, server, everybody)
 }
 
 #[test]
 fn a_service_whose_master_is_killed_ends_what_it_has_and_another_is_started_beside_it() {
     let _machine = beside_others();
-    let address = format!("127.0.0.1:{}", free_port());
-    let server = setup(&address).start_daemon();
-    let before = everybody(&server);
+    let (address, server, before) = start(|setup| setup);
     let mut slow: Vec<Client> = (0..6).map(|_| Client::connect_narrow(&address).patient(SOON)).collect();
     for client in &mut slow {
         client.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -61,9 +59,7 @@ fn a_service_whose_master_is_killed_ends_what_it_has_and_another_is_started_besi
 #[test]
 fn with_exit_everybody_is_gone_at_once_when_the_master_is_killed() {
     let _machine = beside_others();
-    let address = format!("127.0.0.1:{}", free_port());
-    let server = setup(&address).set("workers", "on_master_death = \"exit\"").start_daemon();
-    let before = everybody(&server);
+    let (_, server, before) = start(|setup| setup.set("workers", "on_master_death = \"exit\""));
     let mut client = server.connect();
     client.assert_usable();
     let start = Instant::now();
@@ -79,9 +75,7 @@ fn with_exit_everybody_is_gone_at_once_when_the_master_is_killed() {
 #[test]
 fn an_address_that_workers_without_a_master_do_not_let_go_of_is_named_with_what_to_do() {
     let _machine = beside_others();
-    let address = format!("127.0.0.1:{}", free_port());
-    let server = setup(&address).start_daemon();
-    let before = everybody(&server);
+    let (address, server, before) = start(|setup| setup);
     let workers: Vec<i32> = server.workers().iter().map(|worker| worker.pid).collect();
     workers.iter().for_each(|&worker| assert!(processes::signal(worker, Signal::SIGSTOP)));
     assert!(processes::signal(before[0], Signal::SIGKILL));

@@ -15,6 +15,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use object::{Object, ObjectSection, ObjectSegment};
+use phalanx_shared::sys::rest::parent;
 
 /// How long the thread may take to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -71,13 +72,9 @@ pub(crate) fn of_thread(process: Pid, thread: Pid) -> Result<Vec<u64>, String> {
 
 fn sample(process: Pid, thread: Pid) -> nix::Result<Sample> {
     // A worker may name any: it is looked at if it is a thread of a sibling of ours.
-    let parent = |pid: Pid| -> Option<i32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
     let check = || {
         let is_thread = std::path::Path::new(&format!("/proc/{process}/task/{thread}")).exists();
-        let is_of_sibling = is_thread && parent(process) == Some(nix::unistd::getppid().as_raw());
+        let is_of_sibling = is_thread && parent(process) == Some(nix::unistd::getppid());
         is_of_sibling.then_some(()).ok_or(Errno::ESRCH)
     };
     check()?;

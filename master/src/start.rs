@@ -216,10 +216,10 @@ fn take_over(
             _ => None,
         };
         let control = match (&config.master.control_socket, &state.control) {
-            (Some(path), Some(control)) => Some(way_back::or_return(Server::inherit(path, control))?),
+            (Some(path), Some(control)) => Some(Server::inherit(path, control)?),
             _ => None,
         };
-        let listeners = way_back::or_return(Listeners::inherit(&state.listeners))?;
+        let listeners = Listeners::inherit(&state.listeners)?;
         way_back::or_return(listeners.assign(&mut config.listen, Default::default, usize::MAX))?;
         let premises = Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin };
         Supervisor::inherit(premises, &state)

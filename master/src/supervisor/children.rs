@@ -6,8 +6,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::stats::Snapshot;
-use phalanx_shared::sys::process::{self, End};
+use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest::resident_bytes;
+use rustix::process::{WaitOptions, wait};
 
 use super::Supervisor;
 use super::event::Event;
@@ -19,11 +20,14 @@ use crate::verdict::{self, Cause, Ending};
 impl Supervisor {
     pub(super) fn reap(&mut self) -> Vec<(Pid, Ending)> {
         let mut ended = Vec::new();
-        while let Some((pid, end)) = process::reap() {
-            let ending = match end {
-                End::Exited(code) => Ending::Exited(code),
-                End::Killed(signal) => Ending::Killed(signal),
+        // Not nix's: that reaps whom a realtime signal has killed, and tells nothing but an error.
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let ending = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ending::Exited(code),
+                (None, Some(signal)) => Ending::Killed(signal),
+                (None, None) => continue,
             };
+            let pid = Pid::from_raw(pid.as_raw_nonzero().get());
             let rehearsed = self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.ended(pid, ending));
             if rehearsed || self.reporters.ended(pid, &self.roster.config.master) {
                 continue;

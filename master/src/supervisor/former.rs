@@ -41,11 +41,6 @@ impl FormerTable {
         self.workers.is_empty() && self.keeper.is_none()
     }
 
-    /// Its workers have been told to give, or to drain.
-    pub(super) fn is_yielding(&self) -> bool {
-        self.yielding.is_some()
-    }
-
     /// One that the program before this one made.
     pub(crate) fn inherit(ground: u32, keeper: Option<Pid>, workers: Vec<Worker>, foreign: bool) -> FormerTable {
         FormerTable { ground, keeper, workers, foreign, yielding: None, looked: None }
@@ -62,6 +57,11 @@ impl Slot {
         self.graves.iter_mut().for_each(|grave| grave.told = None);
         self.orphans.clear();
         self.ground = ground;
+    }
+
+    /// Whether the ground of that number is its present one or one that still holds something of it.
+    pub(super) fn stands_or_stood_on(&self, ground: u32) -> bool {
+        self.ground == ground || self.formers.iter().any(|former| former.ground == ground)
     }
 
     /// The keepers of former tables that live.

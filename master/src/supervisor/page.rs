@@ -70,10 +70,9 @@ impl Supervisor {
             self.predecessor.iter_mut().for_each(|predecessor| predecessor.untouched = None);
             return way_back::forget();
         }
-        // Nothing of a foreign service is touched before the first worker of this one is told to serve.
-        let serves = |slot: &Slot| slot.serving().is_some() || slot.formers.iter().any(|former| former.is_yielding());
+        let untouched = self.untouched().is_some();
         if let Some(predecessor) = self.predecessor.as_mut().filter(|predecessor| predecessor.untouched.is_some()) {
-            if !self.roster.slots.values().any(serves) {
+            if untouched {
                 return predecessor.keep_untouched(&self.premises.origin);
             }
             predecessor.knows = None;
@@ -95,6 +94,13 @@ impl Supervisor {
         }
     }
 
+    /// The service as a program of another version handed it over, if nothing of that is touched: none of this one's workers has been
+    /// told to serve.
+    fn untouched(&self) -> Option<&Untouched> {
+        let serves = self.roster.slots.values().any(|slot| slot.serving().is_some());
+        self.predecessor.as_ref()?.untouched.as_ref().filter(|_| !serves)
+    }
+
     /// Tells states of the service apart that the program before this one has to tell apart.
     fn essence(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -112,9 +118,7 @@ impl Supervisor {
     pub(super) fn state_to_return(&self, why: &str) -> Result<State, String> {
         let nothing = || "there is no program to go back to".to_owned();
         let predecessor = self.predecessor.as_ref().ok_or_else(nothing)?;
-        if let Some(untouched) = &predecessor.untouched
-            && !self.roster.slots.values().any(|slot| slot.serving().is_some())
-        {
+        if let Some(untouched) = self.untouched() {
             return Ok(untouched.to_return(why));
         }
         let config = predecessor.config.clone();
@@ -181,11 +185,8 @@ impl Supervisor {
     fn retired_by_now(&self) -> Snapshot {
         let mut retired = self.retired;
         for former in &self.formers {
-            let known = self.roster.slots.get(&former.slot).is_some_and(|slot| {
-                let number = former.ground.number;
-                slot.ground == number || slot.formers.iter().any(|known| known.ground == number)
-            });
-            if !known {
+            let slot = self.roster.slots.get(&former.slot);
+            if !slot.is_some_and(|slot| slot.stands_or_stood_on(former.ground.number)) {
                 retired.add(&ground::final_stats(&former.ground.ledger));
             }
         }

@@ -50,7 +50,7 @@ impl Supervisor {
     /// Goes on with the service that the program before this one has written down.
     pub(crate) fn inherit(premises: Premises, state: &State) -> Result<Supervisor, String> {
         let now = Instant::now();
-        let shared = way_back::or_return(ground::inherit_shared(state))?;
+        let shared = ground::inherit_shared(state)?;
         let common = Common::new(&premises, Vec::new(), Some(shared));
         let roster = Roster::inherit(premises.config.clone(), state, now);
         let mut supervisor = Supervisor::of(premises, Herald::silent(), roster, common);
@@ -73,8 +73,7 @@ impl Supervisor {
             drop(inherited(state.executed)?);
         }
         for slot in &state.slots {
-            // Before anything is dropped that the other program needs.
-            way_back::or_return(supervisor.inherit_slot(slot, state.foreign.is_some()))?;
+            supervisor.inherit_slot(slot, state.foreign.is_some())?;
         }
         if state.foreign.is_some() {
             supervisor.inherit_foreign(state);

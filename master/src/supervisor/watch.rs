@@ -99,8 +99,9 @@ impl Supervisor {
         for (incarnation, outcome) in ground.births() {
             if let Ok(pid) = outcome {
                 // Who has been reaped is a child no more; but a later process may have its number.
-                let reaped = self.unclaimed.remove(&pid).filter(|_| !process::is_child(pid));
-                if reaped.is_none() && !process::is_child(pid) {
+                let is_child = process::is_child(pid);
+                let reaped = self.unclaimed.remove(&pid).filter(|_| !is_child);
+                if reaped.is_none() && !is_child {
                     warn!("a keeper tells of pid {pid}, which is no child");
                     continue;
                 }

@@ -1,7 +1,8 @@
 //! What a process becomes instead of dying: another program, executed where the signal that ends it is handled, or by
 //! `exit(3)`. As over any `execve(2)` the process id, the children and chosen descriptors stay.
 //!
-//! The handler is async-signal-safe: it makes system calls, and all that it passes to them was allocated before. SIGKILL cannot be
+//! The handler is async-signal-safe: it makes system calls (nix's functions that it calls are nothing else), and all that it passes to
+//! them was allocated before. SIGKILL cannot be
 //! handled: who gets that dies.
 
 use std::ffi::{CStr, CString, c_char};
@@ -11,7 +12,11 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::unistd::{alarm, fchdir, getpid};
+
+use super::table::borrow;
 
 /// Why a process does not go on as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,19 +111,18 @@ impl Fallback {
     fn execute(&self, code: i32) {
         // Nobody's signal meets the other program before it is prepared.
         let _as_it_was = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-        // SAFETY: async-signal-safe, and without memory of ours. Alarms would go on over the execve, and so would one that waits.
-        unsafe { libc::alarm(0) };
+        // Alarms would go on over the execve, and so would one that waits.
+        alarm::cancel();
         for disposition in [libc::SIG_IGN, libc::SIG_DFL] {
             // SAFETY: async-signal-safe; ignoring a signal takes one that waits away.
             unsafe { libc::signal(libc::SIGALRM, disposition) };
         }
+        // A number that is closed by now yields EBADF.
         for number in &self.passed {
-            // SAFETY: async-signal-safe; a number that is closed by now yields EBADF.
-            unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
+            let _closed = fcntl(borrow(*number), FcntlArg::F_SETFD(FdFlag::empty()));
         }
         if let Some(directory) = self.directory {
-            // SAFETY: async-signal-safe; a number that is closed by now yields EBADF.
-            unsafe { libc::fchdir(directory) };
+            let _stays = fchdir(borrow(directory));
         }
         if let Some((_, word)) = self.reasons.iter().find(|(known, _)| *known == code)
             && let Some(place) = self.environment.len().checked_sub(2)
@@ -156,15 +160,13 @@ pub fn arm(fallback: Fallback, patience: Duration) -> io::Result<()> {
 /// Begins `patience` anew, if there is something to become.
 pub fn go_on(patience: Duration) {
     if is_armed() {
-        // SAFETY: it concerns this process's timer alone.
-        unsafe { libc::alarm(patience.as_secs().clamp(1, 3600) as libc::c_uint) };
+        alarm::set(patience.as_secs().clamp(1, 3600) as u32);
     }
 }
 
 /// From now on it dies as others do; the alarm of a program before this one is taken back too.
 pub fn disarm() {
-    // SAFETY: it concerns this process's timer alone.
-    unsafe { libc::alarm(0) };
+    alarm::cancel();
     replace(std::ptr::null_mut());
 }
 
@@ -206,8 +208,7 @@ fn install() -> io::Result<()> {
 
 /// Async-signal-safe. Returns if there is nothing to become.
 fn fall(code: i32) {
-    // SAFETY: getpid is async-signal-safe.
-    if unsafe { libc::getpid() } != OWNER.load(Ordering::Acquire) {
+    if getpid().as_raw() != OWNER.load(Ordering::Acquire) {
         return;
     }
     // Once: what goes wrong from here on is a death.

@@ -62,43 +62,12 @@ fn thread_id_address() -> usize {
     if result == 0 { address } else { 0 }
 }
 
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// With this code.
-    Exited(i32),
-    /// By this signal, which may be a realtime one.
-    Killed(i32),
-}
-
-/// Reaps a child that has ended; none when there is no other. nix's `waitpid` reaps whom a realtime signal has killed, and tells
-/// nothing but an error.
-pub fn reap() -> Option<(Pid, End)> {
-    // Bounded by the children that have ended: with these flags none is told twice.
-    loop {
-        let mut status: libc::c_int = 0;
-        // SAFETY: the kernel writes one int to the address of a live one.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-        let end = match pid {
-            1.. if libc::WIFEXITED(status) => End::Exited(libc::WEXITSTATUS(status)),
-            1.. if libc::WIFSIGNALED(status) => End::Killed(libc::WTERMSIG(status)),
-            1.. => continue,
-            _ => return None,
-        };
-        return Some((Pid::from_raw(pid), end));
-    }
-}
-
-/// Whether `pid` is a child of this process that has not been reaped.
+/// Whether `pid` is a child of this process that has not been reaped. (nix's waitid takes one that a realtime signal has killed for
+/// none.)
 pub fn is_child(pid: Pid) -> bool {
-    if pid.as_raw() <= 0 {
-        return false;
-    }
-    let flags = libc::WNOHANG | libc::WNOWAIT | libc::WEXITED;
-    // SAFETY: all zeroes is a valid siginfo.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one siginfo to the address of a live one.
-    unsafe { libc::waitid(libc::P_PID, pid.as_raw() as libc::id_t, &raw mut info, flags) == 0 }
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT | WaitIdOptions::EXITED;
+    Pid::from_raw(pid.as_raw()).is_some_and(|pid| waitid(WaitId::Pid(pid), options).is_ok())
 }
 
 /// Ends the process without running destructors or exit handlers: they belong to the process it was copied from.

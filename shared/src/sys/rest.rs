@@ -75,15 +75,17 @@ fn scheduling_in(directory: &str) -> Option<Scheduling> {
 
 /// This process's children, those that have ended and are not reaped too (proc(5): field 4 of stat).
 pub fn children() -> Vec<nix::unistd::Pid> {
-    let own = nix::unistd::getpid().as_raw();
-    let is_child = |pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        let parent = stat.and_then(|stat| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok());
-        parent == Some(own)
-    };
+    let own = Some(nix::unistd::getpid());
     let pids = std::fs::read_dir("/proc").into_iter().flatten();
     let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(is_child).map(nix::unistd::Pid::from_raw).collect()
+    pids.map(nix::unistd::Pid::from_raw).filter(|pid| parent(*pid) == own).collect()
+}
+
+/// Whose child a process is; none when there is no such process.
+pub fn parent(pid: nix::unistd::Pid) -> Option<nix::unistd::Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+    Some(nix::unistd::Pid::from_raw(parent))
 }
 
 /// An instruction of a classic BPF program.
