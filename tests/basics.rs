@@ -37,7 +37,7 @@ respond = { status = 204 }
 }
 
 #[test]
-fn a_fixed_response_has_its_status_type_body_and_a_date() {
+pub(crate) fn a_fixed_response_has_its_status_type_body_and_a_date() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -52,7 +52,7 @@ fn a_fixed_response_has_its_status_type_body_and_a_date() {
 }
 
 #[test]
-fn files_come_with_type_length_and_validators() {
+pub(crate) fn files_come_with_type_length_and_validators() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -69,7 +69,7 @@ fn files_come_with_type_length_and_validators() {
 }
 
 #[test]
-fn a_directory_gives_its_index_and_without_one_nothing() {
+pub(crate) fn a_directory_gives_its_index_and_without_one_nothing() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -86,7 +86,7 @@ fn a_directory_gives_its_index_and_without_one_nothing() {
 }
 
 #[test]
-fn head_is_get_without_the_body() {
+pub(crate) fn head_is_get_without_the_body() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -99,7 +99,7 @@ fn head_is_get_without_the_body() {
 }
 
 #[test]
-fn a_redirect_names_its_target() {
+pub(crate) fn a_redirect_names_its_target() {
     let _machine = beside_others();
     let server = start();
     let response = server.connect().get("/old/x");
@@ -119,7 +119,7 @@ fn the_longest_prefix_wins_and_an_exact_path_over_every_prefix() {
 }
 
 #[test]
-fn a_connection_carries_many_requests_and_pipelined_ones_are_answered_in_order() {
+pub(crate) fn a_connection_carries_many_requests_and_pipelined_ones_are_answered_in_order() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -146,7 +146,7 @@ fn a_connection_carries_many_requests_and_pipelined_ones_are_answered_in_order()
 }
 
 #[test]
-fn a_request_in_pieces_is_one_request() {
+pub(crate) fn a_request_in_pieces_is_one_request() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -159,7 +159,7 @@ fn a_request_in_pieces_is_one_request() {
 }
 
 #[test]
-fn connection_close_is_honoured_and_announced() {
+pub(crate) fn connection_close_is_honoured_and_announced() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -170,7 +170,7 @@ fn connection_close_is_honoured_and_announced() {
 }
 
 #[test]
-fn a_client_that_sends_no_more_still_gets_its_answers() {
+pub(crate) fn a_client_that_sends_no_more_still_gets_its_answers() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -182,7 +182,7 @@ fn a_client_that_sends_no_more_still_gets_its_answers() {
 }
 
 #[test]
-fn http_1_0_closes_unless_asked_to_keep_the_connection() {
+pub(crate) fn http_1_0_closes_unless_asked_to_keep_the_connection() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -197,7 +197,7 @@ fn http_1_0_closes_unless_asked_to_keep_the_connection() {
 }
 
 #[test]
-fn expect_100_continue_is_answered_before_the_body() {
+pub(crate) fn expect_100_continue_is_answered_before_the_body() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -227,7 +227,7 @@ fn expect_100_continue_is_answered_for_a_request_that_comes_with_the_body_before
 }
 
 #[test]
-fn bodies_by_length_and_in_chunks_are_read_to_their_end() {
+pub(crate) fn bodies_by_length_and_in_chunks_are_read_to_their_end() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -252,7 +252,7 @@ fn bodies_by_length_and_in_chunks_are_read_to_their_end() {
 }
 
 #[test]
-fn an_oversized_head_gets_431_and_a_close() {
+pub(crate) fn an_oversized_head_gets_431_and_a_close() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -266,7 +266,7 @@ fn an_oversized_head_gets_431_and_a_close() {
 }
 
 #[test]
-fn an_oversized_body_gets_413_and_a_close() {
+pub(crate) fn an_oversized_body_gets_413_and_a_close() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -299,7 +299,7 @@ fn a_method_that_a_file_does_not_have_is_refused_with_those_it_has() {
 }
 
 #[test]
-fn conditional_requests_spare_the_body() {
+pub(crate) fn conditional_requests_spare_the_body() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -321,7 +321,7 @@ fn conditional_requests_spare_the_body() {
 }
 
 #[test]
-fn one_byte_range_is_served_and_what_is_beyond_the_file_is_416() {
+pub(crate) fn one_byte_range_is_served_and_what_is_beyond_the_file_is_416() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();
@@ -347,7 +347,7 @@ fn one_byte_range_is_served_and_what_is_beyond_the_file_is_416() {
 }
 
 #[test]
-fn nothing_outside_the_root_is_served_however_it_is_written() {
+pub(crate) fn nothing_outside_the_root_is_served_however_it_is_written() {
     let _machine = beside_others();
     let server = start();
     let address = server.address();
@@ -403,7 +403,7 @@ fn a_host_chooses_its_site_exact_names_before_wildcards_before_the_rest() {
 }
 
 #[test]
-fn unix_sockets_and_ipv6_addresses_are_listened_on_beside_ipv4() {
+pub(crate) fn unix_sockets_and_ipv6_addresses_are_listened_on_beside_ipv4() {
     let _machine = beside_others();
     let server = Setup::new(2).listen(&["127.0.0.1:0", "[::1]:0", "unix:{dir}/h"]).start();
     let listeners = server.status().listeners();
@@ -420,7 +420,7 @@ fn unix_sockets_and_ipv6_addresses_are_listened_on_beside_ipv4() {
 }
 
 #[test]
-fn slow_heads_and_idle_connections_are_ended() {
+pub(crate) fn slow_heads_and_idle_connections_are_ended() {
     let _machine = beside_others();
     let server = Setup::new(1).set("timeouts", "head = \"300ms\"").set("timeouts", "idle = \"600ms\"").start();
     let mut slow = server.connect();
@@ -435,7 +435,7 @@ fn slow_heads_and_idle_connections_are_ended() {
 }
 
 #[test]
-fn the_access_log_has_a_whole_line_for_each_request() {
+pub(crate) fn the_access_log_has_a_whole_line_for_each_request() {
     let _machine = beside_others();
     for (format, first, second) in [
         ("combined", "\"GET /hello?a=b HTTP/1.1\" 200 13", "\"GET /absent HTTP/1.1\" 404"),

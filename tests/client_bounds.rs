@@ -123,7 +123,7 @@ fn connections_of_a_slot_that_is_closed_are_counted_no_more() {
 }
 
 #[test]
-fn the_last_request_that_a_connection_may_carry_is_answered_with_a_close() {
+pub(crate) fn the_last_request_that_a_connection_may_carry_is_answered_with_a_close() {
     let _machine = beside_others();
     let server = Setup::new(1).set("limits", "requests_per_connection = 3").start();
     let mut client = server.connect();
@@ -161,7 +161,7 @@ fn statuses(address: &str, request: &[u8]) -> [u16; 2] {
 }
 
 #[test]
-fn a_head_a_target_and_a_body_are_bounded_to_the_byte() {
+pub(crate) fn a_head_a_target_and_a_body_are_bounded_to_the_byte() {
     let _machine = beside_others();
     const HEAD: usize = 2048;
     const BODY: usize = 3000;

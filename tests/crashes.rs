@@ -82,7 +82,7 @@ fn each_kind_of_death_names_the_guilty_request_and_the_innocent_ones() {
 }
 
 #[test]
-fn a_death_from_outside_blames_nobody() {
+pub(crate) fn a_death_from_outside_blames_nobody() {
     let _machine = beside_others();
     let server = Setup::new(1).unset("master", "crash_dir").start();
     server.cli("crashes", &[]).assert_said(0, &["no worker has died"]);

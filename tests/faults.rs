@@ -67,7 +67,7 @@ fn assert_backtrace(report: &serde_json::Value) {
 }
 
 #[test]
-fn a_segmentation_fault_costs_its_request_a_500_and_is_reported_with_a_backtrace() {
+pub(crate) fn a_segmentation_fault_costs_its_request_a_500_and_is_reported_with_a_backtrace() {
     let _machine = beside_others();
     let server = costs_only_itself("segv", 500, 1);
     assert_backtrace(&assert_report(&server, "segv", &["segv", "segmentation"]));
@@ -134,7 +134,7 @@ fn an_exit_costs_its_request_a_500_and_is_reported() {
 }
 
 #[test]
-fn a_panic_costs_its_request_a_500_and_not_even_a_worker() {
+pub(crate) fn a_panic_costs_its_request_a_500_and_not_even_a_worker() {
     let _machine = beside_others();
     let server = costs_only_itself("panic", 500, 0);
     assert_eq!(server.workers()[0].worker(), Some((0, 1)), "the first incarnation still serves");

@@ -79,7 +79,7 @@ fn every_change_is_seen(setup: Setup) {
 }
 
 #[test]
-fn a_file_that_changes_is_seen_by_the_next_request() {
+pub(crate) fn a_file_that_changes_is_seen_by_the_next_request() {
     let _machine = beside_others();
     every_change_is_seen(Setup::new(1));
 }
@@ -111,7 +111,7 @@ fn a_file_made_unreadable_is_refused_by_the_next_request() {
 }
 
 #[test]
-fn a_sidecar_is_seen_as_it_comes_changes_ages_and_goes() {
+pub(crate) fn a_sidecar_is_seen_as_it_comes_changes_ages_and_goes() {
     let _machine = beside_others();
     let text = text_pattern(50_000, 1);
     let server = Setup::new(1).file("page.txt", &text).start();
@@ -204,7 +204,7 @@ fn a_coding_is_named_validated_and_told_from_the_plain_file() {
 }
 
 #[test]
-fn a_stream_decodes_to_the_file_for_whoever_takes_it() {
+pub(crate) fn a_stream_decodes_to_the_file_for_whoever_takes_it() {
     let _machine = beside_others();
     let text = text_pattern(STREAM_BYTES, 3);
     let server = Setup::new(1).file("stream.txt", &text).start();

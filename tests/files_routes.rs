@@ -42,7 +42,7 @@ fn start() -> Server {
 }
 
 #[test]
-fn a_listing_shows_what_may_be_seen_and_escapes_it() {
+pub(crate) fn a_listing_shows_what_may_be_seen_and_escapes_it() {
     let _machine = beside_others();
     let server = start();
     let mut client = server.connect();

@@ -40,6 +40,7 @@ mod keepers;
 mod leaks;
 mod master_death;
 mod million;
+mod models;
 mod outcomes;
 mod overload;
 mod peers;

@@ -8,7 +8,7 @@ use crate::harness::{Client, HELLO, SOON, Setup, beside_others, processes, wait_
 const PART: &[u8] = b"GET /hello HTTP/1.1\r\nHost: test\r\n";
 
 #[test]
-fn the_oldest_idle_connections_make_room_for_new_ones() {
+pub(crate) fn the_oldest_idle_connections_make_room_for_new_ones() {
     let _machine = beside_others();
     let server = Setup::new(1).set("limits", "connections = 5").start();
     let address = server.address();

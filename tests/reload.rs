@@ -53,7 +53,7 @@ fn signals_in_a_burst_are_one_reload_or_several_and_lose_nothing() {
 }
 
 #[test]
-fn an_idle_connection_lives_through_a_reload_and_gets_the_new_answer() {
+pub(crate) fn an_idle_connection_lives_through_a_reload_and_gets_the_new_answer() {
     let _machine = beside_others();
     let server = Setup::new(2).start();
     let mut clients: Vec<_> = (0..8).map(|_| server.connect()).collect();
@@ -68,7 +68,7 @@ fn an_idle_connection_lives_through_a_reload_and_gets_the_new_answer() {
 }
 
 #[test]
-fn a_response_that_runs_during_a_reload_ends_as_it_began() {
+pub(crate) fn a_response_that_runs_during_a_reload_ends_as_it_began() {
     let _machine = beside_others();
     let body = harness::pattern(16 << 20, 6);
     let server = Setup::new(1).file("large", &body).start();
@@ -83,7 +83,7 @@ fn a_response_that_runs_during_a_reload_ends_as_it_began() {
 }
 
 #[test]
-fn a_half_sent_request_lives_through_a_reload() {
+pub(crate) fn a_half_sent_request_lives_through_a_reload() {
     let _machine = beside_others();
     let server = Setup::new(1).start();
     let mut client = server.connect();

@@ -29,7 +29,7 @@ fn trickle(client: &mut Client, length: usize, per_second: usize) -> usize {
 }
 
 #[test]
-fn a_body_that_trickles_below_its_rate_is_answered_408() {
+pub(crate) fn a_body_that_trickles_below_its_rate_is_answered_408() {
     let _machine = beside_others();
     let server = Setup::new(1).set("timeouts", "body = \"500ms\"").set("timeouts", "body_rate = \"2000B\"").start();
     // One that fits the buffer, one that does not.
@@ -63,7 +63,7 @@ fn a_body_above_its_rate_is_taken_though_it_takes_longer_than_a_timeout() {
 }
 
 #[test]
-fn a_response_that_is_read_below_its_rate_is_ended() {
+pub(crate) fn a_response_that_is_read_below_its_rate_is_ended() {
     let _machine = beside_others();
     const LARGE: usize = 16 << 20;
     let server = Setup::new(1)

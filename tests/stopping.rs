@@ -18,7 +18,7 @@ fn stop_of(server: &Server) -> impl FnOnce() -> (i32, Duration) + '_ {
 }
 
 #[test]
-fn a_stop_is_announced_before_it_begins() {
+pub(crate) fn a_stop_is_announced_before_it_begins() {
     let _machine = beside_others();
     let delay = Duration::from_millis(1500);
     let server = Setup::new(2).set("workers", "unready_delay = \"1500ms\"").routes(HEALTH).start();
@@ -72,7 +72,7 @@ fn an_idle_service_stops_within_200_ms() {
 }
 
 #[test]
-fn who_was_let_in_before_a_stop_is_answered() {
+pub(crate) fn who_was_let_in_before_a_stop_is_answered() {
     let _machine = alone();
     for _round in 0..5 {
         let server = Setup::new(2).start();

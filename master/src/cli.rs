@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use phalanx_shared::config::{self, Count, ListenAddress, Problems};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use phalanx_shared::config::{self, Config, Count, ListenAddress, Model, Poller, Problems};
+use phalanx_worker::MODELS;
 
 use crate::chaos;
 use crate::control::{Answer, Command, Deed, client};
@@ -43,8 +45,11 @@ enum Action {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
         workers: Option<u16>,
         /// The concurrency model of the workers
-        #[arg(long, value_name = "M", value_parser = ["reactor"], default_value = "reactor")]
+        #[arg(long, value_name = "M", value_parser = PossibleValuesParser::new(MODELS), default_value = MODELS[0])]
         model: String,
+        /// How the workers wait for events
+        #[arg(long, value_name = "P", value_enum, default_value = "epoll")]
+        poller: PollerName,
         /// A control socket, so that `phalanx status --control SOCKET` works
         #[arg(long, value_name = "SOCKET")]
         control: Option<PathBuf>,
@@ -148,6 +153,24 @@ enum Action {
     },
 }
 
+/// How a worker waits, as typed.
+#[derive(Clone, Copy, ValueEnum)]
+enum PollerName {
+    Epoll,
+    Poll,
+    Select,
+}
+
+impl From<PollerName> for Poller {
+    fn from(name: PollerName) -> Poller {
+        match name {
+            PollerName::Epoll => Poller::Epoll,
+            PollerName::Poll => Poller::Poll,
+            PollerName::Select => Poller::Select,
+        }
+    }
+}
+
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file
@@ -180,10 +203,17 @@ pub fn main() -> ExitCode {
 
 fn run(action: Action) -> u8 {
     match action {
-        Action::Serve { dir, listen, workers, model: _, control } => serve(dir, listen, workers, control),
+        Action::Serve { dir, listen, workers, model, poller, control } => {
+            let how = |config: &mut Config| {
+                config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
+                config.workers.model = Model(model);
+                config.workers.poller = poller.into();
+            };
+            serve(dir, listen, control, how)
+        }
         Action::Run(file) => begin(&file.config, false),
         Action::Start(file) => begin(&file.config, true),
-        Action::Check(file) => match config::load(&file.config) {
+        Action::Check(file) => match config::load(&file.config, MODELS) {
             Ok(_) => {
                 say(&format!("{}: the configuration is good", file.config.display()));
                 DONE
@@ -210,7 +240,7 @@ fn run(action: Action) -> u8 {
     }
 }
 
-fn serve(dir: PathBuf, listen: Vec<ListenAddress>, workers: Option<u16>, control: Option<PathBuf>) -> u8 {
+fn serve(dir: PathBuf, listen: Vec<ListenAddress>, control: Option<PathBuf>, how: impl FnOnce(&mut Config)) -> u8 {
     let root = match dir.canonicalize() {
         Ok(root) if root.is_dir() => root,
         Ok(root) => return complain(BAD_USAGE, &format!("{} is not a directory", root.display())),
@@ -218,13 +248,13 @@ fn serve(dir: PathBuf, listen: Vec<ListenAddress>, workers: Option<u16>, control
     };
     let listen = if listen.is_empty() { vec![ListenAddress::Tcp(([127, 0, 0, 1], 8080).into())] } else { listen };
     let mut config = config::serve_defaults(root, listen);
-    config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
+    how(&mut config);
     config.master.control_socket = control.and_then(|path| std::path::absolute(path).ok());
     start::begin(Wanted { config: Ok(config), file: None, daemon: false })
 }
 
 fn begin(file: &Path, daemon: bool) -> u8 {
-    let config = config::load(file).map_err(|problems| problems.to_string());
+    let config = config::load(file, MODELS).map_err(|problems| problems.to_string());
     start::begin(Wanted { config, file: Some(file), daemon })
 }
 
@@ -234,7 +264,7 @@ fn socket_of(service: &Service) -> Result<PathBuf, Problems> {
         return Ok(socket.clone());
     }
     let file = service.config.clone().unwrap_or_default();
-    let config = config::load(&file)?;
+    let config = config::load(&file, MODELS)?;
     Ok(config.master.control_socket.unwrap_or_default())
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod content;
 mod framing;
+pub(crate) mod how;
 pub(crate) mod load;
 pub(crate) mod processes;
 pub(crate) mod server;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::command::Directory;
+use super::how::How;
 use super::server::Server;
 
 /// The body of `/hello` in [`STANDARD_SITE`].
@@ -32,8 +33,9 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// This many workers, the standard site, `127.0.0.1` on any port, no access log.
+    /// This many workers, of the model and the poller of [`How`], the standard site, `127.0.0.1` on any port, no access log.
     pub(crate) fn new(workers: usize) -> Setup {
+        let how = How::here();
         let setup = Setup {
             directory: Directory::new(),
             tables: BTreeMap::new(),
@@ -49,6 +51,8 @@ impl Setup {
             .set("master", "control_socket = \"{dir}/c\"")
             .set("master", "crash_dir = \"{dir}/crash\"")
             .set("workers", &format!("count = {workers}"))
+            .set("workers", &format!("model = \"{}\"", how.model))
+            .set("workers", &format!("poller = \"{}\"", how.poller))
             .set("workers", "drain_timeout = \"10s\"")
             .set("log", "access = \"off\"")
             .set("log", "level = \"debug\"")

@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{Cache, Config, Limits, Listen};
+use phalanx_shared::config::{Cache, Config, Limits, Listen, Poller, SELECT_CONNECTIONS, SELECT_DESCRIPTORS, Workers};
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
 use phalanx_shared::ipc::{SlotId, Word};
@@ -23,9 +25,9 @@ use crate::conn::{Connection, Context, Patience};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
 use crate::http::DateCache;
-use crate::model::reactor::Reactor;
+use crate::model::Model;
 use crate::open_file::OpenFiles;
-use crate::pool::Pool;
+use crate::pool::{Manners, Pool};
 use crate::rescue::fetch::Formers;
 use crate::service::Setting;
 use crate::service::router::Router;
@@ -106,8 +108,9 @@ const IGNORED: [Signal; 8] = [
 pub fn enter(inheritance: &'static Inheritance, birth: &Birth) -> ! {
     title::set(&format!("phalanx: worker {} (incarnation {})", inheritance.slot.0, birth.incarnation.0));
     log::set_name(&format!("worker {}", inheritance.slot.0));
-    let code = match boot(inheritance, birth) {
-        Ok(reactor) => reactor.run(),
+    let served = boot(inheritance, birth).and_then(|booted| (booted.model.serve)(booted));
+    let code = match served {
+        Ok(code) => code,
         Err(why) => {
             error!("cannot boot: {why}");
             let word = Word::Failed(why.chars().take(1000).collect());
@@ -119,7 +122,21 @@ pub fn enter(inheritance: &'static Inheritance, birth: &Birth) -> ! {
     process::exit_now(code)
 }
 
-fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, String> {
+/// A worker that has taken over what there was to take over, before its model begins to serve.
+pub(crate) struct Booted {
+    pub(crate) model: &'static Model,
+    pub(crate) cx: Context,
+    pub(crate) duty: Duty,
+    pub(crate) formers: Formers,
+    pub(crate) inheritance: &'static Inheritance,
+    pub(crate) workers: Workers,
+    /// Connections of the dead, each to go on where it stood.
+    pub(crate) connections: Vec<Connection>,
+    /// Nobody else serves: there is nothing to wait for.
+    pub(crate) serve_at_once: bool,
+}
+
+fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, String> {
     let ledger = &inheritance.ledger;
     let lane = ledger.lane(birth.lane);
     in_handler::install_panic_hook();
@@ -146,6 +163,9 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
     let formers = Formers::new(&inheritance.formers, birth.incarnation, &birth.alive);
     formers.finish_moves(ledger);
     let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
+    if config.workers.poller == Poller::Select {
+        bound_descriptors(SELECT_DESCRIPTORS);
+    }
     // The sweep comes before the router: what that opens is this worker's own.
     let mut swept = Vec::new();
     let mut cx = context(inheritance, birth, &config)?;
@@ -157,20 +177,17 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Reactor, Str
             swept.extend(rescue::sweep::unrecorded(&mut cx, lane, inheritance));
         }
     }
-    cx.router = Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?;
+    cx.router = Arc::new(Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?);
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
+    let model = Model::named(&config.workers.model.0)
+        .ok_or_else(|| format!("this program has no model {:?}", config.workers.model.0))?;
+    (model.equip)(&mut cx, &config.workers)?;
     let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;
-    let mut reactor =
-        Reactor::new(cx, duty, formers, inheritance, &config.workers).map_err(|error| format!("epoll: {error}"))?;
-    reactor.adopt(connections);
-    if birth.serve_at_once {
-        reactor.begin_to_serve();
-    }
-    reactor.ready();
-    Ok(reactor)
+    let serve_at_once = birth.serve_at_once;
+    Ok(Booted { model, cx, duty, formers, inheritance, workers: config.workers, connections, serve_at_once })
 }
 
 fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
@@ -187,8 +204,14 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         lane,
         stats: lane.stats(),
         buffers: Buffers::new(&inheritance.ledger, birth.lane),
-        router: Router::new(&nothing, &setting).map_err(|error| with_cause(&error))?,
-        pool: Pool::new(config.workers.io_threads.into()),
+        router: Arc::new(Router::new(&nothing, &setting).map_err(|error| with_cause(&error))?),
+        pool: Pool::new(Manners {
+            name: "phalanx-io",
+            threads: config.workers.io_threads.into(),
+            queue: MAX_QUEUED,
+            short: false,
+        }),
+        handlers: None,
         listens: listens(config),
         clients: inheritance.clients,
         setting,
@@ -204,6 +227,9 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
     })
 }
 
+/// Jobs that wait for a disk or a compressor; with more, requests are refused. Each may hold a file open and a buffer.
+const MAX_QUEUED: usize = 1024;
+
 /// Descriptors that connections leave to the slot's own needs and to files, where there are many.
 const SPARE_DESCRIPTORS: usize = 512;
 
@@ -212,12 +238,25 @@ const SPARE_DESCRIPTORS: usize = 512;
 fn within_descriptors(config: &Config, descriptors: usize) -> (Limits, Cache) {
     let (mut limits, mut cache) = (config.limits.clone(), config.cache.clone());
     // A quarter, and those that are being turned away.
-    let spare = (descriptors / 4 + 64).min(SPARE_DESCRIPTORS);
+    let mut spare = (descriptors / 4 + 64).min(SPARE_DESCRIPTORS);
+    let mut descriptors = descriptors;
+    if config.workers.poller == Poller::Select {
+        descriptors = descriptors.min(SELECT_DESCRIPTORS);
+        spare = spare.min(SELECT_DESCRIPTORS - SELECT_CONNECTIONS as usize);
+    }
     let room = descriptors.saturating_sub(spare).max(1);
     limits.connections = limits.connections.min(u32::try_from(room).unwrap_or(u32::MAX));
     let files = u32::try_from(descriptors / 16).unwrap_or(u32::MAX).max(1);
     cache.open_files = cache.open_files.min(files);
     (limits, cache)
+}
+
+/// Has no descriptor of this process come beyond `most`: who would be accepted there is turned away as when there are none left.
+fn bound_descriptors(most: usize) {
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(most as u64, |(_, hard)| hard);
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard.min(most as u64), hard) {
+        warn!("bound the number of descriptors: {error}");
+    }
 }
 
 /// By seat.

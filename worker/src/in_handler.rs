@@ -8,12 +8,13 @@ use phalanx_shared::error;
 
 thread_local!(static INSIDE: Cell<bool> = const { Cell::new(false) });
 
-pub(crate) fn enter() {
-    INSIDE.set(true);
+/// Returns what [`leave`] is to be told: a handler may run inside another's job.
+pub(crate) fn enter() -> bool {
+    INSIDE.replace(true)
 }
 
-pub(crate) fn leave() {
-    INSIDE.set(false);
+pub(crate) fn leave(before: bool) {
+    INSIDE.set(before);
 }
 
 /// Makes panics behave so, from now on, in this process.

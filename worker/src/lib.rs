@@ -6,11 +6,14 @@ mod crash_point;
 mod duty;
 pub mod enter;
 mod event;
+mod event_loop;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod http;
 mod in_handler;
+mod main_loop;
 mod model;
+pub use model::NAMES as MODELS;
 mod open_file;
 mod pool;
 pub mod proxy_protocol;

@@ -113,7 +113,9 @@ impl Supervisor {
     fn read_file(&self) -> Result<Box<Config>, String> {
         match &self.premises.file {
             None => Err("there is no configuration file to reload: this is `phalanx serve`".to_owned()),
-            Some(file) => config::load(file).map(Box::new).map_err(|problems| problems.to_string()),
+            Some(file) => {
+                config::load(file, phalanx_worker::MODELS).map(Box::new).map_err(|problems| problems.to_string())
+            }
         }
     }
 

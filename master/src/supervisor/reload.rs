@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use phalanx_shared::config::{Config, Count, Workers, differences};
+use phalanx_shared::config::{Config, Count, Poller, Workers, differences};
 use phalanx_shared::ipc::{Generation, ToWorker};
 
 use super::event::Action;
@@ -109,6 +109,11 @@ impl Roster {
             ("log.access", old.log.access != new.log.access),
             ("log.error", old.log.error != new.log.error),
             ("limits.connections (upwards)", old.limits.connections < new.limits.connections),
+            // Connections may have numbers by now that select cannot watch.
+            (
+                "workers.poller (to select)",
+                old.workers.poller != new.workers.poller && new.workers.poller == Poller::Select,
+            ),
         ];
         Fixed::of(old).check_keys(&Fixed::of(new), &more)
     }

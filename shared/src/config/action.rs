@@ -2,10 +2,12 @@
 
 mod files;
 
-use super::bounds::STATUS;
+use std::time::Duration;
+
+use super::bounds::{EFFORT, STATUS};
 use super::entry::{Choices, Entry};
 use super::headers::header_value;
-use super::resolved::{Action, Fault, FaultKind, Health};
+use super::resolved::{Action, Effort, Fault, FaultKind, Health};
 use super::site::Faults;
 use super::table::Table;
 use super::written::{REDIRECT, RESPOND};
@@ -24,11 +26,8 @@ const fn pooled(kind: FaultKind) -> Fault {
     Fault { kind, pooled: true }
 }
 
-const HEALTH: Choices<Health> = Choices {
-    what: "kind of health",
-    known: &[("readiness", Health::Readiness), ("liveness", Health::Liveness)],
-    planned: &[],
-};
+const HEALTH: Choices<Health> =
+    Choices { what: "kind of health", known: &[("readiness", Health::Readiness), ("liveness", Health::Liveness)] };
 
 const FAULTS: Choices<Fault> = Choices {
     what: "fault",
@@ -52,7 +51,6 @@ const FAULTS: Choices<Fault> = Choices {
         ("pooled-deadlock", pooled(FaultKind::Deadlock)),
         ("pooled-read", pooled(FaultKind::Read)),
     ],
-    planned: &[],
 };
 
 /// The first action of the route that is written and sound.
@@ -69,8 +67,11 @@ fn respond(mut table: Table<'_>) -> Action {
     let status = table.number("status", 200, &STATUS);
     let body = table.entry("body").and_then(|entry| body(&entry, status)).unwrap_or_default();
     let content_type = table.entry("type").and_then(|entry| header_value(&entry, "a media type"));
+    let mut time = |key| table.duration_within(key, Duration::ZERO, &EFFORT);
+    let effort = Effort { work: time("work"), wait: time("wait") };
     table.finish();
-    Action::Respond { status, body, content_type: content_type.unwrap_or_else(|| "text/plain".to_owned()) }
+    let content_type = content_type.unwrap_or_else(|| "text/plain".to_owned());
+    Action::Respond { status, body, content_type, effort }
 }
 
 fn body(entry: &Entry<'_>, status: u16) -> Option<String> {

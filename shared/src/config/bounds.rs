@@ -33,6 +33,12 @@ pub(super) const CONNECTIONS_PER_CLIENT: Bounds = plain(0, 1_000_000, "0 means a
 /// `limits.requests_per_connection`: TOML has no larger whole number.
 pub(super) const REQUESTS_PER_CONNECTION: Bounds =
     plain(0, i64::MAX as u64, "0 means that no connection is closed for it");
+/// `workers.threads`.
+pub(super) const THREADS: Bounds = plain(1, 16_384, "each has a stack, and a process may have no more than so many");
+/// `workers.loops`.
+pub(super) const LOOPS: Bounds = plain(1, 64, "more loops than processors only take turns");
+/// `workers.queue`.
+pub(super) const QUEUE: Bounds = plain(1, 65_536, "who waits behind so many has gone by then");
 /// `workers.io_threads`.
 pub(super) const IO_THREADS: Bounds = plain(1, 64, "a disk serves a few reads at once, and every worker has as many");
 /// `cache.open_files`.
@@ -55,6 +61,8 @@ pub(super) const AGE: Bounds = time(0, 10 * 365 * DAY, "0s means that no worker 
 pub(super) const TRIAL: Bounds = time(0, DAY, "0s means that it is not tried, and nobody waits longer than a day");
 /// How long a request may be worked on, in milliseconds.
 pub(super) const REQUEST_TIME: Bounds = time(0, DAY, "0s means that a request may take any time");
+/// What a `respond` route costs, in milliseconds.
+pub(super) const EFFORT: Bounds = time(0, 60 * 1000, "0s means nothing, and what takes longer is a fault route");
 /// How long a stop is announced, in milliseconds.
 pub(super) const UNREADY: Bounds = time(0, DAY / 24, "0s means that a stop begins at once");
 /// `workers.give_up_after`.

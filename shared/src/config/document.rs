@@ -16,12 +16,12 @@ use super::{limits, log, master, site, workers};
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// See [`super::parse`].
-pub(super) fn parse(text: &str, origin: &Path) -> Result<Config, Problems> {
+pub(super) fn parse(text: &str, origin: &Path, models: &[&str]) -> Result<Config, Problems> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(text, origin);
     match Document::parse(text) {
         Ok(document) => {
-            let config = complete(&source, document.as_table());
+            let config = complete(&source, document.as_table(), models);
             if source.is_sound() { Ok(config) } else { Err(source.into_problems()) }
         }
         Err(error) => {
@@ -43,17 +43,17 @@ pub(super) fn control_socket(text: &str, origin: &Path) -> Option<PathBuf> {
     };
     let source = Source::new(sound, origin);
     let document = Document::parse(sound).ok()?;
-    complete(&source, document.as_table()).master.control_socket
+    complete(&source, document.as_table(), &[]).master.control_socket
 }
 
 /// What an empty file would say, without listeners and sites.
 pub(super) fn defaults() -> Config {
-    read(&mut Table::new(&Source::new("", Path::new("/")), &ROOT, None, 0))
+    read(&mut Table::new(&Source::new("", Path::new("/")), &ROOT, None, 0), &[])
 }
 
-fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike) -> Config {
+fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, models: &[&str]) -> Config {
     let mut root = Table::new(source, &ROOT, Some(document), 0);
-    let config = read(&mut root);
+    let config = read(&mut root, models);
     if !root.has("listen") {
         root.refuse("no [[listen]]: there is no address to serve", "add [[listen]] with address = \"127.0.0.1:8080\"");
     }
@@ -70,14 +70,14 @@ fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike) -> Config {
     config
 }
 
-fn read(root: &mut Table<'_>) -> Config {
-    let workers = workers::workers(root.table("workers", &WORKERS));
+fn read(root: &mut Table<'_>, models: &[&str]) -> Config {
+    let workers = workers::workers(root.table("workers", &WORKERS), models);
     Config {
         master: master::master(root.table("master", &MASTER)),
         canary: workers::canary(root.table("canary", &CANARY)),
         rescue: workers::rescue(root.table("rescue", &RESCUE)),
         quarantine: workers::quarantine(root.table("quarantine", &QUARANTINE)),
-        limits: limits::limits(root.table("limits", &LIMITS)),
+        limits: limits::limits(root.table("limits", &LIMITS), workers.poller),
         timeouts: limits::timeouts(root.table("timeouts", &TIMEOUTS)),
         cache: limits::cache(root.table("cache", &CACHE)),
         listen: listen::listeners(root.tables("listen", &LISTEN)),

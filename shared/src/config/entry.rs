@@ -38,8 +38,6 @@ pub(super) struct Choices<T: 'static> {
     pub(super) what: &'static str,
     /// At least one.
     pub(super) known: &'static [(&'static str, T)],
-    /// Words that have a meaning in a later version.
-    pub(super) planned: &'static [&'static str],
 }
 
 impl<'a> Entry<'a> {
@@ -120,9 +118,19 @@ impl<'a> Entry<'a> {
         let word = self.text(&one_of(words.clone()))?;
         let known = choices.known.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning);
         if known.is_none() {
-            self.refuse_word(word, choices.what, choices.planned, words);
+            self.refuse_word(word, choices.what, words);
         }
         known
+    }
+
+    /// One of `words`, which are `what`.
+    pub(super) fn word(&self, what: &str, words: &[&str]) -> Option<String> {
+        let word = self.text(&one_of(words.iter().copied()))?;
+        if !words.contains(&word) {
+            self.refuse_word(word, what, words.iter().copied());
+            return None;
+        }
+        Some(word.to_owned())
     }
 
     /// The value if it is there, or a report that something else is.
@@ -134,12 +142,7 @@ impl<'a> Entry<'a> {
         value
     }
 
-    fn refuse_word<'w>(&self, word: &str, what: &str, planned: &[&str], words: impl Iterator<Item = &'w str> + Clone) {
-        if planned.contains(&word) {
-            let use_instead = one_of(words);
-            let text = format!("{what} `{word}` is not yet available; use {use_instead}");
-            return self.refuse(text, format!("write {} = {use_instead}", self.key.name));
-        }
+    fn refuse_word<'w>(&self, word: &str, what: &str, words: impl Iterator<Item = &'w str> + Clone) {
         let hint = match nearest(word, words.clone()) {
             Some(meant) => format!("did you mean \"{meant}\"?"),
             None => format!("use {}", one_of(words)),

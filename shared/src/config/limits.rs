@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::bounds::{CONNECTIONS, CONNECTIONS_PER_CLIENT, HEAD, OPEN_FILES, RATE, REQUESTS_PER_CONNECTION, SIZE};
-use super::resolved::{Cache, Limits, Timeouts};
+use super::resolved::{Cache, Limits, Poller, SELECT_CONNECTIONS, Timeouts};
 use super::table::Table;
 use super::units::show_size;
 
-pub(super) fn limits(mut table: Table<'_>) -> Limits {
+pub(super) fn limits(mut table: Table<'_>, poller: Poller) -> Limits {
     let limits = Limits {
         head: table.size("head", 8 << 10, &HEAD),
         body: table.size("body", 1 << 20, &SIZE),
@@ -15,6 +15,14 @@ pub(super) fn limits(mut table: Table<'_>) -> Limits {
         connections_per_client: table.number("connections_per_client", 0, &CONNECTIONS_PER_CLIENT),
         requests_per_connection: table.number("requests_per_connection", 0, &REQUESTS_PER_CONNECTION),
     };
+    // What nobody asked for is cut without a word, as where a process may have few descriptors.
+    if poller == Poller::Select && limits.connections > SELECT_CONNECTIONS && table.has("connections") {
+        let text = format!(
+            "limits.connections: {} is more than {SELECT_CONNECTIONS}, which is what workers.poller = \"select\" has room for",
+            limits.connections
+        );
+        table.refuse_key("connections", text, "write poller = \"epoll\", or fewer connections");
+    }
     table.finish();
     limits
 }

@@ -9,12 +9,11 @@ use super::resolved::{Format, Level, Log, Sink};
 use super::table::Table;
 
 const FORMATS: Choices<Format> =
-    Choices { what: "format", known: &[("combined", Format::Combined), ("json", Format::Json)], planned: &[] };
+    Choices { what: "format", known: &[("combined", Format::Combined), ("json", Format::Json)] };
 
 const LEVELS: Choices<Level> = Choices {
     what: "level",
     known: &[("error", Level::Error), ("warn", Level::Warn), ("info", Level::Info), ("debug", Level::Debug)],
-    planned: &[],
 };
 
 /// The sinks that are no files.

@@ -44,22 +44,23 @@ pub use listen::parse_listen;
 pub use problem::{Place, Problem, Problems};
 pub use resolved::*;
 
-/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8.
+/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8. `models` are the names of the
+/// models that the program has.
 ///
 /// # Errors
 /// Every problem of the file, in the order of its lines; or the one reason why it cannot be read.
-pub fn load(path: &Path) -> Result<Config, Problems> {
+pub fn load(path: &Path, models: &[&str]) -> Result<Config, Problems> {
     let text = file::read(path).map_err(|problem| Problems(vec![problem]))?;
-    parse(&text, path)
+    parse(&text, path, models)
 }
 
 /// Checks the configuration `text`, which was written in the file `origin`: problems name that file, and relative paths
-/// are taken from its directory. The file itself is not touched.
+/// are taken from its directory. The file itself is not touched. `models` as in [`load`].
 ///
 /// # Errors
 /// Every problem of the text, in the order of its lines.
-pub fn parse(text: &str, origin: &Path) -> Result<Config, Problems> {
-    document::parse(text, origin)
+pub fn parse(text: &str, origin: &Path, models: &[&str]) -> Result<Config, Problems> {
+    document::parse(text, origin, models)
 }
 
 /// The control socket that the file at `path` names, whatever else is wrong with it: a running service can be asked all the

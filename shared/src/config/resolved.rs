@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use listen::first_bits;
 pub use listen::{Listen, ListenAddress, MOST_LISTENERS, Network, Trusted};
-pub use site::{Action, Fault, FaultKind, FilesAction, Health, Rate, Route, RoutePath, Site};
+pub use site::{Action, Effort, Fault, FaultKind, FilesAction, Health, Rate, Route, RoutePath, Site};
 
 /// A whole configuration, checked. Serialised to JSON, it is the blueprint that a worker boots from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,6 +96,12 @@ pub struct Workers {
     pub give_up_after: u32,
     /// What a worker does when it finds the master gone.
     pub on_master_death: OnMasterDeath,
+    /// Threads that run handlers, or that have a connection each, or processes that do, 1 to 16384; none: as the model chooses.
+    pub threads: Option<u32>,
+    /// Event loops of a worker that has several, 1 to 64.
+    pub loops: u16,
+    /// Requests that may wait for a thread that runs handlers, 1 to 65536; with more, one is answered 503.
+    pub queue: u32,
     /// Threads of a worker that do what may block, such as reads from a cold disk and compression; 1 to 64.
     pub io_threads: u16,
     /// Whether there may be [`Action::Fault`] routes.
@@ -111,18 +117,34 @@ pub enum Count {
     Fixed(u16),
 }
 
-/// How a worker turns events into answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Model {
-    /// One event loop per worker: accept, read, answer, write.
-    Reactor,
+/// How a worker turns events into answers: the name of one of the models that the program has, which the reader of a
+/// configuration is told and this crate does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model(pub String);
+
+impl Default for Model {
+    /// One event loop per worker.
+    fn default() -> Model {
+        Model("reactor".to_owned())
+    }
 }
+
+/// Descriptors that select(2) can watch (FD_SETSIZE).
+pub const SELECT_DESCRIPTORS: usize = 1024;
+
+/// The most connections of a slot whose workers wait by select(2): the rest of the descriptors is left to the slot's own needs and
+/// to files.
+pub const SELECT_CONNECTIONS: u32 = 900;
 
 /// How a worker waits for events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Poller {
     /// epoll(7).
     Epoll,
+    /// poll(2).
+    Poll,
+    /// select(2), for descriptors below [`SELECT_DESCRIPTORS`].
+    Select,
 }
 
 /// What a worker does when it finds the master gone.

@@ -84,6 +84,12 @@ impl<'a> Table<'a> {
         number.unwrap_or(default)
     }
 
+    /// A number that has no default of its own.
+    pub(super) fn optional_number<T: TryFrom<u64>>(&mut self, name: &'static str, bounds: &Bounds) -> Option<T> {
+        let entry = self.entry(name)?;
+        entry.check(bounds.check(entry.number()?))
+    }
+
     /// A string with a unit, or the number 0.
     pub(super) fn size<T: TryFrom<u64>>(&mut self, name: &'static str, default: T, bounds: &Bounds) -> T {
         let size = self.entry(name).and_then(|entry| {
@@ -110,6 +116,11 @@ impl<'a> Table<'a> {
 
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, default: T, choices: &Choices<T>) -> T {
         self.entry(name).and_then(|entry| entry.choice(choices)).unwrap_or(default)
+    }
+
+    /// One of `words`, which are `what`.
+    pub(super) fn word(&mut self, name: &'static str, what: &str, words: &[&str]) -> Option<String> {
+        self.entry(name)?.word(what, words)
     }
 
     /// A path, made absolute.

@@ -3,32 +3,25 @@
 use std::time::Duration;
 
 use super::bounds::{
-    AGE, ATTEMPTS, COUNT, CRASHES, DEATHS, FACTOR, IO_THREADS, OLD_GENERATIONS, PERCENT, REQUEST_TIME, REQUESTS, SIZE,
-    TRIAL, UNREADY,
+    AGE, ATTEMPTS, COUNT, CRASHES, DEATHS, FACTOR, IO_THREADS, LOOPS, OLD_GENERATIONS, PERCENT, QUEUE, REQUEST_TIME,
+    REQUESTS, SIZE, THREADS, TRIAL, UNREADY,
 };
 use super::entry::{Choices, Entry};
 use super::resolved::{Canary, Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
 use super::table::Table;
 
-const MODELS: Choices<Model> = Choices {
-    what: "model",
-    known: &[("reactor", Model::Reactor)],
-    planned: &["reactor-pool", "multi-reactor", "thread", "process", "sync", "coroutine", "uring"],
-};
-
 const POLLERS: Choices<Poller> =
-    Choices { what: "poller", known: &[("epoll", Poller::Epoll)], planned: &["poll", "select"] };
+    Choices { what: "poller", known: &[("epoll", Poller::Epoll), ("poll", Poller::Poll), ("select", Poller::Select)] };
 
 const ON_MASTER_DEATH: Choices<OnMasterDeath> = Choices {
     what: "answer to the master's death",
     known: &[("drain", OnMasterDeath::Drain), ("exit", OnMasterDeath::Exit)],
-    planned: &[],
 };
 
-pub(super) fn workers(mut table: Table<'_>) -> Workers {
+pub(super) fn workers(mut table: Table<'_>, models: &[&str]) -> Workers {
     let workers = Workers {
         count: table.entry("count").and_then(|entry| count(&entry)).unwrap_or(Count::Auto),
-        model: table.choice("model", Model::Reactor, &MODELS),
+        model: table.word("model", "model", models).map_or_else(Model::default, Model),
         poller: table.choice("poller", Poller::Epoll, &POLLERS),
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
@@ -43,6 +36,9 @@ pub(super) fn workers(mut table: Table<'_>) -> Workers {
         hard_memory: table.size("hard_memory", 0, &SIZE),
         give_up_after: table.number("give_up_after", 0, &DEATHS),
         on_master_death: table.choice("on_master_death", OnMasterDeath::Drain, &ON_MASTER_DEATH),
+        threads: table.optional_number("threads", &THREADS),
+        loops: table.number("loops", 2, &LOOPS),
+        queue: table.number("queue", 1024, &QUEUE),
         io_threads: table.number("io_threads", 4, &IO_THREADS),
         allow_faults: table.flag("allow_faults", false),
     };

@@ -101,6 +101,9 @@ pub(super) static WORKERS: Schema = Schema {
         key("count", "the number of slots; \"auto\" is one for each processor it may use"),
         key("model", "how a worker turns events into answers"),
         key("poller", "how a worker waits for events"),
+        key("threads", "threads that run handlers, or have a connection each"),
+        key("loops", "event loops of a worker that has several"),
+        key("queue", "requests that may wait for a thread"),
         key("boot_timeout", "how long a worker may take from its clone until it is ready"),
         key("hang_timeout", "how long a worker's loop may stay silent before the worker is killed and replaced"),
         key(
@@ -281,6 +284,8 @@ pub(super) static RESPOND: Schema = Schema {
         key("status", "the status of the answer"),
         key("body", "the text of the answer"),
         key("type", "the answer's Content-Type"),
+        key("work", "time on a processor before the answer, to compare models by"),
+        key("wait", "time asleep before the answer, to compare models by"),
     ],
     planned: &[],
 };

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use phalanx_shared::clients::{Client, Clients, Verdict};
 use phalanx_shared::clock::{Clock, since_boot};
@@ -47,9 +48,11 @@ pub struct Context {
     /// What services have from the worker.
     pub setting: Setting,
     /// What answers.
-    pub router: Router,
+    pub router: Arc<Router>,
     /// Does what may block.
     pub pool: Pool,
+    /// Runs handlers; none: the loop does.
+    pub handlers: Option<Pool>,
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
@@ -94,6 +97,16 @@ pub(super) fn client_of(listens: &[Option<Listen>], record: &Record, head: &Head
 }
 
 impl Context {
+    /// The pools that its connections have things done by.
+    pub fn pools(&self) -> impl Iterator<Item = &Pool> {
+        [&self.pool].into_iter().chain(&self.handlers)
+    }
+
+    /// See [`Context::pools`].
+    pub fn pools_mut(&mut self) -> impl Iterator<Item = &mut Pool> {
+        [&mut self.pool].into_iter().chain(&mut self.handlers)
+    }
+
     /// Whether connections of a listener begin with the word of a proxy.
     pub fn speaks_for_proxy(&self, seat: u8) -> bool {
         self.listen(seat).is_some_and(|listen| listen.proxy_protocol)

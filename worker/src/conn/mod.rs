@@ -4,6 +4,7 @@
 //! meaning of bytes to `http`, answers to `service`, waiting to `event`.
 
 pub mod buffers;
+mod call;
 pub mod context;
 mod input;
 mod output;
@@ -31,7 +32,7 @@ use phalanx_shared::sys::table::{self, borrow};
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
 use crate::event::timers::{Span, Tick};
-use crate::pool::{Done, Job, Ticket};
+use crate::pool::{Done, Failure, Job, Ticket};
 pub use context::Context;
 use output::Output;
 use upload::Upload;
@@ -109,6 +110,8 @@ impl Patience {
 /// A thread of the pool works for the connection.
 struct Waiting {
     ticket: Ticket,
+    /// It is one of the handlers'.
+    is_handler: bool,
     why: Why,
 }
 
@@ -117,6 +120,8 @@ enum Why {
     /// The handler of the request that ends at this stream position goes on with it. The request is not on record meanwhile:
     /// whoever takes over begins with it anew, however often that happens.
     Answer(u64),
+    /// It is the answer to the request that ends at this stream position, which is on record as in its handler.
+    Call(u64),
     /// It is, or makes ready, what is to be sent next.
     Output,
     /// The response on record as this entry, broken off by a death, can be made again.
@@ -261,6 +266,7 @@ impl Connection {
                 crash_point::pass(Point::AfterPool);
                 match waiting.why {
                     Why::Answer(request_end) => self.answer_arrived(cx, request_end, done),
+                    Why::Call(request_end) => self.call_arrived(cx, request_end, done),
                     Why::Output => self.output_arrived(cx, done),
                     Why::Resume(entry) => self.resume_arrived(cx, &entry, done),
                 }
@@ -356,7 +362,10 @@ impl Connection {
         // Its peer may have read answers that the end of the batch never came to count.
         self.retire_sent(cx);
         if let Some(waiting) = self.waiting.take() {
-            cx.pool.forget(waiting.ticket);
+            match (waiting.is_handler, &mut cx.handlers) {
+                (true, Some(handlers)) => handlers.forget(waiting.ticket),
+                _ => cx.pool.forget(waiting.ticket),
+            }
         }
         drop(self.output.take());
         if let Some(buffer) = self.buffer.take() {
@@ -439,16 +448,19 @@ impl Connection {
 
     /// Has a job done; what follows is [`Connection::arrived`].
     fn wait_for(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
-        match cx.pool.submit(self.fd, job) {
+        let is_handler = job.is_handler();
+        let pool = if is_handler { cx.handlers.as_mut().unwrap_or(&mut cx.pool) } else { &mut cx.pool };
+        match pool.submit(self.fd, job) {
             Ok(ticket) => {
-                self.waiting = Some(Box::new(Waiting { ticket, why }));
+                self.waiting = Some(Box::new(Waiting { ticket, is_handler, why }));
                 Fate::Stay
             }
             // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.
-            Err(job) => match (why, job.run()) {
-                (Why::Answer(request_end), done) => self.answer_arrived(cx, request_end, done),
-                (Why::Output, done) => self.fetched_here(cx, done),
-                (Why::Resume(entry), done) => self.resume_arrived(cx, &entry, done),
+            Err(job) => match why {
+                Why::Call(request_end) => self.call_arrived(cx, request_end, Err(Failure::Refused)),
+                Why::Answer(request_end) => self.answer_arrived(cx, request_end, job.run()),
+                Why::Output => self.fetched_here(cx, job.run()),
+                Why::Resume(entry) => self.resume_arrived(cx, &entry, job.run()),
             },
         }
     }

@@ -2,7 +2,7 @@
 //! batch has left, its requests are taken off the record and counted.
 
 use std::io::IoSlice;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
@@ -298,6 +298,6 @@ impl Connection {
 }
 
 /// The bytes of a kept reply's body from `at` on.
-pub(super) fn rest_of(prepared: &Rc<Prepared>, at: usize) -> &[u8] {
+pub(super) fn rest_of(prepared: &Arc<Prepared>, at: usize) -> &[u8] {
     prepared.body().get(at..).unwrap_or(&[])
 }

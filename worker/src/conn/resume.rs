@@ -3,6 +3,7 @@
 
 use phalanx_shared::ledger::response::Entry;
 
+use super::call::{Answered, Call};
 use super::context::client_of;
 use super::output::Output;
 use super::serve::{STREAMED, Turnout, run_handler};
@@ -96,6 +97,13 @@ impl Connection {
         let refused = (entry.kind.status == 429).then(|| cx.router.limit_of(&head)).flatten();
         let reply = match refused {
             Some(limit) => limit.refusal(),
+            None if cx.handlers.is_some() => {
+                let bytes = self.unanswered(self.record.start());
+                return match done {
+                    None => Again::Later(Call::new(cx, &head, bytes, entry.date, entry.kind.last).into_job()),
+                    Some(done) => called_again(done, entry),
+                };
+            }
             None => match run_handler(&cx.router, &head, entry.date, done, cx.unready) {
                 Turnout::Reply(reply) => reply,
                 Turnout::Later(job) => return Again::Later(job),
@@ -121,6 +129,17 @@ impl Connection {
         let date = cx.date.text(entry.date);
         let envelope = Envelope { date, minor_version: 1, keep_alive: !entry.kind.last, head_only };
         remake(Reply::error(entry.kind.status), &envelope, entry)
+    }
+}
+
+/// What a handler that ran elsewhere made again.
+fn called_again(done: Done, entry: &Entry) -> Again {
+    match done.map(|done| done.downcast::<Answered>()) {
+        Ok(Ok(answered)) if answered.validator != 0 && answered.validator == entry.validator => {
+            let Answered { bytes, tail, chunked, .. } = *answered;
+            Again::Made(whole(bytes, tail, chunked))
+        }
+        _ => Again::Other,
     }
 }
 

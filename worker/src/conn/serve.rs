@@ -3,22 +3,23 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use phalanx_shared::config::Fault;
+use phalanx_shared::config::{Effort, Fault, Listen};
 use phalanx_shared::ledger::record::{Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
 
+use super::call::{Answered, Call};
 use super::context::{address_of, client_of};
 use super::output::Output;
 use super::{Connection, Context, Fate, Why};
-use crate::access_log::Outcome;
+use crate::access_log::{AccessLog, Outcome};
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::{Response, Tail};
-use crate::http::{Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
+use crate::http::{DateCache, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
 use crate::pool::{Done, Failure, Job};
-use crate::service::{Answer, Router, fault};
+use crate::service::{Answer, Router, effort, fault};
 
 /// The end on record of a response whose length nobody knows yet.
 pub(super) const STREAMED: u64 = u64::MAX;
@@ -44,14 +45,21 @@ pub(super) struct Batch {
     record: Record,
 }
 
+/// What of the worker writing an answer down takes.
+struct Pen<'a> {
+    log: &'a mut AccessLog,
+    date: &'a mut DateCache,
+    listens: &'a [Option<Listen>],
+}
+
 /// What taking one request did.
 pub(super) enum Step {
     /// A response was added; the connection goes on.
     Answered,
     /// A response was added that is the connection's last.
     Last,
-    /// The handler of the request that ends there waits for this; none: it has to start again once what stands before it has left.
-    Later(Option<(Job, u64)>),
+    /// The request waits for this; none: it has to start again once what stands before it has left.
+    Later(Option<(Job, Why)>),
     /// There is no complete request: more of a head is needed.
     NeedsHead,
     /// … more of a body.
@@ -88,7 +96,7 @@ impl Connection {
         }
         match step {
             Step::Last => self.linger(),
-            Step::Later(Some((job, request_end))) => self.wait_for(cx, job, Why::Answer(request_end)),
+            Step::Later(Some((job, why))) => self.wait_for(cx, job, why),
             Step::Later(None) => Fate::GoOn,
             Step::Upload if wrote_something => Fate::GoOn,
             Step::Upload => self.begin_upload(cx),
@@ -115,7 +123,18 @@ impl Connection {
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
         let mut scratch = HeaderScratch::new();
         let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
-            Ok(Progress::Done(head)) => batch.answer(cx, &head, request_end, Some(done)),
+            Ok(Progress::Done(head)) => batch.answer(cx, &head, self.head_bytes(), request_end, Some(done)),
+            _ => return Fate::Close,
+        };
+        self.conclude(cx, batch, step)
+    }
+
+    /// A handler that ran elsewhere has answered the request in front.
+    pub(super) fn call_arrived(&mut self, cx: &mut Context, request_end: u64, done: Done) -> Fate {
+        let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
+        let mut scratch = HeaderScratch::new();
+        let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
+            Ok(Progress::Done(head)) => batch.answered(cx, &head, request_end, done),
             _ => return Fate::Close,
         };
         self.conclude(cx, batch, step)
@@ -123,9 +142,9 @@ impl Connection {
 
     /// Ends a batch of one response, and goes on with what comes after it.
     pub(super) fn conclude(&mut self, cx: &mut Context, batch: Batch, step: Step) -> Fate {
-        if let Step::Later(Some((job, request_end))) = step {
+        if let Step::Later(Some((job, why))) = step {
             cx.out = batch.out;
-            return self.wait_for(cx, job, Why::Answer(request_end));
+            return self.wait_for(cx, job, why);
         }
         self.upload = None;
         match self.end_batch(cx, batch) {
@@ -189,14 +208,14 @@ impl Connection {
             Err(refusal) => return batch.refuse(cx, refusal.status, None),
         };
         match extent(&head, data, cx.limits.body) {
-            Ok(Extent::Complete(len)) => batch.answer(cx, &head, batch.position + len as u64, None),
+            Ok(Extent::Complete(len)) => batch.answer(cx, &head, data, batch.position + len as u64, None),
             Ok(Extent::Partial { fits }) => {
                 // What was sent the peer belongs to the request at the front.
                 let continued = self.record.state().continued && batch.position == self.record.start();
                 if head.expect_continue && !continued {
                     if !cx.router.wants_body(&head) {
                         // Whether the peer sends it all the same cannot be known: the connection ends with the answer.
-                        return batch.answer_last(cx, &head, self.record.consumed());
+                        return batch.answer_last(cx, &head, data, self.record.consumed());
                     }
                     batch.interim();
                 }
@@ -233,24 +252,30 @@ fn extent(head: &Head<'_>, data: &[u8], limit: u64) -> Result<Extent, Refusal> {
 
 impl Batch {
     /// The same as the connection's last answer, before the request's body has come.
-    fn answer_last(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64) -> Step {
+    fn answer_last(&mut self, cx: &mut Context, head: &Head<'_>, bytes: &[u8], request_end: u64) -> Step {
         let head = Head { keep_alive: false, ..*head };
-        match self.answer(cx, &head, request_end, None) {
+        match self.answer(cx, &head, bytes, request_end, None) {
             // Only an answer about a body that nobody wants: none that takes long.
-            Step::Later(Some(_)) => self.refuse(cx, 417, Some(&head)),
+            Step::Later(Some((_, Why::Answer(_)))) => self.refuse(cx, 417, Some(&head)),
             step => step,
         }
     }
 
-    /// Has a complete request answered and adds the answer. `done` is what its handler has waited for.
-    pub(super) fn answer(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Option<Done>) -> Step {
+    /// Has a complete request answered and adds the answer. `bytes` begin with its head, `done` is what its handler has waited for.
+    pub(super) fn answer(
+        &mut self,
+        cx: &mut Context,
+        head: &Head<'_>,
+        bytes: &[u8],
+        request_end: u64,
+        done: Option<Done>,
+    ) -> Step {
         crash_point::pass(Point::BeforeHandler);
         let most = cx.limits.requests_per_connection;
         let last = !head.keep_alive || cx.unready || (most > 0 && self.served + 1 >= most);
         let kind = Kind { idempotent: head.idempotent(), last, ..Kind::default() };
         let date = cx.clock.epoch_seconds();
-        let mut entry =
-            Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
+        let entry = Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
         self.put_on_record(&entry);
         crash_point::pass(Point::InHandler);
         let counted = !cx.router.has_limits() || self.record.admitted() >= request_end;
@@ -268,6 +293,17 @@ impl Batch {
                 self.refused = true;
                 Turnout::Reply(limit.refusal())
             }
+            None if let Some(handlers) = &cx.handlers => {
+                // A call's bytes leave alone: what they are in line behind has left by then.
+                if self.count > 0 {
+                    return self.put_off();
+                }
+                if !handlers.is_full() {
+                    let call = Call::new(cx, head, bytes, date, last);
+                    return Step::Later(Some((call.into_job(), Why::Call(request_end))));
+                }
+                Turnout::Reply(Reply::error(503))
+            }
             None => run_handler(&cx.router, head, date, done, cx.unready),
         };
         let reply = match turnout {
@@ -276,30 +312,69 @@ impl Batch {
             Turnout::Later(job) => {
                 // Not on record while it waits: a death then is none in a handler.
                 self.record.set_state(State { pending: self.count, ..self.record.state() });
-                return Step::Later((self.count == 0).then_some((job, request_end)));
+                return Step::Later((self.count == 0).then_some((job, Why::Answer(request_end))));
             }
         };
+        let pen = Pen { log: &mut cx.access_log, date: &mut cx.date, listens: &cx.listens };
+        self.add(pen, head, entry, reply)
+    }
+
+    /// Adds the answer of a handler to the request in front.
+    fn add(&mut self, mut pen: Pen<'_>, head: &Head<'_>, mut entry: Entry, reply: Reply<'_>) -> Step {
         crash_point::pass(Point::AfterHandler);
         // What has no length ends, for an HTTP/1.0 peer, with the connection.
-        let last = last || (reply.is_stream() && head.minor_version == 0);
+        entry.kind.last |= reply.is_stream() && head.minor_version == 0;
         entry.validator = reply.validator();
         entry.kind.status = reply.status();
-        entry.kind.last = last;
-        // A stream is written down when its length is known.
-        if !reply.is_stream() || head.is_head() {
-            let client = || client_of(&cx.listens, &self.record, head);
-            if self.position < self.replayed_until {
-                cx.access_log.mark(Outcome::Replayed);
-            }
-            cx.access_log.add(client, head, reply.status(), reply.body_len(), date);
-        }
+        self.log(&mut pen, head, &entry, reply.is_stream(), reply.body_len());
         let envelope = Envelope {
-            date: cx.date.text(date),
+            date: pen.date.text(entry.date),
             minor_version: head.minor_version,
-            keep_alive: !last,
+            keep_alive: !entry.kind.last,
             head_only: head.is_head(),
         };
         let length = self.encode(reply, &envelope);
+        self.end(entry, length)
+    }
+
+    /// Adds what a handler that ran elsewhere came to.
+    fn answered(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Done) -> Step {
+        let Some(mut entry) = self.list.get(0).filter(|entry| entry.request_end == request_end) else {
+            return self.refuse(cx, 500, Some(head));
+        };
+        self.put_on_record(&entry);
+        let mut pen = Pen { log: &mut cx.access_log, date: &mut cx.date, listens: &cx.listens };
+        let answered = match done.map(|done| done.downcast::<Answered>()) {
+            Ok(Ok(answered)) => *answered,
+            Err(Failure::GaveUp) => return self.add(pen, head, entry, Reply::error(504)),
+            Err(Failure::Refused) => return self.add(pen, head, entry, Reply::error(503)),
+            _ => return self.add(pen, head, entry, Reply::error(500)),
+        };
+        crash_point::pass(Point::AfterHandler);
+        entry.validator = answered.validator;
+        entry.kind.status = answered.status;
+        entry.kind.last = answered.last;
+        self.log(&mut pen, head, &entry, answered.is_stream, answered.body_len);
+        self.out.extend_from_slice(&answered.bytes);
+        let length = self.follow_with(answered.bytes.len() as u64, answered.tail, answered.chunked);
+        self.end(entry, length)
+    }
+
+    /// Writes an answer down. A stream is written down when its length is known.
+    fn log(&self, pen: &mut Pen<'_>, head: &Head<'_>, entry: &Entry, is_stream: bool, body_len: u64) {
+        if is_stream && !head.is_head() {
+            return;
+        }
+        let client = || client_of(pen.listens, &self.record, head);
+        if self.position < self.replayed_until {
+            pen.log.mark(Outcome::Replayed);
+        }
+        pen.log.add(client, head, entry.kind.status, body_len, entry.date);
+    }
+
+    /// An answer of this length stands in the batch.
+    fn end(&mut self, entry: Entry, length: Option<u64>) -> Step {
+        let last = entry.kind.last;
         self.finish(entry, length);
         self.served += 1;
         if last { Step::Last } else { Step::Answered }
@@ -319,13 +394,16 @@ impl Batch {
         if envelope.head_only {
             return Some(length);
         }
-        match reply.into_tail() {
-            Tail::None => Some(length),
-            tail => {
-                let output = self.tail.insert(Output::new(length, tail, envelope.chunks()));
-                output.stream.is_none().then_some(length + output.len())
-            }
+        self.follow_with(length, reply.into_tail(), envelope.chunks())
+    }
+
+    /// Has `tail` follow the first `length` bytes of a response; as [`Batch::encode`].
+    fn follow_with(&mut self, length: u64, tail: Tail, chunked: bool) -> Option<u64> {
+        if matches!(tail, Tail::None) {
+            return Some(length);
         }
+        let output = self.tail.insert(Output::new(length, tail, chunked));
+        output.stream.is_none().then_some(length + output.len())
     }
 
     /// Adds an error response that ends the connection; whatever else was read is forgotten with it. `head` is the request's,
@@ -408,14 +486,20 @@ pub(super) fn run_handler<'r>(
     let done = match done {
         Some(Err(Failure::Panicked)) => return Turnout::Reply(Reply::error(500)),
         Some(Err(Failure::GaveUp)) => return Turnout::Reply(Reply::error(504)),
+        Some(Err(Failure::Refused)) => return Turnout::Reply(Reply::error(503)),
         Some(Ok(done)) => Some(done),
         None => None,
     };
     let done_nothing = done.is_none();
-    in_handler::enter();
+    let before = in_handler::enter();
     let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
+        Answer::Effort(Effort { work, wait }, reply) => {
+            effort::work(work);
+            effort::wait(wait);
+            Turnout::Reply(reply)
+        }
         Answer::Health(_, reply) if unready => Turnout::Reply(reply),
         Answer::Health(reply, _) => Turnout::Reply(reply),
         Answer::Fault(Fault { pooled: true, kind }) if done_nothing => {
@@ -424,6 +508,6 @@ pub(super) fn run_handler<'r>(
         Answer::Fault(Fault { pooled: true, .. }) => Turnout::Reply(Reply::Built(Response::new(200))),
         Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault.kind)),
     }));
-    in_handler::leave();
+    in_handler::leave(before);
     answer.unwrap_or_else(|_| Turnout::Reply(Reply::error(500)))
 }

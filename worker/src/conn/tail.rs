@@ -3,7 +3,6 @@
 //! else (preadv2(2), RWF_NOWAIT).
 
 use std::os::unix::fs::FileExt;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use phalanx_shared::sys::file::is_cached;
@@ -25,7 +24,7 @@ pub(super) enum Part {
     /// Bytes, of which those before `at` have left.
     Bytes { bytes: Vec<u8>, at: usize },
     /// The body of a reply that is kept.
-    Cached { prepared: Rc<Prepared>, at: usize },
+    Cached { prepared: Arc<Prepared>, at: usize },
     /// A part of a file.
     File(FilePart),
 }

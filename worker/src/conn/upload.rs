@@ -77,7 +77,7 @@ impl Connection {
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
         let mut scratch = HeaderScratch::new();
         let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
-            Ok(Progress::Done(head)) => batch.answer(cx, &head, request_end, None),
+            Ok(Progress::Done(head)) => batch.answer(cx, &head, self.head_bytes(), request_end, None),
             _ => return Fate::Close,
         };
         self.conclude(cx, batch, step)

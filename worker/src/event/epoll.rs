@@ -26,12 +26,6 @@ impl Epoll {
     }
 }
 
-impl AsRawFd for Epoll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.instance.0.as_raw_fd()
-    }
-}
-
 impl Poller for Epoll {
     fn add(&mut self, fd: RawFd, interest: Interest) -> io::Result<()> {
         Ok(self.instance.add(borrow(fd), EpollEvent::new(flags(interest), fd as u64))?)
@@ -43,6 +37,13 @@ impl Poller for Epoll {
 
     fn remove(&mut self, fd: RawFd) -> io::Result<()> {
         Ok(self.instance.delete(borrow(fd))?)
+    }
+
+    /// The kernel forgets it by itself: the table has no other number for its socket.
+    fn closed(&mut self, _fd: RawFd) {}
+
+    fn descriptor(&self) -> Option<RawFd> {
+        Some(self.instance.0.as_raw_fd())
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
@@ -59,7 +60,7 @@ impl Poller for Epoll {
 
 fn flags(interest: Interest) -> EpollFlags {
     match interest {
-        Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP,
+        Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLRDHUP,
         Interest::Write => EpollFlags::EPOLLOUT,
         Interest::Nothing => EpollFlags::empty(),
     }
@@ -71,6 +72,7 @@ fn event(ready: &EpollEvent) -> Event {
         fd: ready.data() as RawFd,
         readable: flags.contains(EpollFlags::EPOLLIN),
         writable: flags.contains(EpollFlags::EPOLLOUT),
+        urgent: flags.contains(EpollFlags::EPOLLPRI),
         peer_finished: flags.contains(EpollFlags::EPOLLRDHUP),
         hung_up: flags.contains(EpollFlags::EPOLLHUP),
         error: flags.contains(EpollFlags::EPOLLERR),

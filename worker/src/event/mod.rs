@@ -1,11 +1,16 @@
 //! Event listening: what a worker waits for, told apart by name. Knows descriptors and tokens, nothing of what they carry.
 
 pub mod epoll;
+pub mod poll;
+pub mod select;
 pub mod timers;
 
 use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
+
+use phalanx_shared::config;
+use rustix::event::Timespec;
 
 /// What a descriptor is watched for. Errors and hang-ups are always told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct Event {
     pub readable: bool,
     /// There is room to write.
     pub writable: bool,
+    /// There is urgent data (out of band, RFC 6093). It stands in line with all other: a server's sockets have SO_OOBINLINE.
+    pub urgent: bool,
     /// The peer has finished sending.
     pub peer_finished: bool,
     /// Both directions are closed.
@@ -35,14 +42,72 @@ pub struct Event {
     pub error: bool,
 }
 
+impl Event {
+    /// Nothing yet.
+    fn of(fd: RawFd) -> Event {
+        Event {
+            fd,
+            readable: false,
+            writable: false,
+            urgent: false,
+            peer_finished: false,
+            hung_up: false,
+            error: false,
+        }
+    }
+
+    /// There is something that a read will tell.
+    pub fn wants_read(&self) -> bool {
+        self.readable || self.urgent || self.peer_finished || self.is_broken()
+    }
+
+    /// A write will tell something: there is room, or it fails.
+    pub fn wants_write(&self) -> bool {
+        self.writable || self.is_broken()
+    }
+
+    /// Nothing more will come, and nothing can be sent.
+    pub fn is_broken(&self) -> bool {
+        self.hung_up || self.error
+    }
+}
+
 /// A readiness interface of the system, level-triggered.
 pub trait Poller {
     /// Watches `fd` from now on.
     fn add(&mut self, fd: RawFd, interest: Interest) -> io::Result<()>;
     /// Watches `fd` for something else.
     fn change(&mut self, fd: RawFd, interest: Interest) -> io::Result<()>;
-    /// Forgets `fd`. A descriptor that is closed is forgotten by itself, unless its socket lives on elsewhere.
+    /// Forgets `fd`, which is open and stays so.
     fn remove(&mut self, fd: RawFd) -> io::Result<()>;
+    /// `fd` is about to be closed, or is closed already: its number may be another's soon.
+    fn closed(&mut self, fd: RawFd);
+    /// The descriptor of its own that it has, if it has one.
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
     /// Replaces `events` by what happened, waiting at most `limit` (none: for ever) for something to happen.
     fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()>;
 }
+
+/// The poller of a name.
+///
+/// # Errors
+/// That it could not be made, which only want of descriptors can cause.
+pub fn poller(which: config::Poller) -> io::Result<Box<dyn Poller>> {
+    Ok(match which {
+        config::Poller::Epoll => Box::new(epoll::Epoll::new()?),
+        config::Poller::Poll => Box::new(poll::Poll::default()),
+        config::Poller::Select => Box::new(select::Select::default()),
+    })
+}
+
+/// A limit as the system takes it; a day at most, which is for ever to whoever waits.
+fn time_limit(limit: Option<Duration>) -> Option<Timespec> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let limit = limit?.min(DAY);
+    Some(Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) })
+}
+
+#[cfg(test)]
+mod tests;

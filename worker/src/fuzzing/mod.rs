@@ -11,13 +11,14 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{self, Action, Config, Format, Level, Route, RoutePath};
+use phalanx_shared::config::{self, Action, Config, Effort, Format, Level, Route, RoutePath};
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::{Owner, Peer, Phase};
@@ -34,7 +35,7 @@ use crate::conn::{Connection, Context, Fate, Patience};
 use crate::enter::Inheritance;
 use crate::http::{DateCache, Framing, HeaderScratch, Progress, head};
 use crate::open_file::OpenFiles;
-use crate::pool::Pool;
+use crate::pool::{Manners, Pool};
 use crate::rescue::{self, sweep};
 use crate::service::{Router, Setting};
 
@@ -97,7 +98,7 @@ impl Succession {
     /// What one worker alone answers.
     fn uninterrupted(&mut self, plan: &Plan<'_>) -> Vec<u8> {
         let mut cx = self.context(DEAD, 0);
-        cx.router = self.router(&cx.setting);
+        cx.router = Arc::new(self.router(&cx.setting));
         if let Some(connection) = self.connect(&cx, plan) {
             self.serve_to_the_end(&mut cx, connection);
         }
@@ -127,7 +128,7 @@ impl Succession {
     /// The descriptor of the connection that the dead worker leaves; none when it came to its end before.
     fn live_and_die(&mut self, plan: &Plan<'_>) -> Option<RawFd> {
         let mut cx = self.context(DEAD, 0);
-        cx.router = self.router(&cx.setting);
+        cx.router = Arc::new(self.router(&cx.setting));
         if plan.transport == Transport::File {
             return self.record_a_file(&cx);
         }
@@ -149,7 +150,7 @@ impl Succession {
             Heir::Alone => {
                 rescue::settle(&self.ledger, 0..LANES);
                 let mut taken = sweep::sweep(cx, self.inheritance);
-                cx.router = self.router(&cx.setting);
+                cx.router = Arc::new(self.router(&cx.setting));
                 taken.append(&mut rescue::take_over(cx, &[], true));
                 taken
             }
@@ -157,12 +158,12 @@ impl Succession {
                 rescue::settle(&self.ledger, 1..2);
                 sweep::close_noted(cx, 1);
                 let mut taken = sweep::unrecorded(cx, 1, self.inheritance);
-                cx.router = self.router(&cx.setting);
+                cx.router = Arc::new(self.router(&cx.setting));
                 taken.append(&mut rescue::take_over(cx, &[LIVING], false));
                 taken
             }
             Heir::Buries | Heir::Takes => {
-                cx.router = self.router(&cx.setting);
+                cx.router = Arc::new(self.router(&cx.setting));
                 cx.lane.note(&cx.router.descriptors());
                 let mut taken = rescue::take_given(cx);
                 taken.append(&mut rescue::bury(cx, DEAD, 0, self.inheritance));
@@ -204,6 +205,7 @@ impl Succession {
     /// Gives the connection what threads do for it.
     fn await_pool(&self, cx: &mut Context, connection: &mut Connection, mut fate: Fate) -> Fate {
         while fate != Fate::Close && connection.is_waiting() {
+            cx.pool.hand_over();
             for (_, ticket, done) in cx.pool.results().0 {
                 fate = connection.arrived(cx, ticket, done);
             }
@@ -288,8 +290,9 @@ impl Succession {
             stats: lane.stats(),
             buffers: Buffers::new(&self.ledger, lane_number),
             ledger: self.ledger.clone(),
-            router: Router::new(&nothing, &setting).expect("no routes, nothing to open"),
-            pool: Pool::new(1),
+            router: Arc::new(Router::new(&nothing, &setting).expect("no routes, nothing to open")),
+            pool: Pool::new(Manners { name: "test", threads: 1, queue: 1024, short: false }),
+            handlers: None,
             listens: Vec::new(),
             clients: self.inheritance.clients,
             setting,
@@ -356,7 +359,12 @@ fn configuration() -> io::Result<Config> {
     let content: Vec<u8> = (0..LARGE_FILE).map(|at| (at % 251) as u8).collect();
     std::fs::write(root.join("f"), content)?;
     let mut config = config::serve_defaults(root, vec![]);
-    let action = Action::Respond { status: 200, body: "Hello".to_owned(), content_type: "text/plain".to_owned() };
+    let action = Action::Respond {
+        status: 200,
+        body: "Hello".to_owned(),
+        content_type: "text/plain".to_owned(),
+        effort: Effort::default(),
+    };
     config.sites[0].routes.push(Route::new(RoutePath::Exact("/".to_owned()), action));
     Ok(config)
 }

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::encode;
@@ -259,7 +258,7 @@ pub enum Reply<'r> {
     /// Made for this request.
     Built(Response),
     /// Made for an earlier request, and kept.
-    Cached(Rc<Prepared>),
+    Cached(Arc<Prepared>),
 }
 
 /// The part of a reply that does not stand behind its encoded head.
@@ -268,7 +267,7 @@ pub enum Tail {
     /// There is none.
     None,
     /// The body of this reply, in memory.
-    Cached(Rc<Prepared>),
+    Cached(Arc<Prepared>),
     /// These, one after the other.
     Pieces(Vec<Piece>),
     /// What this makes.

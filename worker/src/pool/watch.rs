@@ -10,7 +10,8 @@ use nix::unistd::Pid;
 use phalanx_shared::stall::{Class, Stall};
 use phalanx_shared::sys::rest::thread_scheduling;
 
-use super::{Failure, Pool};
+use super::Pool;
+use super::threads::Running;
 
 /// What a pool knows of the threads that have been at one job for long.
 #[derive(Default)]
@@ -63,11 +64,14 @@ impl Pool {
         }
         self.watch.looked = Some(now);
         let mut found = Vec::new();
-        let running = |running: &super::Running| {
+        let running = |running: &Running| {
             let age = now.saturating_duration_since(running.begun);
             (age >= every).then(|| (running.flight, running.thread, age, running.works_for.load(Ordering::Acquire)))
         };
-        let long: Vec<(u64, Pid, Duration, RawFd)> = self.shared.lock().running.iter().filter_map(running).collect();
+        let long: Vec<(u64, Pid, Duration, RawFd)> = {
+            let state = self.threads.lock();
+            state.running.iter().filter(|it| it.is_of(&self.returns)).filter_map(running).collect()
+        };
         self.watch.stalls.retain(|flight, _| long.iter().any(|(running, ..)| running == flight));
         for (flight, thread, age, fd) in long {
             let Some(scheduling) = thread_scheduling(thread) else { continue };
@@ -75,7 +79,8 @@ impl Pool {
             stall.look(now, every, scheduling);
             let (own, class) = (stall.own(), stall.class());
             if own >= limit {
-                self.give_up(flight);
+                self.watch.stalls.remove(&flight);
+                self.threads.give_up(flight);
                 found.push(Stuck { fd, thread, age, class, given_up: true });
             } else if age >= limit / 2 && !stall.suspected {
                 stall.suspected = true;
@@ -83,21 +88,5 @@ impl Pool {
             }
         }
         found
-    }
-
-    /// The thread that is at a job is no longer the pool's; whoever waits for it learns that nothing comes of it.
-    fn give_up(&mut self, flight: u64) {
-        self.watch.stalls.remove(&flight);
-        let mut state = self.shared.lock();
-        let Some(at) = state.running.iter().position(|running| running.flight == flight) else { return };
-        state.running.swap_remove(at).works_for.store(super::NOBODY, Ordering::Release);
-        state.done.push((flight, Err(Failure::GaveUp)));
-        let waits = !state.queue.is_empty();
-        drop(state);
-        self.threads -= 1;
-        if waits {
-            self.add_thread();
-        }
-        self.shared.ring();
     }
 }

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{self, Action, Format, Route, RoutePath};
+use phalanx_shared::config::{self, Action, Effort, Format, Route, RoutePath};
 use phalanx_shared::ledger::record::Guilt;
 use phalanx_shared::ledger::response::{Entry, Kind};
 
@@ -17,7 +18,7 @@ use crate::conn::buffers::Buffers;
 use crate::conn::{Fate, Patience};
 use crate::http::DateCache;
 use crate::open_file::OpenFiles;
-use crate::pool::Pool;
+use crate::pool::{Manners, Pool};
 use crate::service::{Router, Setting};
 
 const DEAD: Incarnation = Incarnation(1);
@@ -25,7 +26,12 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 fn context() -> Context {
     let mut config = config::serve_defaults(PathBuf::from("/"), vec![]);
-    let action = Action::Respond { status: 200, body: "Hello".to_owned(), content_type: "text/plain".to_owned() };
+    let action = Action::Respond {
+        status: 200,
+        body: "Hello".to_owned(),
+        content_type: "text/plain".to_owned(),
+        effort: Effort::default(),
+    };
     config.sites[0].routes = vec![Route::new(RoutePath::Prefix("/".to_owned()), action)];
     let (ledger, _fd) = Ledger::create("test", 4096, 64).unwrap();
     let lane = ledger.lane(1);
@@ -38,8 +44,9 @@ fn context() -> Context {
         stats: lane.stats(),
         buffers: Buffers::new(&ledger, 1),
         ledger,
-        router: Router::new(&config, &setting).unwrap(),
-        pool: Pool::new(1),
+        router: Arc::new(Router::new(&config, &setting).unwrap()),
+        pool: Pool::new(Manners { name: "test", threads: 1, queue: 1024, short: false }),
+        handlers: None,
         listens: Vec::new(),
         clients: phalanx_shared::clients::Clients::create(64).unwrap().0,
         setting,

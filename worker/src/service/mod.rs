@@ -4,6 +4,7 @@
 //! detail. Which one is asked is the router's decision. One kind of service, one file; `Service` is the registry.
 
 mod dress;
+pub(crate) mod effort;
 pub(crate) mod fault;
 pub mod files;
 mod redirect;
@@ -11,10 +12,9 @@ mod respond;
 pub mod router;
 
 use std::any::Any;
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use phalanx_shared::config::{Action, Cache, Fault, Health, Route};
+use phalanx_shared::config::{Action, Cache, Effort, Fault, Health, Route};
 use phalanx_shared::quarantine::Quarantine;
 
 use crate::http::{Head, Reply};
@@ -34,7 +34,7 @@ pub struct Setting {
     /// Where they note what they open.
     pub(crate) open_files: OpenFiles,
     /// What is at hand of files.
-    pub(crate) shelf: Rc<RefCell<Shelf>>,
+    pub(crate) shelf: Arc<Shelf>,
     /// How much of it.
     pub(crate) cache: Cache,
     /// Requests that are not run.
@@ -44,7 +44,7 @@ pub struct Setting {
 impl Setting {
     /// That of a worker with an empty shelf.
     pub fn new(open_files: OpenFiles, cache: &Cache) -> Setting {
-        let shelf = Rc::new(RefCell::new(Shelf::new(cache)));
+        let shelf = Arc::new(Shelf::new(cache));
         Setting { open_files, shelf, cache: cache.clone(), quarantine: None }
     }
 
@@ -56,12 +56,12 @@ impl Setting {
 
     /// The turn at hand.
     pub fn turn(&self) -> u64 {
-        self.shelf.borrow().turn()
+        self.shelf.turn()
     }
 
     /// A turn of the loop begins.
     pub fn next_turn(&self) {
-        self.shelf.borrow_mut().next_turn();
+        self.shelf.next_turn();
     }
 }
 
@@ -85,6 +85,8 @@ pub enum Answer<'r> {
     Later(Job),
     /// The first while the worker is to get new work, then the second.
     Health(Reply<'r>, Reply<'r>),
+    /// To be given when the caller has made this effort.
+    Effort(Effort, Reply<'r>),
     /// To be carried out by the caller: the route breaks the worker on purpose.
     Fault(Fault),
 }
@@ -93,7 +95,7 @@ pub enum Answer<'r> {
 #[derive(Debug)]
 pub(crate) enum Service {
     Files(Box<Files>),
-    Respond(Respond, Dress),
+    Respond(Respond, Effort, Dress),
     Redirect(Redirect, Dress),
     Health(Respond, Respond, Dress),
     Fault(Fault, Dress),
@@ -105,8 +107,8 @@ impl Service {
         let dress = Dress::new(route, std::collections::HashMap::new());
         Ok(match &route.action {
             Action::Files(action) => Service::Files(Box::new(Files::new(number, route, action, setting)?)),
-            Action::Respond { status, body, content_type } => {
-                Service::Respond(Respond::new(*status, content_type, body, &dress.lines()), dress)
+            Action::Respond { status, body, content_type, effort } => {
+                Service::Respond(Respond::new(*status, content_type, body, &dress.lines()), *effort, dress)
             }
             Action::Redirect { to, status } => Service::Redirect(Redirect::new(to, *status, &dress.lines()), dress),
             Action::Health(health) => {
@@ -136,7 +138,7 @@ impl Service {
     fn dress(&self) -> &Dress {
         match self {
             Service::Files(files) => files.dress(),
-            Service::Respond(_, dress)
+            Service::Respond(_, _, dress)
             | Service::Redirect(_, dress)
             | Service::Health(_, _, dress)
             | Service::Fault(_, dress) => dress,
@@ -147,7 +149,8 @@ impl Service {
     #[inline]
     fn answer(&self, request: &Request<'_, '_>, done: Option<Box<dyn Any + Send>>) -> Answer<'_> {
         match self {
-            Service::Respond(respond, _) => Answer::Reply(respond.answer()),
+            Service::Respond(respond, effort, _) if effort.is_none() => Answer::Reply(respond.answer()),
+            Service::Respond(respond, effort, _) => Answer::Effort(*effort, respond.answer()),
             Service::Files(files) => files.answer(request, done),
             Service::Redirect(redirect, _) => Answer::Reply(redirect.answer()),
             Service::Health(ready, unready, _) => Answer::Health(ready.answer(), unready.answer()),

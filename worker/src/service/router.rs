@@ -225,7 +225,7 @@ impl Hosts {
 mod tests {
     use std::path::PathBuf;
 
-    use phalanx_shared::config::{self, Action, Fault, FaultKind};
+    use phalanx_shared::config::{self, Action, Effort, Fault, FaultKind};
 
     use super::super::testing::{setting, with_head};
     use super::*;
@@ -253,7 +253,12 @@ mod tests {
     }
 
     fn says(body: &str) -> Action {
-        Action::Respond { status: 200, body: body.to_owned(), content_type: "text/plain".to_owned() }
+        Action::Respond {
+            status: 200,
+            body: body.to_owned(),
+            content_type: "text/plain".to_owned(),
+            effort: Effort::default(),
+        }
     }
 
     /// The body of the answer, as text.

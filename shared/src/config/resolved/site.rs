@@ -50,6 +50,23 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// What a handler costs, for comparisons of models: first its processor, then its patience.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effort {
+    /// Time on a processor; zero: none.
+    pub work: Duration,
+    /// Time asleep; zero: none.
+    pub wait: Duration,
+}
+
+impl Effort {
+    /// It costs nothing.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Effort::default()
+    }
+}
+
 /// What answers a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Action {
@@ -63,6 +80,8 @@ pub enum Action {
         body: String,
         /// A sound header value.
         content_type: String,
+        /// What the handler does before.
+        effort: Effort,
     },
     /// Sends the client elsewhere.
     Redirect {

@@ -43,7 +43,12 @@ fn an_almost_empty_file_has_the_documented_defaults() {
     assert!(config.master.pid_file.unwrap().ends_with("phalanx.pid"));
     assert!(config.master.control_socket.unwrap().ends_with("control.sock"));
     assert_eq!((config.log.access, config.log.error, config.log.level), (Sink::Off, Sink::Stderr, Level::Info));
-    let respond = Action::Respond { status: 200, body: String::new(), content_type: "text/plain".into() };
+    let respond = Action::Respond {
+        status: 200,
+        body: String::new(),
+        content_type: "text/plain".into(),
+        effort: Effort::default(),
+    };
     assert_eq!(config.sites[0].routes[0], Route::new(RoutePath::Prefix("/".into()), respond));
 }
 
@@ -91,7 +96,7 @@ fault = "hang"
 
 #[test]
 fn a_configuration_survives_the_way_to_a_worker() {
-    let mut config = load(&etc("phalanx.toml")).unwrap();
+    let mut config = load(&etc("phalanx.toml"), MODELS).unwrap();
     config.listen[0].trusted.networks = vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
     let route = &mut config.sites[0].routes[0];
     route.headers = vec![("X-A".into(), "a".into())];
@@ -104,7 +109,7 @@ fn a_configuration_survives_the_way_to_a_worker() {
 
 #[test]
 fn the_sample_shows_every_key_at_its_default() {
-    let sample = load(&etc("phalanx.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    let sample = load(&etc("phalanx.toml"), MODELS).unwrap_or_else(|problems| panic!("{problems}"));
     let expected = config_of(REST);
     assert_eq!(sample.master, expected.master);
     assert_eq!(sample.workers, expected.workers);
@@ -149,7 +154,7 @@ fn part_of(sample: &str, shape: Shape, name: &str, heading: &str) -> String {
 
 #[test]
 fn the_minimal_sample_is_a_configuration() {
-    let config = load(&etc("minimal.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    let config = load(&etc("minimal.toml"), MODELS).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(addresses_of(&config), [parse_listen("127.0.0.1:8080").unwrap()]);
 }
 

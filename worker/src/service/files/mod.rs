@@ -14,9 +14,8 @@ mod reply;
 mod representation;
 mod shelf;
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use phalanx_shared::config::{FilesAction, Route};
 
@@ -49,7 +48,7 @@ pub struct Files {
     source: Arc<Source>,
     charset: Option<String>,
     dress: Dress,
-    shelf: Rc<RefCell<Shelf>>,
+    shelf: Arc<Shelf>,
 }
 
 impl Files {
@@ -125,14 +124,14 @@ impl Files {
 
     /// Has a thread load it. Not shared with a request of a later turn once a thread has begun: that may know of a change.
     fn fetch(&self, want: Want) -> Job {
-        let turn = self.shelf.borrow().turn();
+        let turn = self.shelf.turn();
         let key = format!("{} {:?} {:?} {}", self.route, want.codings, want.listing, want.path);
         let source = self.source.clone();
         Job::shared(key, turn, move || Arc::new(source.load(&want, Disk::Any)))
     }
 
     /// What is at hand for a path, in the best coding that the file is worth.
-    fn kept(&self, path: &str, codings: &[Coding]) -> Option<Rc<Kept>> {
+    fn kept(&self, path: &str, codings: &[Coding]) -> Option<Arc<Kept>> {
         if !path.ends_with('/') {
             return self.kept_file(path, codings);
         }
@@ -141,9 +140,8 @@ impl Files {
         self.kept_file(&format!("{path}{first}"), codings)
     }
 
-    fn kept_file(&self, path: &str, codings: &[Coding]) -> Option<Rc<Kept>> {
-        let mut shelf = self.shelf.borrow_mut();
-        let mut get = |coding| shelf.get(KeyRef { route: self.route, coding, path }, &self.source.root);
+    fn kept_file(&self, path: &str, codings: &[Coding]) -> Option<Arc<Kept>> {
+        let get = |coding| self.shelf.get(KeyRef { route: self.route, coding, path }, &self.source.root);
         if codings.is_empty() {
             return get(None);
         }
@@ -211,26 +209,26 @@ impl Files {
         media_type: &str,
         facts: Facts,
         content: Option<&Content>,
-    ) -> Rc<Kept> {
-        let reply = content.map(|content| Rc::new(Prepared::of(self.whole(&file.plain, &facts, media_type, content))));
+    ) -> Arc<Kept> {
+        let reply = content.map(|content| Arc::new(Prepared::of(self.whole(&file.plain, &facts, media_type, content))));
         let sidecar = coding.filter(|_| self.source.precompressed).map(|coding| {
             let of_its_own = facts.coding == Some(coding) && !facts.validators().weak;
             Sidecar(of_its_own.then_some(facts.identity))
         });
         // By its size alone: in memory and open it has other validators, and a successor would not go on with it.
         let fits = reply.as_ref().is_none_or(|reply| reply.has_file() == (reply.body_len() > self.source.memory));
-        let kept = Rc::new(Kept {
+        let kept = Arc::new(Kept {
             plain: file.plain.identity,
             sidecar,
             facts,
             media_type: media_type.to_owned(),
             reply,
-            looked: Cell::new(0),
+            looked: AtomicU64::new(0),
         });
         // A path that is denied may still be the fallback: on the shelf it would be found by its own name.
         if fits && !self.source.deny.covers(&file.path) {
             let key = Key { route: self.route, coding, path: file.path.as_str().into() };
-            self.shelf.borrow_mut().put(key, kept.clone());
+            self.shelf.put(key, kept.clone());
         }
         kept
     }

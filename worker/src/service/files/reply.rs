@@ -1,7 +1,6 @@
 //! Replies about files: whole, in parts, not modified, on their way, or elsewhere.
 
 use std::os::unix::fs::FileExt;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -37,7 +36,7 @@ impl Files {
             Outcome::Failed => return self.dress.error(412),
         }
         match selection(request, &kept.facts) {
-            Selection::Whole => Reply::Cached(Rc::clone(whole)),
+            Selection::Whole => Reply::Cached(Arc::clone(whole)),
             Selection::Part { offset, len } => Reply::Built(self.part(kept, whole, offset, len)),
             Selection::Parts(parts) => Reply::Built(self.parts(kept, whole, parts)),
             Selection::Unsatisfiable => {

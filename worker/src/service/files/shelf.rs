@@ -4,11 +4,11 @@
 //! Nothing stale leaves it: an entry is looked at on disk once a turn of the event loop in which it is asked for, before it is
 //! used. Requests of one turn have all come before that turn's look, or while it lasted.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use phalanx_shared::config::Cache as Bounds;
-use quick_cache::unsync::Cache;
+use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
 use super::open::Root;
@@ -18,13 +18,13 @@ use crate::http::{Coding, Prepared};
 /// Bytes that an entry takes beside its reply: keys, facts, the cache's own.
 const OVERHEAD: u64 = 512;
 
-/// The shelf of a worker.
+/// The shelf of a worker; any of its threads may ask it.
 #[derive(Debug)]
 pub(crate) struct Shelf {
-    memory: Option<Cache<Key, Rc<Kept>, InBytes>>,
-    open: Option<Cache<Key, Rc<Kept>, Each>>,
-    /// Counts turns of the loop.
-    turn: u64,
+    memory: Option<Cache<Key, Arc<Kept>, InBytes>>,
+    open: Option<Cache<Key, Arc<Kept>, Each>>,
+    /// Counts turns of the worker's loops.
+    turn: AtomicU64,
 }
 
 /// A file of a route in a coding.
@@ -59,9 +59,9 @@ pub(super) struct Kept {
     pub(super) facts: Facts,
     pub(super) media_type: String,
     /// The whole of it; none: the file is not worth this coding.
-    pub(super) reply: Option<Rc<Prepared>>,
+    pub(super) reply: Option<Arc<Prepared>>,
     /// The turn that looked at the disk last.
-    pub(super) looked: Cell<u64>,
+    pub(super) looked: AtomicU64,
 }
 
 /// A file that is kept in a coding beside the plain one.
@@ -94,8 +94,8 @@ impl Kept {
 #[derive(Debug, Clone)]
 pub(super) struct InBytes;
 
-impl Weighter<Key, Rc<Kept>> for InBytes {
-    fn weight(&self, key: &Key, kept: &Rc<Kept>) -> u64 {
+impl Weighter<Key, Arc<Kept>> for InBytes {
+    fn weight(&self, key: &Key, kept: &Arc<Kept>) -> u64 {
         key.path.len() as u64 + kept.weight()
     }
 }
@@ -104,8 +104,8 @@ impl Weighter<Key, Rc<Kept>> for InBytes {
 #[derive(Debug, Clone)]
 pub(super) struct Each;
 
-impl Weighter<Key, Rc<Kept>> for Each {
-    fn weight(&self, _key: &Key, _kept: &Rc<Kept>) -> u64 {
+impl Weighter<Key, Arc<Kept>> for Each {
+    fn weight(&self, _key: &Key, _kept: &Arc<Kept>) -> u64 {
         1
     }
 }
@@ -121,30 +121,32 @@ impl Shelf {
         Shelf {
             memory: (bounds.memory > 0).then(|| Cache::with_weighter(items, bounds.memory, InBytes)),
             open: (open > 0).then(|| Cache::with_weighter(open, open as u64, Each)),
-            turn: 1,
+            turn: AtomicU64::new(1),
         }
     }
 
     /// A turn of the loop begins: what it serves is looked at on disk first.
-    pub(crate) fn next_turn(&mut self) {
-        self.turn += 1;
+    pub(crate) fn next_turn(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The turn at hand.
     pub(crate) fn turn(&self) -> u64 {
-        self.turn
+        self.turn.load(Ordering::Relaxed)
     }
 
     /// What is kept of a file, if that is still what lies below `root`.
     #[inline]
-    pub(super) fn get(&mut self, key: KeyRef<'_>, root: &Root) -> Option<Rc<Kept>> {
+    pub(super) fn get(&self, key: KeyRef<'_>, root: &Root) -> Option<Arc<Kept>> {
+        let turn = self.turn();
         let in_memory = self.memory.as_ref().and_then(|cache| cache.get(&key));
-        let kept = in_memory.or_else(|| self.open.as_ref().and_then(|cache| cache.get(&key)))?.clone();
-        if kept.looked.get() == self.turn {
+        let kept = in_memory.or_else(|| self.open.as_ref().and_then(|cache| cache.get(&key)))?;
+        if kept.looked.load(Ordering::Acquire) == turn {
             return Some(kept);
         }
         if kept.is_current(root, &key) {
-            kept.looked.set(self.turn);
+            // Of the turn that began before the look: another thread may have begun one since.
+            kept.looked.store(turn, Ordering::Release);
             return Some(kept);
         }
         self.remove(&key);
@@ -152,21 +154,21 @@ impl Shelf {
     }
 
     /// Keeps what was just loaded, if there is room for such.
-    pub(super) fn put(&mut self, key: Key, kept: Rc<Kept>) {
+    pub(super) fn put(&self, key: Key, kept: Arc<Kept>) {
         self.remove(&KeyRef { route: key.route, coding: key.coding, path: &key.path });
         let open = kept.reply.as_ref().is_some_and(|reply| reply.has_file());
-        match (open, &mut self.memory, &mut self.open) {
+        match (open, &self.memory, &self.open) {
             (true, _, Some(cache)) => cache.insert(key, kept),
             (false, Some(cache), _) => cache.insert(key, kept),
             _ => {}
         }
     }
 
-    fn remove(&mut self, key: &KeyRef<'_>) {
-        if let Some(cache) = &mut self.memory {
+    fn remove(&self, key: &KeyRef<'_>) {
+        if let Some(cache) = &self.memory {
             cache.remove(key);
         }
-        if let Some(cache) = &mut self.open {
+        if let Some(cache) = &self.open {
             cache.remove(key);
         }
     }

@@ -1,4 +1,4 @@
-//! What the master says to a reactor, and what a reactor does about it: serve, retire, take over, drain.
+//! What the master says to a worker, and what the worker does about it: serve, retire, take over, drain.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Instant;
@@ -9,19 +9,17 @@ use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::ledger::{LANES, Record};
 use phalanx_shared::sys::rest::refuse_connections;
-use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::borrow;
 use phalanx_shared::{error, info, warn};
 
 use super::accept::ACCEPT_BATCH;
-use super::{IDLE_GRACE, Reactor, SLOT_GRACE, Stage};
-use crate::conn::Fate;
-use crate::event::timers::Span;
-use crate::event::{Interest, Poller};
+use super::{IDLE_GRACE, MainLoop, SLOT_GRACE, Stage};
+use crate::event::Interest;
+use crate::pool::Pool;
 use crate::rescue;
 use crate::service::fault;
 
-impl Reactor {
+impl MainLoop {
     pub(crate) fn ready(&self) {
         self.note_own();
         self.duty.say(Word::Ready);
@@ -29,16 +27,17 @@ impl Reactor {
 
     /// Notes which descriptors are this worker's own: at boot, and when one of them has got another number.
     pub(super) fn note_own(&self) {
-        let mut own = vec![self.poller.as_raw_fd(), self.duty.signal()];
+        let mut own = vec![self.duty.signal()];
+        own.extend(self.own.poller.descriptor());
         own.extend(self.door.descriptor());
-        own.extend(self.cx.pool.bell());
-        own.extend(self.cx.router.descriptors());
+        own.extend(self.own.cx.pools().filter_map(Pool::bell));
+        own.extend(self.own.cx.router.descriptors());
         own.extend(self.assisted.iter().map(|(fd, _)| *fd));
-        self.cx.lane.note(&own);
+        self.own.cx.lane.note(&own);
     }
 
     pub(super) fn hear(&mut self) {
-        for word in self.duty.hear(&self.cx.stats) {
+        for word in self.duty.hear(&self.own.cx.stats) {
             match word {
                 ToWorker::Ping(_) => {}
                 ToWorker::Serve => self.begin_to_serve(),
@@ -46,13 +45,13 @@ impl Reactor {
                 ToWorker::Yield => self.yield_all(),
                 ToWorker::Bury { dead, lane, former: None } => self.bury(dead, lane),
                 ToWorker::Bury { dead, lane, former: Some(former) } => {
-                    self.formers.bury(&self.cx, former, dead, lane);
+                    self.formers.bury(&self.own.cx, former, dead, lane);
                 }
                 ToWorker::Assist(cookies) => self.assist(cookies),
-                ToWorker::Unready => self.cx.unready = true,
+                ToWorker::Unready => self.own.cx.unready = true,
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Break(fault) => {
-                    self.cx.lane.set_current(None);
+                    self.own.cx.lane.set_current(None);
                     drop(fault::carry_out(fault));
                 }
                 ToWorker::Leave => self.stage = Stage::Gone,
@@ -74,11 +73,11 @@ impl Reactor {
         }
         self.stage = Stage::Serving;
         self.start_accepting();
-        if let Err(error) = self.poller.add(self.inheritance.handover.as_fd().as_raw_fd(), Interest::Read) {
+        if let Err(error) = self.own.poller.add(self.inheritance.handover.as_fd().as_raw_fd(), Interest::Read) {
             error!("watch the handover bell: {error}");
         }
         for fd in self.formers.descriptors().collect::<Vec<_>>() {
-            if let Err(error) = self.poller.add(fd, Interest::Read) {
+            if let Err(error) = self.own.poller.add(fd, Interest::Read) {
                 error!("watch a former table of the slot: {error}");
             }
         }
@@ -92,9 +91,9 @@ impl Reactor {
         if !matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
             return;
         }
-        let (come, over) = self.formers.turn(&mut self.cx, fd);
+        let (come, over) = self.formers.turn(&mut self.own.cx, fd);
         for fd in over {
-            let _not_watched = self.poller.remove(fd);
+            let _not_watched = self.own.poller.remove(fd);
         }
         self.adopt(come);
     }
@@ -104,15 +103,15 @@ impl Reactor {
             return;
         }
         self.inheritance.handover.silence();
-        let given = rescue::take_given(&mut self.cx);
+        let given = rescue::take_given(&mut self.own.cx);
         self.adopt(given);
     }
 
     fn bury(&mut self, dead: Incarnation, lane: usize) {
-        if lane < LANES && lane != self.cx.lane_number {
+        if lane < LANES && lane != self.own.cx.lane_number {
             // What the dead one had fetched is this table's own.
-            self.formers.finish_moves(&self.cx.ledger);
-            let taken = rescue::bury(&mut self.cx, dead, lane, self.inheritance);
+            self.formers.finish_moves(&self.own.cx.ledger);
+            let taken = rescue::bury(&mut self.own.cx, dead, lane, self.inheritance);
             info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
             self.adopt(taken);
         }
@@ -124,12 +123,10 @@ impl Reactor {
         self.stop_accepting();
         let watched = [self.inheritance.handover.as_fd().as_raw_fd()];
         for fd in self.formers.descriptors().chain(watched) {
-            let _not_watched = self.poller.remove(fd);
+            let _not_watched = self.own.poller.remove(fd);
         }
         self.stage = Stage::Retiring;
-        for fd in 0..self.connections.len() {
-            self.give_if_quiet(fd as RawFd);
-        }
+        self.own.give(&self.inheritance.handover);
     }
 
     /// As `retire`, for a worker of another table.
@@ -137,7 +134,7 @@ impl Reactor {
         if std::mem::replace(&mut self.yielding, true) {
             return;
         }
-        if let Err(error) = self.poller.add(self.inheritance.giving, Interest::Read) {
+        if let Err(error) = self.own.poller.add(self.inheritance.giving, Interest::Read) {
             error!("watch the line to the slot's new table: {error}");
         }
         if self.stage != Stage::Retiring {
@@ -148,19 +145,7 @@ impl Reactor {
     /// Whether connections given over are in no table but this one.
     pub(super) fn holds_what_it_gave(&self) -> bool {
         let is_given = |record: Record| record.owner() == Some(Owner::Given);
-        self.yielding && self.cx.ledger.recorded().any(|(_, record)| is_given(record))
-    }
-
-    pub(super) fn give_if_quiet(&mut self, fd: RawFd) {
-        let Some(slot) = self.connections.get_mut(fd as usize) else { return };
-        if !slot.as_ref().is_some_and(|connection| connection.is_quiet()) {
-            return;
-        }
-        let Some(connection) = slot.take() else { return };
-        let _closed_already = self.poller.remove(fd);
-        self.count -= 1;
-        connection.give();
-        self.inheritance.handover.ring();
+        self.yielding && self.own.cx.ledger.recorded().any(|(_, record)| is_given(record))
     }
 
     fn begin_to_drain(&mut self, closing: Closing) {
@@ -182,8 +167,8 @@ impl Reactor {
             Closing::Slot => self.stop_accepting_from(|address| matches!(address, ListenAddress::Unix(_))),
             Closing::Worker => self.stop_accepting(),
         }
-        let now = self.cx.clock.now();
-        self.cx.unready = true;
+        let now = self.own.now();
+        self.own.cx.unready = true;
         // New connections go to other slots already, but the network may take its time with those that had begun.
         let grace = if closing == Closing::Slot { SLOT_GRACE } else { IDLE_GRACE };
         self.closes_listeners = closing == Closing::Service;
@@ -193,7 +178,7 @@ impl Reactor {
     /// Lets in who is queued, and then nobody any more.
     fn close_listeners(&mut self) {
         // Everybody who is queued, within the bound on connections.
-        for _round in 0..self.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
+        for _round in 0..self.own.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
             self.accept_from_all();
         }
         self.stop_accepting();
@@ -207,25 +192,18 @@ impl Reactor {
             if std::mem::take(&mut self.closes_listeners) {
                 self.close_listeners();
             }
-            let idle_since = self.timers.now().before(Span::of(IDLE_GRACE));
-            for fd in 0..self.connections.len() {
-                let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(idle_since));
-                // A request that has come since the poll is answered first.
-                if idle && !has_unread(borrow(fd as RawFd)) {
-                    self.with(fd as RawFd, |_, _| Fate::Close);
-                }
-            }
+            self.own.close_idle(IDLE_GRACE);
         }
-        if self.count == 0 && (now >= idle_until || !self.door.open) {
+        if self.own.count() == 0 && (now >= idle_until || !self.door.open) {
             self.stage = Stage::Gone;
         } else if now >= deadline {
-            warn!("{} connections did not end within drain_timeout: closed", self.count);
+            warn!("{} connections did not end within drain_timeout: closed", self.own.count());
             self.stage = Stage::Gone;
         }
     }
 
     pub(super) fn master_died(&mut self) {
-        let _reported_once = self.poller.remove(self.duty.lifeline());
+        let _reported_once = self.own.poller.remove(self.duty.lifeline());
         warn!("the master is gone");
         match self.on_master_death {
             OnMasterDeath::Exit => self.stage = Stage::Gone,

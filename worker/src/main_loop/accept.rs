@@ -1,4 +1,4 @@
-//! How connections come to a reactor, and what becomes of those it has no room for: idle ones make room, the oldest first; who
+//! How connections come to a worker, and what becomes of those it has no room for: idle ones make room, the oldest first; who
 //! comes then is told 503 at once. A descriptor held in reserve lets it say so when there is none left.
 
 use std::fs::File;
@@ -10,14 +10,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, SockFlag, accept4, getsockopt, send, shutdown, sockopt};
 use phalanx_shared::config::ListenAddress;
 use phalanx_shared::ledger::lane::Counter;
-use phalanx_shared::sys::socket::{cookie, has_unread};
+use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{error, warn};
 
-use super::Reactor;
-use crate::conn::{Connection, Fate, TURNED_AWAY};
+use super::MainLoop;
+use crate::conn::{Connection, TURNED_AWAY};
 use crate::crash_point::{self, Point};
-use crate::event::{Interest, Poller};
+use crate::event::Interest;
 use crate::rescue;
 
 /// Connections accepted from one listener in a turn, before those that are there get their turn.
@@ -31,7 +31,7 @@ const IN_VAIN: Duration = Duration::from_millis(50);
 /// How often overload is written down at most.
 const SAID_EVERY: Duration = Duration::from_secs(5);
 
-/// What a reactor needs to know to accept.
+/// What a worker needs to know to accept.
 pub(super) struct Door {
     pub(super) open: bool,
     again: Option<Instant>,
@@ -63,7 +63,7 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-impl Reactor {
+impl MainLoop {
     /// Accepts what is queued at the slot's own listeners.
     pub(super) fn accept_from_all(&mut self) {
         for (seat, fd, _) in self.listeners() {
@@ -74,18 +74,18 @@ impl Reactor {
     /// Accepts what is queued at a socket that is, or is another slot's counterpart of, the one on `seat`.
     pub(super) fn accept_from(&mut self, socket: RawFd, seat: u8) {
         for _ in 0..ACCEPT_BATCH {
-            self.cx.lane.set_accepting(true);
+            self.own.cx.lane.set_accepting(true);
             match accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
                 Ok(fd) => self.accepted(fd.into_raw_fd(), seat),
                 // Nobody is queued.
-                Err(Errno::EAGAIN) => return self.cx.lane.set_accepting(false),
+                Err(Errno::EAGAIN) => return self.own.cx.lane.set_accepting(false),
                 // The service stops, or this listener does.
                 Err(Errno::EINVAL | Errno::ENOTSOCK) => {
-                    let _not_watched = self.poller.remove(socket);
-                    return self.cx.lane.set_accepting(false);
+                    let _not_watched = self.own.poller.remove(socket);
+                    return self.own.cx.lane.set_accepting(false);
                 }
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    self.cx.lane.set_accepting(false);
+                    self.own.cx.lane.set_accepting(false);
                     if !self.make_room() && !self.turn_away_by_reserve(socket) {
                         return self.pause_accepting();
                     }
@@ -93,89 +93,52 @@ impl Reactor {
                 // The client went away while it was queued, or the call was interrupted.
                 Err(_) => {}
             }
-            self.cx.lane.set_accepting(false);
+            self.own.cx.lane.set_accepting(false);
         }
     }
 
     fn accepted(&mut self, fd: RawFd, listener: u8) {
         crash_point::pass(Point::AfterAccept);
-        if self.count >= self.cx.limits.connections && !self.make_room() {
+        if self.own.count() >= self.own.cx.limits.connections && !self.make_room() {
             return self.turn_away(fd, listener);
         }
         let Some(mut connection) = self.record(fd, listener) else { return table::close(fd) };
-        let welcome = self.cx.speaks_for_proxy(listener) || connection.count_client(&self.cx);
-        self.cx.stats.add(Counter::Accepted, 1);
-        self.insert(connection);
+        let welcome = self.own.cx.speaks_for_proxy(listener) || connection.count_client(&self.own.cx);
+        self.own.cx.stats.add(Counter::Accepted, 1);
+        self.own.insert(connection);
         if !welcome {
-            self.with(fd, Connection::turn_away);
+            self.own.with(fd, Connection::turn_away);
         }
     }
 
     fn record(&self, fd: RawFd, listener: u8) -> Option<Connection> {
         let peer = rescue::sweep::peer_of(fd)?;
-        Connection::record(&self.cx, fd, peer, listener).ok().flatten()
-    }
-
-    pub(super) fn insert(&mut self, mut connection: Connection) {
-        connection.came_in = self.turn;
-        let fd = connection.fd;
-        let index = fd as usize;
-        if self.connections.len() <= index {
-            self.connections.resize_with(index + 1, || None);
-        }
-        self.connections[index] = Some(Box::new(connection));
-        self.count += 1;
-        if let Err(error) = self.poller.add(fd, Interest::Read) {
-            warn!("watch connection {fd}: {error}");
-            return self.broken(fd);
-        }
-        self.with(fd, |_, _| Fate::Stay);
+        Connection::record(&self.own.cx, fd, peer, listener).ok().flatten()
     }
 
     /// Takes connections of a predecessor in; each goes on where it stood.
     pub(crate) fn adopt(&mut self, connections: Vec<Connection>) {
-        for connection in connections {
-            let fd = connection.fd;
-            self.insert(connection);
-            self.with(fd, |_, _| Fate::GoOn);
-        }
+        connections.into_iter().for_each(|connection| self.own.adopt(connection));
     }
 
     // ---- no room ----
 
     /// Closes the connection that has been idle for longest; false when none is.
     fn make_room(&mut self) -> bool {
-        let now = self.cx.clock.now();
+        let now = self.own.now();
         if self.door.in_vain_until.is_some_and(|until| now < until) {
             return false;
         }
         for _look in 0..2 {
             while let Some((fd, event)) = self.door.idle.pop() {
-                let connection = self.connections.get(fd as usize).and_then(Option::as_ref);
-                // A request that has come since the poll is answered first.
-                if connection.is_some_and(|connection| connection.idle_since_event() == Some(event))
-                    && !has_unread(borrow(fd))
-                {
-                    self.with(fd, |_, _| Fate::Close);
+                if self.own.close_if_idle_since(fd, event) {
                     return true;
                 }
             }
-            self.find_idle();
+            self.door.idle = self.own.oldest_idle(FOUND);
         }
         self.door.in_vain_until = Some(now + IN_VAIN);
         false
-    }
-
-    fn find_idle(&mut self) {
-        let idle = |connection: &Connection| Some((connection.fd, connection.idle_since_event()?));
-        let all = self.connections.iter().flatten();
-        let mut found: Vec<(RawFd, u64)> = all.filter_map(|connection| idle(connection)).collect();
-        if found.len() > FOUND {
-            found.select_nth_unstable_by_key(FOUND, |&(_, event)| event);
-            found.truncate(FOUND);
-        }
-        found.sort_unstable_by_key(|&(_, event)| std::cmp::Reverse(event));
-        self.door.idle = found;
     }
 
     /// Tells a connection over the limit so.
@@ -183,8 +146,8 @@ impl Reactor {
         self.say_overload("as many connections as limits.connections allows");
         match self.record(fd, listener) {
             Some(connection) => {
-                self.insert(connection);
-                self.with(fd, Connection::turn_away);
+                self.own.insert(connection);
+                self.own.with(fd, Connection::turn_away);
             }
             None => say_no(fd),
         }
@@ -202,7 +165,7 @@ impl Reactor {
     }
 
     fn say_overload(&mut self, why: &str) {
-        let now = self.cx.clock.now();
+        let now = self.own.now();
         if self.door.said.is_none_or(|said| now >= said + SAID_EVERY) {
             self.door.said = Some(now);
             warn!("{why}: closing idle connections, answering new ones 503");
@@ -214,7 +177,7 @@ impl Reactor {
     pub(super) fn start_accepting(&mut self) {
         self.door.open = true;
         for (_, fd, address) in self.listeners() {
-            match self.poller.add(fd, Interest::Read) {
+            match self.own.poller.add(fd, Interest::Read) {
                 Ok(()) => {}
                 // A canary has watched it all along.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -226,7 +189,7 @@ impl Reactor {
     /// The slot's listeners, those that the configuration knows: seat, number, address. What it has taken away and what a reload
     /// has yet to bring does not listen.
     pub(super) fn listeners(&self) -> Vec<(u8, RawFd, ListenAddress)> {
-        let configured = self.cx.listens.iter().flatten();
+        let configured = self.own.cx.listens.iter().flatten();
         let seated = configured.filter_map(|listen| {
             let fd = *self.inheritance.seats.get(usize::from(listen.seat))?;
             Some((listen.seat, fd, listen.address.clone()))
@@ -237,7 +200,7 @@ impl Reactor {
     /// Accepts from another slot's sockets as soon as they are where they are to be.
     pub(super) fn assist(&mut self, cookies: Vec<(u8, u64)>) {
         for (fd, _) in std::mem::take(&mut self.assisted) {
-            let _not_watched = self.poller.remove(fd);
+            let _not_watched = self.own.poller.remove(fd);
             table::close(fd);
         }
         self.note_own();
@@ -256,7 +219,7 @@ impl Reactor {
             // Watched by descriptors of this worker's own: the master may put others into the places at any time.
             for (seat, fd, _) in places {
                 match borrow(fd).try_clone_to_owned().map(IntoRawFd::into_raw_fd) {
-                    Ok(own) => match self.poller.add(own, Interest::Read) {
+                    Ok(own) => match self.own.poller.add(own, Interest::Read) {
                         Ok(()) => self.assisted.push((own, seat)),
                         Err(error) => {
                             warn!("watch another slot's socket: {error}");
@@ -280,18 +243,18 @@ impl Reactor {
 
     pub(super) fn stop_accepting_from(&mut self, which: impl Fn(&ListenAddress) -> bool) {
         for (_, fd, _) in self.listeners().iter().filter(|(.., address)| which(address)) {
-            let _not_watched = self.poller.remove(*fd);
+            let _not_watched = self.own.poller.remove(*fd);
         }
     }
 
     fn pause_accepting(&mut self) {
         self.stop_accepting();
-        self.door.again = Some(self.cx.clock.now() + ACCEPT_PAUSE);
+        self.door.again = Some(self.own.now() + ACCEPT_PAUSE);
     }
 
     /// Ends a pause that is over.
     pub(super) fn accept_again(&mut self) {
-        if self.door.again.is_some_and(|at| at <= self.cx.clock.now()) {
+        if self.door.again.is_some_and(|at| at <= self.own.now()) {
             self.door.again = None;
             if self.door.reserve.is_none() {
                 self.door.reserve = reserve();

@@ -1,0 +1,92 @@
+//! A call of a handler that goes on away from the loop: all that it needs, taken from the connection, and what comes of it. The
+//! request stays on record as in its handler.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::serve::{Turnout, run_handler};
+use crate::http::encode::{self, Envelope};
+use crate::http::reply::Tail;
+use crate::http::{Head, HeaderScratch, Progress, Reply, head};
+use crate::pool::Job;
+use crate::service::Router;
+
+/// Length of an IMF-fixdate.
+const DATE: usize = 29;
+
+/// A request, ready to be answered by any thread.
+pub(super) struct Call {
+    router: Arc<Router>,
+    /// The bytes of its head, which were parsed before.
+    head: Vec<u8>,
+    /// The bound that they were parsed with.
+    limit: usize,
+    /// The second that the response's Date names, and its text.
+    date: u64,
+    date_text: [u8; DATE],
+    /// The response is its connection's last.
+    last: bool,
+    unready: bool,
+}
+
+/// A response, ready to be sent.
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) validator: u64,
+    pub(super) last: bool,
+    /// It is made on the way: nobody knows its length.
+    pub(super) is_stream: bool,
+    pub(super) body_len: u64,
+    /// Its first bytes, and what follows them.
+    pub(super) bytes: Vec<u8>,
+    pub(super) tail: Tail,
+    pub(super) chunked: bool,
+}
+
+impl Call {
+    /// That of the request whose head stands at the front of `bytes`.
+    pub(super) fn new(cx: &mut Context, head: &Head<'_>, bytes: &[u8], date: u64, last: bool) -> Call {
+        Call {
+            router: cx.router.clone(),
+            head: bytes.get(..head.len).unwrap_or(bytes).to_vec(),
+            limit: cx.limits.head,
+            date,
+            date_text: *cx.date.text(date),
+            last,
+            unready: cx.unready,
+        }
+    }
+
+    /// As a job for a pool of handlers.
+    pub(super) fn into_job(self) -> Job {
+        Job::handler(move || self.run())
+    }
+
+    /// Runs the handler, and whatever it waits for, to the end.
+    fn run(&self) -> Answered {
+        let mut scratch = HeaderScratch::new();
+        let Ok(Progress::Done(head)) = head::parse(&self.head, self.limit, &mut scratch) else {
+            return self.answered(Reply::error(500), 1, false);
+        };
+        let mut done = None;
+        let reply = loop {
+            match run_handler(&self.router, &head, self.date, done.take(), self.unready) {
+                Turnout::Reply(reply) => break reply,
+                Turnout::Later(job) => done = Some(job.run()),
+            }
+        };
+        self.answered(reply, head.minor_version, head.is_head())
+    }
+
+    fn answered(&self, reply: Reply<'_>, minor_version: u8, head_only: bool) -> Answered {
+        // What has no length ends, for an HTTP/1.0 peer, with the connection.
+        let last = self.last || (reply.is_stream() && minor_version == 0);
+        let envelope = Envelope { date: &self.date_text, minor_version, keep_alive: !last, head_only };
+        let mut bytes = Vec::new();
+        encode::append(&mut bytes, &reply, &envelope);
+        let (status, validator, body_len) = (reply.status(), reply.validator(), reply.body_len());
+        let (is_stream, chunked) = (reply.is_stream(), envelope.chunks());
+        let tail = if head_only { Tail::None } else { reply.into_tail() };
+        Answered { status, validator, last, is_stream, body_len, bytes, tail, chunked }
+    }
+}

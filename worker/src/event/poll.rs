@@ -1,0 +1,110 @@
+//! The poller on `poll(2)`: one list of all descriptors, handed to the kernel and looked through in every turn. Known to every
+//! Unix; costs in proportion to what is watched, not to what happens.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use phalanx_shared::sys::table::borrow;
+use rustix::event::{PollFd, PollFlags};
+
+use super::{Event, Interest, Poller, time_limit};
+
+/// The list.
+#[derive(Default)]
+pub struct Poll {
+    watched: Vec<PollFd<'static>>,
+    /// By place in the list.
+    numbers: Vec<RawFd>,
+    /// By number: the place in the list.
+    places: Vec<Option<u32>>,
+}
+
+impl Poll {
+    fn place(&self, fd: RawFd) -> io::Result<usize> {
+        let place = usize::try_from(fd).ok().and_then(|index| *self.places.get(index)?);
+        place.map(|place| place as usize).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Poller for Poll {
+    fn add(&mut self, fd: RawFd, interest: Interest) -> io::Result<()> {
+        let index = usize::try_from(fd).map_err(|_| io::ErrorKind::InvalidInput)?;
+        if self.place(fd).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let place = u32::try_from(self.watched.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        if self.places.len() <= index {
+            self.places.resize(index + 1, None);
+        }
+        self.places[index] = Some(place);
+        self.watched.push(PollFd::from_borrowed_fd(borrow(fd), flags(interest)));
+        self.numbers.push(fd);
+        Ok(())
+    }
+
+    fn change(&mut self, fd: RawFd, interest: Interest) -> io::Result<()> {
+        let place = self.place(fd)?;
+        self.watched[place] = PollFd::from_borrowed_fd(borrow(fd), flags(interest));
+        Ok(())
+    }
+
+    fn remove(&mut self, fd: RawFd) -> io::Result<()> {
+        let place = self.place(fd)?;
+        self.places[fd as usize] = None;
+        self.watched.swap_remove(place);
+        self.numbers.swap_remove(place);
+        if let Some(moved) = self.numbers.get(place) {
+            self.places[*moved as usize] = Some(place as u32);
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, fd: RawFd) {
+        let _was_not_watched = self.remove(fd);
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
+        events.clear();
+        let count = match rustix::event::poll(&mut self.watched, time_limit(limit).as_ref()) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let mut gone = Vec::new();
+        for (watched, fd) in self.watched.iter().zip(&self.numbers) {
+            if events.len() + gone.len() == count {
+                break;
+            }
+            let flags = watched.revents();
+            if flags.contains(PollFlags::NVAL) {
+                gone.push(*fd);
+            } else if !flags.is_empty() {
+                events.push(event(*fd, flags));
+            }
+        }
+        // Another who has the table has closed it: it would be told for ever.
+        gone.into_iter().for_each(|fd| self.closed(fd));
+        Ok(())
+    }
+}
+
+fn flags(interest: Interest) -> PollFlags {
+    match interest {
+        Interest::Read => PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP,
+        Interest::Write => PollFlags::OUT,
+        Interest::Nothing => PollFlags::empty(),
+    }
+}
+
+fn event(fd: RawFd, flags: PollFlags) -> Event {
+    Event {
+        fd,
+        readable: flags.contains(PollFlags::IN),
+        writable: flags.contains(PollFlags::OUT),
+        urgent: flags.contains(PollFlags::PRI),
+        peer_finished: flags.contains(PollFlags::RDHUP),
+        hung_up: flags.contains(PollFlags::HUP),
+        error: flags.contains(PollFlags::ERR),
+    }
+}

@@ -1,0 +1,288 @@
+//! An event loop over connections: one thread, which waits for all of them and works for one at a time. A worker has one at
+//! least; where there are several, a connection belongs to one of them.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use phalanx_shared::config;
+use phalanx_shared::ipc::channel::Doorbell;
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::sys::socket::has_unread;
+use phalanx_shared::sys::table::borrow;
+use phalanx_shared::warn;
+
+use crate::conn::{Connection, Context, Fate};
+use crate::event::timers::{Span, Tick, Timers};
+use crate::event::{Event, Interest, Poller, poller};
+use crate::pool::Pool;
+
+/// The loop's connections, and what it waits for them with.
+pub(crate) struct EventLoop {
+    pub(crate) poller: Box<dyn Poller>,
+    pub(crate) cx: Context,
+    /// By descriptor number.
+    connections: Vec<Option<Box<Connection>>>,
+    count: u32,
+    timers: Timers,
+    /// Connections with more to do than one turn gave them time for.
+    backlog: Vec<RawFd>,
+    /// Counts turns of the loop.
+    turn: u32,
+    /// Counts events of connections.
+    events: u64,
+    /// Rung for each connection that is given to another worker, which each is as soon as it is quiet; none: they are kept.
+    gives: Option<&'static Doorbell>,
+}
+
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl EventLoop {
+    /// A loop without connections, which waits for the pools of `cx` too.
+    pub(crate) fn new(cx: Context, which: config::Poller) -> io::Result<EventLoop> {
+        let mut poller = poller(which)?;
+        for bell in cx.pools().filter_map(Pool::bell) {
+            poller.add(bell, Interest::Read)?;
+        }
+        let timers = Timers::new(cx.clock.now());
+        Ok(EventLoop {
+            poller,
+            cx,
+            connections: Vec::new(),
+            count: 0,
+            timers,
+            backlog: Vec::new(),
+            turn: 0,
+            events: 0,
+            gives: None,
+        })
+    }
+
+    /// Connections that it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The connection of a number.
+    pub(crate) fn connection(&self, fd: RawFd) -> Option<&Connection> {
+        self.connections.get(usize::try_from(fd).ok()?)?.as_deref()
+    }
+
+    // ---- a turn ----
+
+    /// How long to wait for events at most, as far as connections are concerned; none: for ever.
+    pub(crate) fn next_wait(&self) -> Option<Duration> {
+        if !self.backlog.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let results = self.cx.pools().filter_map(Pool::next_results);
+        results.chain(self.timers.next_wait(self.cx.clock.now())).min()
+    }
+
+    /// Waits for events, at most for `limit`; none: for ever.
+    pub(crate) fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
+        self.cx.pools_mut().for_each(Pool::hand_over);
+        self.poller.wait(events, limit)
+    }
+
+    /// The wait is over.
+    pub(crate) fn begin_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        self.cx.clock.tick();
+        self.cx.setting.next_turn();
+        self.timers.advance(self.cx.clock.now());
+    }
+
+    /// Does what an event calls for; false when it is about neither a connection nor a pool.
+    pub(crate) fn react(&mut self, event: &Event) -> bool {
+        let Some(connection) = self.connection(event.fd) else {
+            return self.take_results(Some(event.fd));
+        };
+        // What was polled before a connection came is about one that had its number and was closed in this turn.
+        if connection.came_in != self.turn {
+            self.connection_event(event);
+        }
+        true
+    }
+
+    fn connection_event(&mut self, event: &Event) {
+        if event.wants_read() {
+            self.with(event.fd, Connection::readable);
+        }
+        if event.wants_write() {
+            self.with(event.fd, Connection::writable);
+        }
+        // Nothing is left to wait for: whatever the reads and writes above said, it ends here.
+        if event.is_broken() {
+            self.close(event.fd);
+        }
+    }
+
+    /// Threads have done what connections wait for: those of the pool whose `bell` it is, or of any that may hold results back.
+    /// False when it is no pool's.
+    fn take_results(&mut self, bell: Option<RawFd>) -> bool {
+        let mut known = false;
+        for of_handlers in [false, true] {
+            let pool = if of_handlers { self.cx.handlers.as_mut() } else { Some(&mut self.cx.pool) };
+            let is_meant = |pool: &Pool| bell.map_or(pool.next_results().is_some(), |bell| pool.bell() == Some(bell));
+            let Some(pool) = pool.filter(|pool| is_meant(pool)) else { continue };
+            known = true;
+            let (results, worked) = pool.results();
+            for (fd, ticket, done) in results {
+                self.with(fd, |connection, cx| connection.arrived(cx, ticket, done));
+            }
+            self.cx.stats.add(Counter::Busy, nanoseconds(worked));
+        }
+        known
+    }
+
+    /// What follows the events of a turn: connections that have more to do, and those whose time is over.
+    pub(crate) fn end_turn(&mut self) {
+        self.take_results(None);
+        for fd in std::mem::take(&mut self.backlog) {
+            self.with(fd, Connection::go_on);
+        }
+        self.expire();
+    }
+
+    fn expire(&mut self) {
+        for (fd, tick) in self.timers.due(self.cx.clock.now()) {
+            let Some(Some(connection)) = self.connections.get_mut(fd as usize) else { continue };
+            match connection.looked_at(tick) {
+                Some(true) => self.with(fd, Connection::overdue),
+                Some(false) => {
+                    let tick = self.timers.schedule(fd, connection.deadline());
+                    connection.set_scheduled(tick);
+                }
+                None => {}
+            }
+        }
+    }
+
+    // ---- connections ----
+
+    /// Takes a connection in.
+    pub(crate) fn insert(&mut self, mut connection: Connection) {
+        connection.came_in = self.turn;
+        let fd = connection.fd;
+        let index = fd as usize;
+        if self.connections.len() <= index {
+            self.connections.resize_with(index + 1, || None);
+        }
+        self.connections[index] = Some(Box::new(connection));
+        self.count += 1;
+        if let Err(error) = self.poller.add(fd, Interest::Read) {
+            warn!("watch connection {fd}: {error}");
+            return self.close(fd);
+        }
+        self.with(fd, |_, _| Fate::Stay);
+    }
+
+    /// Takes a connection in that another had; it goes on where it stood.
+    pub(crate) fn adopt(&mut self, connection: Connection) {
+        let fd = connection.fd;
+        self.insert(connection);
+        self.with(fd, |_, _| Fate::GoOn);
+    }
+
+    /// Runs `act` on a connection and does what becomes of it.
+    pub(crate) fn with(&mut self, fd: RawFd, act: impl FnOnce(&mut Connection, &mut Context) -> Fate) {
+        let Some(slot) = self.connections.get_mut(fd as usize) else { return };
+        let Some(connection) = slot.as_mut() else { return };
+        self.events += 1;
+        self.cx.lane.set_current(Some(fd));
+        let mut fate = act(connection, &mut self.cx);
+        if let Some(interest) = connection.new_interest()
+            && self.poller.change(fd, interest).is_err()
+        {
+            fate = Fate::Close;
+        }
+        match fate {
+            Fate::Close => {
+                if let Some(connection) = slot.take() {
+                    self.count -= 1;
+                    self.poller.closed(fd);
+                    connection.close(&mut self.cx);
+                }
+                return;
+            }
+            Fate::GoOn if connection.ask_to_go_on() => self.backlog.push(fd),
+            Fate::GoOn | Fate::Stay => {}
+        }
+        if let Some(tick) = connection.reschedule(&self.cx.patience, self.timers.now(), self.events) {
+            connection.set_scheduled(self.timers.schedule(fd, tick));
+        }
+        if self.gives.is_some() && fate == Fate::Stay {
+            self.give_if_quiet(fd);
+        }
+    }
+
+    pub(crate) fn close(&mut self, fd: RawFd) {
+        self.with(fd, |_, _| Fate::Close);
+    }
+
+    // ---- the end ----
+
+    /// Gives to another worker what is quiet, and the rest when it becomes so; `bell` is rung for each.
+    pub(crate) fn give(&mut self, bell: &'static Doorbell) {
+        self.gives = Some(bell);
+        for fd in 0..self.connections.len() {
+            self.give_if_quiet(fd as RawFd);
+        }
+    }
+
+    fn give_if_quiet(&mut self, fd: RawFd) {
+        let Some(bell) = self.gives else { return };
+        let Some(slot) = self.connections.get_mut(fd as usize) else { return };
+        if !slot.as_ref().is_some_and(|connection| connection.is_quiet()) {
+            return;
+        }
+        let Some(connection) = slot.take() else { return };
+        let _closed_already = self.poller.remove(fd);
+        self.count -= 1;
+        connection.give();
+        bell.ring();
+    }
+
+    /// Closes what has been idle for `grace`.
+    pub(crate) fn close_idle(&mut self, grace: Duration) {
+        let since: Tick = self.timers.now().before(Span::of(grace));
+        for fd in 0..self.connections.len() {
+            let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(since));
+            // A request that has come since the poll is answered first.
+            if idle && !has_unread(borrow(fd as RawFd)) {
+                self.close(fd as RawFd);
+            }
+        }
+    }
+
+    /// The connections that have been idle for longest, at most `most`, the oldest last, each with the number of its last event.
+    pub(crate) fn oldest_idle(&self, most: usize) -> Vec<(RawFd, u64)> {
+        let idle = |connection: &Connection| Some((connection.fd, connection.idle_since_event()?));
+        let mut found: Vec<(RawFd, u64)> = self.connections.iter().flatten().filter_map(|it| idle(it)).collect();
+        if found.len() > most {
+            found.select_nth_unstable_by_key(most, |&(_, event)| event);
+            found.truncate(most);
+        }
+        found.sort_unstable_by_key(|&(_, event)| std::cmp::Reverse(event));
+        found
+    }
+
+    /// Closes a connection if nothing has happened on it since that event; false when something has.
+    pub(crate) fn close_if_idle_since(&mut self, fd: RawFd, event: u64) -> bool {
+        // A request that has come since the poll is answered first.
+        let idle = self.connection(fd).is_some_and(|connection| connection.idle_since_event() == Some(event));
+        if !idle || has_unread(borrow(fd)) {
+            return false;
+        }
+        self.close(fd);
+        true
+    }
+
+    /// The time of this turn.
+    pub(crate) fn now(&self) -> Instant {
+        self.cx.clock.now()
+    }
+}

@@ -1,0 +1,222 @@
+//! The main loop of a worker, whatever its model: supervision, listeners, and the connections that nobody else of the worker has.
+
+mod accept;
+mod words;
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use phalanx_shared::config::OnMasterDeath;
+use phalanx_shared::ipc::Word;
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::{error, info, warn};
+
+use accept::Door;
+
+use crate::duty::Duty;
+use crate::enter::{Booted, Inheritance};
+use crate::event::{Event, Interest};
+use crate::event_loop::{EventLoop, nanoseconds};
+use crate::pool::Stuck;
+use crate::rescue::fetch::Formers;
+use crate::rescue::giver::answer_fetches;
+
+/// How long a draining worker waits for requests on idle connections before it closes them.
+const IDLE_GRACE: Duration = Duration::from_millis(100);
+
+/// How often it looks then which are idle by now.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a slot that closes lets in who had begun to connect to it.
+const SLOT_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a worker that only holds what it gave looks whether all of that has been fetched.
+const HELD_LOOK: Duration = Duration::from_millis(20);
+
+/// Where a worker stands between boot and exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Ready; the predecessor still serves.
+    Waiting,
+    Serving,
+    /// A successor serves; what is in flight here is ended here.
+    Retiring,
+    /// Nobody serves after this.
+    Draining {
+        idle_until: Instant,
+        deadline: Instant,
+    },
+    Gone,
+}
+
+/// The loop, and what it supervises.
+pub(crate) struct MainLoop {
+    /// Its own connections.
+    own: EventLoop,
+    door: Door,
+    stage: Stage,
+    /// What this worker gives is held here until another table has fetched it.
+    yielding: bool,
+    /// The listeners are shut when the grace of the drain is over.
+    closes_listeners: bool,
+    formers: Formers,
+    /// Sockets of another slot that are accepted from.
+    assisted: Vec<(RawFd, u8)>,
+    /// Seats and cookies of those that are to be.
+    to_assist: Vec<(u8, u64)>,
+    duty: Duty,
+    inheritance: &'static Inheritance,
+    drain_timeout: Duration,
+    request_timeout: Duration,
+    on_master_death: OnMasterDeath,
+}
+
+impl MainLoop {
+    /// Takes in what the worker has taken over, and tells the master that it is ready.
+    ///
+    /// # Errors
+    /// Why it cannot wait for events.
+    pub(crate) fn new(booted: Booted) -> Result<MainLoop, String> {
+        let Booted { cx, duty, formers, inheritance, workers, connections, serve_at_once, .. } = booted;
+        let fail = |error: std::io::Error| format!("wait for events: {error}");
+        let mut own = EventLoop::new(cx, workers.poller).map_err(fail)?;
+        for fd in [duty.bell(), duty.signal(), duty.lifeline()] {
+            own.poller.add(fd, Interest::Read).map_err(fail)?;
+        }
+        let mut main = MainLoop {
+            own,
+            door: Door::new(),
+            stage: Stage::Waiting,
+            yielding: false,
+            closes_listeners: false,
+            formers,
+            assisted: Vec::new(),
+            to_assist: Vec::new(),
+            duty,
+            inheritance,
+            drain_timeout: workers.drain_timeout,
+            request_timeout: workers.request_timeout,
+            on_master_death: workers.on_master_death,
+        };
+        main.adopt(connections);
+        if serve_at_once {
+            main.begin_to_serve();
+        }
+        main.ready();
+        Ok(main)
+    }
+
+    /// The loop: wait, sort out what happened, act, tidy up. Returns the exit code.
+    pub(crate) fn run(mut self) -> i32 {
+        let mut events = Vec::new();
+        while self.stage != Stage::Gone {
+            let limit = self.next_wait();
+            if let Err(error) = self.own.wait(&mut events, limit) {
+                error!("wait for events: {error}");
+                return 1;
+            }
+            self.own.begin_turn();
+            self.own.cx.lane.begin_turn(self.own.cx.clock.since_boot());
+            for event in &events {
+                self.react(event);
+            }
+            self.own.end_turn();
+            self.tidy_up();
+        }
+        info!("incarnation {} leaves", self.own.cx.incarnation.0);
+        // What was noted is closed by what owns it, from here on.
+        self.own.cx.lane.forget_notes();
+        0
+    }
+
+    fn next_wait(&self) -> Option<Duration> {
+        let now = self.own.now();
+        let stage = match self.stage {
+            Stage::Draining { idle_until, deadline } => {
+                Some(if idle_until > now { idle_until } else { deadline.min(now + IDLE_LOOK) })
+            }
+            // Who fetched the last of it may have told the keeper, which has this table too.
+            Stage::Retiring if self.yielding && self.own.count() == 0 => Some(now + HELD_LOOK),
+            _ => None,
+        };
+        let assist = (!self.to_assist.is_empty()).then(|| now + HELD_LOOK);
+        let formers = match self.stage {
+            Stage::Serving | Stage::Draining { .. } => self.formers.next_look(),
+            _ => None,
+        };
+        let job = self.own.cx.pools().filter_map(|pool| pool.next_look(self.request_timeout)).min();
+        let instants = [stage, assist, formers, job, self.door.again()]
+            .into_iter()
+            .flatten()
+            .map(|at| at.saturating_duration_since(now));
+        instants.chain(self.own.next_wait()).min()
+    }
+
+    fn react(&mut self, event: &Event) {
+        if self.own.react(event) {
+            return;
+        }
+        self.own.cx.lane.set_current(None);
+        if let Some(seat) = self.inheritance.seats.iter().position(|fd| *fd == event.fd) {
+            return self.accept_from(event.fd, seat as u8);
+        }
+        match event.fd {
+            fd if fd == self.duty.bell() => self.hear(),
+            fd if fd == self.duty.signal() => self.duty.terminated(),
+            fd if fd == self.duty.lifeline() => self.master_died(),
+            fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
+            fd if fd == self.inheritance.giving => {
+                answer_fetches(self.inheritance);
+                if event.hung_up {
+                    let _nobody_asks = self.own.poller.remove(fd);
+                }
+            }
+            fd => match self.assisted.iter().find(|(assisted, _)| *assisted == fd) {
+                Some(&(fd, seat)) => self.accept_from(fd, seat),
+                None => self.fetched(fd),
+            },
+        }
+    }
+
+    /// A thread that does not end its job is given up, and with it this worker: nothing else ends a thread.
+    fn watch_pool(&mut self) {
+        let (now, limit) = (self.own.now(), self.request_timeout);
+        let found: Vec<Stuck> = self.own.cx.pools_mut().flat_map(|pool| pool.watch(now, limit)).collect();
+        for stuck in found {
+            let request = self.own.connection(stuck.fd).and_then(|connection| connection.describe());
+            let (request, age, class) =
+                (request.unwrap_or_else(|| "what nobody waits for".to_owned()), stuck.age, stuck.class);
+            if stuck.given_up {
+                warn!(
+                    "a thread has worked for {age:.1?} on {request}, {class}: given up, this worker is to be replaced"
+                );
+                self.duty.ask_for_successor();
+            } else {
+                warn!("a thread has worked for {age:.1?} on {request}, {class}");
+                if class.has_own_stack() {
+                    self.duty.say(Word::Stuck(stuck.thread.as_raw()));
+                }
+            }
+        }
+    }
+
+    fn tidy_up(&mut self) {
+        self.own.cx.access_log.flush();
+        self.own.cx.lane.set_current(None);
+        self.own.cx.lane.beat();
+        self.own.cx.stats.set(Counter::Connections, self.own.count().into());
+        let now = self.own.now();
+        self.accept_again();
+        self.begin_to_assist();
+        self.watch_pool();
+        if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
+            self.formers.look().into_iter().for_each(|dead| self.duty.say(Word::Buried(dead)));
+        }
+        self.own.cx.stats.add(Counter::Busy, nanoseconds(now.elapsed()));
+        match self.stage {
+            Stage::Retiring if self.own.count() == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
+            Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),
+            _ => {}
+        }
+    }
+}
