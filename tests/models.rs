@@ -76,4 +76,7 @@ models! {
     reactor_pool: "reactor-pool", "epoll";
     reactor_pool_poll: "reactor-pool", "poll";
     reactor_pool_select: "reactor-pool", "select";
+    multi_reactor: "multi-reactor", "epoll";
+    multi_reactor_poll: "multi-reactor", "poll";
+    multi_reactor_select: "multi-reactor", "select";
 }

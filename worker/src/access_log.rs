@@ -70,6 +70,11 @@ impl AccessLog {
         AccessLog { to, format, lines: Vec::new(), second: u64::MAX, stamp: String::new(), outcome: None }
     }
 
+    /// The same, for another thread.
+    pub fn for_another_thread(&self) -> AccessLog {
+        AccessLog::new(self.to, self.format)
+    }
+
     /// What the next request that is added has come to, if a worker died of it or with it.
     pub fn mark(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);

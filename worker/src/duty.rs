@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use phalanx_shared::ipc::{Closing, Incarnation, Pong, ToMaster, ToWorker, Word};
-use phalanx_shared::ledger::lane::{Stats, Wish};
+use phalanx_shared::ledger::lane::Wish;
 use phalanx_shared::sys::rest::private_bytes;
 
 use crate::enter::Inheritance;
@@ -50,7 +50,7 @@ impl Duty {
     }
 
     /// What the master has said since; pings are answered on the way.
-    pub(crate) fn hear(&mut self, stats: &Stats) -> Vec<ToWorker> {
+    pub(crate) fn hear(&mut self) -> Vec<ToWorker> {
         let end = &self.inheritance.lanes[self.lane];
         let mut words = Vec::new();
         if end.bell.silence() {
@@ -65,7 +65,7 @@ impl Duty {
                     let wants_successor = self.wants_successor;
                     self.say(Word::Pong(Pong {
                         number,
-                        stats: stats.snapshot(),
+                        stats: self.inheritance.ledger.stats_of(self.lane),
                         private_bytes: private_bytes(),
                         wants_successor,
                     }));

@@ -3,11 +3,15 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use phalanx_shared::config;
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::stall::Class;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::borrow;
 use phalanx_shared::warn;
@@ -15,7 +19,7 @@ use phalanx_shared::warn;
 use crate::conn::{Connection, Context, Fate};
 use crate::event::timers::{Span, Tick, Timers};
 use crate::event::{Event, Interest, Poller, poller};
-use crate::pool::Pool;
+use crate::pool::{self, Pool};
 
 /// The loop's connections, and what it waits for them with.
 pub(crate) struct EventLoop {
@@ -23,16 +27,59 @@ pub(crate) struct EventLoop {
     pub(crate) cx: Context,
     /// By descriptor number.
     connections: Vec<Option<Box<Connection>>>,
-    count: u32,
+    count: Count,
     timers: Timers,
     /// Connections with more to do than one turn gave them time for.
     backlog: Vec<RawFd>,
     /// Counts turns of the loop.
     turn: u32,
-    /// Counts events of connections.
+    /// The number of the last event of a connection. Those of all loops of a machine are in the order of their time, a turn's
+    /// events apart.
     events: u64,
     /// Rung for each connection that is given to another worker, which each is as soon as it is quiet; none: they are kept.
     gives: Option<&'static Doorbell>,
+}
+
+/// How many connections a loop has, for whoever hands it more.
+#[derive(Clone, Default)]
+pub(crate) struct Count(Arc<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    here: AtomicU32,
+    coming: AtomicU32,
+}
+
+impl Count {
+    /// Those that it has, and those on their way to it.
+    pub(crate) fn get(&self) -> u32 {
+        self.0.coming.load(Ordering::Acquire) + self.0.here.load(Ordering::Acquire)
+    }
+
+    /// One more is on its way.
+    pub(crate) fn add_coming(&self) {
+        self.0.coming.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn add(&self) {
+        self.0.here.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn subtract(&self) {
+        self.0.here.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Something that has been worked on for long.
+pub(crate) struct Stuck {
+    /// What it is, in words.
+    pub(crate) request: String,
+    pub(crate) thread: Pid,
+    pub(crate) age: Duration,
+    /// What the thread does.
+    pub(crate) class: Class,
+    /// Nothing will come of it any more; else it may yet end.
+    pub(crate) given_up: bool,
 }
 
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
@@ -51,7 +98,7 @@ impl EventLoop {
             poller,
             cx,
             connections: Vec::new(),
-            count: 0,
+            count: Count::default(),
             timers,
             backlog: Vec::new(),
             turn: 0,
@@ -62,7 +109,17 @@ impl EventLoop {
 
     /// Connections that it has.
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.count.get()
+    }
+
+    /// Counts them, for others.
+    pub(crate) fn counter(&self) -> Count {
+        self.count.clone()
+    }
+
+    /// The descriptors of its own.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        self.poller.descriptor().into_iter().chain(self.cx.pools().filter_map(Pool::bell)).collect()
     }
 
     /// The connection of a number.
@@ -72,13 +129,17 @@ impl EventLoop {
 
     // ---- a turn ----
 
-    /// How long to wait for events at most, as far as connections are concerned; none: for ever.
-    pub(crate) fn next_wait(&self) -> Option<Duration> {
+    /// How long to wait for events at most, as far as connections are concerned, where a thread may work on one request for
+    /// `limit`; none: for ever.
+    pub(crate) fn next_wait(&self, limit: Duration) -> Option<Duration> {
         if !self.backlog.is_empty() {
             return Some(Duration::ZERO);
         }
+        let now = self.now();
         let results = self.cx.pools().filter_map(Pool::next_results);
-        results.chain(self.timers.next_wait(self.cx.clock.now())).min()
+        let looks =
+            self.cx.pools().filter_map(|pool| pool.next_look(limit)).map(|at| at.saturating_duration_since(now));
+        results.chain(looks).chain(self.timers.next_wait(now)).min()
     }
 
     /// Waits for events, at most for `limit`; none: for ever.
@@ -93,6 +154,7 @@ impl EventLoop {
         self.cx.clock.tick();
         self.cx.setting.next_turn();
         self.timers.advance(self.cx.clock.now());
+        self.events = self.events.max(nanoseconds(self.cx.clock.since_boot()));
     }
 
     /// Does what an event calls for; false when it is about neither a connection nor a pool.
@@ -147,6 +209,27 @@ impl EventLoop {
         self.expire();
     }
 
+    /// Gives up what threads have worked on for longer than `limit`, and tells of it, and of what may come to that.
+    pub(crate) fn watch(&mut self, limit: Duration) -> Vec<Stuck> {
+        let now = self.now();
+        let found: Vec<pool::Stuck> = self.cx.pools_mut().flat_map(|pool| pool.watch(now, limit)).collect();
+        let named = |stuck: pool::Stuck| {
+            let request = stuck.fd.and_then(|fd| self.connection(fd)).and_then(Connection::describe);
+            let request = request.unwrap_or_else(|| "what nobody waits for".to_owned());
+            let pool::Stuck { thread, age, class, given_up, .. } = stuck;
+            Stuck { request, thread, age, class, given_up }
+        };
+        found.into_iter().map(named).collect()
+    }
+
+    /// Ends a turn for whoever looks on: lines of the log, counters.
+    pub(crate) fn tidy_up(&mut self) {
+        self.cx.access_log.flush();
+        self.cx.track.set_current(None);
+        self.cx.stats.set(Counter::Connections, self.count().into());
+        self.cx.stats.add(Counter::Busy, nanoseconds(self.now().elapsed()));
+    }
+
     fn expire(&mut self) {
         for (fd, tick) in self.timers.due(self.cx.clock.now()) {
             let Some(Some(connection)) = self.connections.get_mut(fd as usize) else { continue };
@@ -172,7 +255,7 @@ impl EventLoop {
             self.connections.resize_with(index + 1, || None);
         }
         self.connections[index] = Some(Box::new(connection));
-        self.count += 1;
+        self.count.add();
         if let Err(error) = self.poller.add(fd, Interest::Read) {
             warn!("watch connection {fd}: {error}");
             return self.close(fd);
@@ -187,12 +270,18 @@ impl EventLoop {
         self.with(fd, |_, _| Fate::GoOn);
     }
 
+    /// As [`EventLoop::adopt`], for one that was counted as coming.
+    pub(crate) fn take_coming(&mut self, connection: Connection) {
+        self.adopt(connection);
+        self.count.0.coming.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Runs `act` on a connection and does what becomes of it.
     pub(crate) fn with(&mut self, fd: RawFd, act: impl FnOnce(&mut Connection, &mut Context) -> Fate) {
         let Some(slot) = self.connections.get_mut(fd as usize) else { return };
         let Some(connection) = slot.as_mut() else { return };
         self.events += 1;
-        self.cx.lane.set_current(Some(fd));
+        self.cx.track.set_current(Some(fd));
         let mut fate = act(connection, &mut self.cx);
         if let Some(interest) = connection.new_interest()
             && self.poller.change(fd, interest).is_err()
@@ -202,7 +291,7 @@ impl EventLoop {
         match fate {
             Fate::Close => {
                 if let Some(connection) = slot.take() {
-                    self.count -= 1;
+                    self.count.subtract();
                     self.poller.closed(fd);
                     connection.close(&mut self.cx);
                 }
@@ -241,7 +330,7 @@ impl EventLoop {
         }
         let Some(connection) = slot.take() else { return };
         let _closed_already = self.poller.remove(fd);
-        self.count -= 1;
+        self.count.subtract();
         connection.give();
         bell.ring();
     }

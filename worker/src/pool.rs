@@ -79,6 +79,11 @@ impl Pool {
         }
     }
 
+    /// The same threads, for another loop.
+    pub fn for_another_loop(&self) -> Pool {
+        Pool::of(self.threads.clone())
+    }
+
     /// Hangs the bell up; its descriptor is readable when results are there.
     pub fn hang_bell(&self) -> io::Result<RawFd> {
         self.returns.hang_bell()
@@ -210,7 +215,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::time::Instant;
 
-    use phalanx_shared::sys::crash_signal::NOBODY;
+    use phalanx_shared::sys::crash_signal::worked_for;
 
     use super::*;
 
@@ -313,13 +318,13 @@ mod tests {
             ticket
         };
         let (one, other) = (shared(4), shared(5));
-        let works_for = |pool: &Pool| pool.threads.lock().running[0].works_for.load(Ordering::SeqCst);
+        let running_for = |pool: &Pool| worked_for(pool.threads.lock().running[0].works_for.load(Ordering::SeqCst));
         let queued_for = |pool: &Pool| pool.threads.lock().queue.iter().map(|queued| queued.fd).collect::<Vec<_>>();
-        assert_eq!((works_for(&pool), queued_for(&pool)), (3, vec![4]));
+        assert_eq!((running_for(&pool), queued_for(&pool)), (Some(3), vec![4]));
         pool.forget(one);
         assert_eq!(queued_for(&pool), [5], "done for who is left");
         pool.forget(running);
-        assert_eq!(works_for(&pool), NOBODY);
+        assert_eq!(running_for(&pool), None);
         pool.forget(other);
         assert!(queued_for(&pool).is_empty() && pool.flights.is_empty() && pool.by_key.is_empty());
         drop(gate);

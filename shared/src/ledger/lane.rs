@@ -1,11 +1,12 @@
-//! A lane: the part of a ledger that one living worker writes. Predecessor and successor use different lanes, so neither
+//! A lane: the part of a ledger that one living worker writes; its first thread, but for the [tracks](super::track) of others. Predecessor and successor use different lanes, so neither
 //! needs a lock.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::journal::{self, Journal};
+use super::journal::Journal;
+use super::track::{self, Track};
 use crate::stats::Snapshot;
 use crate::sys::crash_signal::{self, Suspect};
 
@@ -14,17 +15,15 @@ pub const WORDS: usize = 256;
 /// Bytes of a lane.
 pub const BYTES: usize = WORDS * 8;
 
-const CURRENT: usize = 0;
 const HIGH_WATER: usize = 1;
 const TURNS: usize = 2;
-const CLOSING: usize = 3;
+const TRACKS: usize = 3;
 const ACCEPTING: usize = 4;
 const WISH: usize = 5;
 const TURN_BEGAN: usize = 6;
 const FETCHING: usize = 7;
 const CRASH_POINTS: usize = 8;
-const JOURNAL: usize = 40;
-const STATS: usize = 64;
+const TRACK: usize = 40;
 const NOTES: usize = 80;
 const LAST_WORDS: usize = 128;
 /// Descriptors that a worker can note as its own.
@@ -92,14 +91,29 @@ impl Lane {
         Lane { words }
     }
 
-    /// The connection that the worker is busy with, the suspect if it dies of itself now.
+    /// The track of the worker's first thread.
+    pub fn track(&self) -> Track {
+        Track::new(&self.words[TRACK..TRACK + track::WORDS])
+    }
+
+    /// One more than the highest number of a track that is or was in use, the first being number 0.
+    pub fn tracks(&self) -> usize {
+        (self.words[TRACKS].load(Ordering::Acquire) as usize).min(track::MOST) + 1
+    }
+
+    /// Raises [`Lane::tracks`] so that it covers track `number`.
+    pub fn use_track(&self, number: usize) {
+        self.words[TRACKS].fetch_max(number as u64, Ordering::AcqRel);
+    }
+
+    /// The connection that the worker's first thread is busy with, the suspect if it dies of itself now.
     pub fn current(&self) -> Option<RawFd> {
-        RawFd::try_from(self.words[CURRENT].load(Ordering::Acquire).checked_sub(1)?).ok()
+        self.track().current()
     }
 
     /// Sets [`Lane::current`].
     pub fn set_current(&self, fd: Option<RawFd>) {
-        self.words[CURRENT].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+        self.track().set_current(fd);
     }
 
     /// What the thread that spoke the last words was busy with; that of the loop if there were none.
@@ -114,17 +128,6 @@ impl Lane {
             Suspect::Connection(fd) => Some(fd),
             Suspect::Nobody => None,
         }
-    }
-
-    /// The connection whose record was freed in order to close it: a descriptor of that number without a record is not a
-    /// connection just accepted.
-    pub fn closing(&self) -> Option<RawFd> {
-        RawFd::try_from(self.words[CLOSING].load(Ordering::Acquire).checked_sub(1)?).ok()
-    }
-
-    /// Sets [`Lane::closing`].
-    pub fn set_closing(&self, fd: Option<RawFd>) {
-        self.words[CLOSING].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
     }
 
     /// Whether the worker is between an accept and the record of what it accepted.
@@ -200,14 +203,14 @@ impl Lane {
         self.words[TURNS].load(Ordering::Acquire)
     }
 
-    /// The journal.
+    /// The journal of the worker's first thread.
     pub fn journal(&self) -> Journal {
-        Journal::new(&self.words[JOURNAL..JOURNAL + journal::WORDS])
+        self.track().journal()
     }
 
-    /// The counters.
+    /// The counters of the worker's first thread.
     pub fn stats(&self) -> Stats {
-        Stats { words: &self.words[STATS..STATS + COUNTERS] }
+        self.track().stats()
     }
 
     /// Where the fatal-signal handler writes.
@@ -237,13 +240,17 @@ impl Lane {
     }
 }
 
-/// A lane's counters. One writer at a time: the lane's worker, or after its death its successor.
+/// A track's counters. One writer at a time: the track's thread, or after its death who succeeds it.
 #[derive(Clone, Copy)]
 pub struct Stats {
     words: &'static [AtomicU64],
 }
 
 impl Stats {
+    pub(super) fn new(words: &'static [AtomicU64]) -> Stats {
+        Stats { words }
+    }
+
     /// A counter's value.
     pub fn get(&self, counter: Counter) -> u64 {
         self.words[counter as usize].load(Ordering::Acquire)

@@ -12,6 +12,7 @@ pub mod lane;
 pub mod raw;
 pub mod record;
 pub mod response;
+pub mod track;
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -20,10 +21,11 @@ use crate::sys::region::{Arena, Buffer, Region};
 pub use lane::Lane;
 pub use record::Record;
 pub use response::Pending;
+pub use track::Track;
 
 /// The version of all that stands in a ledger and where. It changes with every change of that which a program of the version
 /// before would misread: an upgrade hands connections over between programs of one version, and lets them end otherwise.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// The largest number of descriptors or connections that a ledger of another program is believed to have.
 const MOST: usize = 1 << 24;
 /// Workers that can live in a slot at the same time: one that serves, its successor, and predecessors that still end what they
@@ -48,8 +50,17 @@ impl Layout {
         lane * lane::BYTES
     }
 
-    fn records(&self) -> usize {
+    /// Tracks of a lane beside the first: no thread or process is without a connection.
+    fn tracks_per_lane(&self) -> usize {
+        self.buffers_per_lane.min(track::MOST)
+    }
+
+    fn tracks(&self) -> usize {
         (LANES * lane::BYTES).next_multiple_of(PAGE)
+    }
+
+    fn records(&self) -> usize {
+        (self.tracks() + LANES * self.tracks_per_lane() * track::BYTES).next_multiple_of(PAGE)
     }
 
     fn pending(&self) -> usize {
@@ -87,6 +98,39 @@ impl Table {
     /// Lane `lane` (below [`LANES`]).
     pub fn lane(&self, lane: usize) -> Lane {
         Lane::new(self.region.words(self.layout.lane(lane), lane::WORDS))
+    }
+
+    /// Track `number` of lane `lane`; none when the ledger has no room for that number. Number 0 is the lane's own.
+    pub fn track(&self, lane: usize, number: usize) -> Option<Track> {
+        let Some(index) = number.checked_sub(1) else { return Some(self.lane(lane).track()) };
+        let per_lane = self.layout.tracks_per_lane();
+        let offset = self.layout.tracks() + (lane * per_lane + index) * track::BYTES;
+        (lane < LANES && index < per_lane).then(|| Track::new(self.region.words(offset, track::OWN_WORDS)))
+    }
+
+    /// The tracks of a lane that are or were in use.
+    pub fn tracks_of(&self, lane: usize) -> impl Iterator<Item = Track> {
+        (0..self.lane(lane).tracks()).map_while(move |number| self.track(lane, number))
+    }
+
+    /// The own descriptors of all threads of a lane's worker.
+    pub fn noted(&self, lane: usize) -> Vec<RawFd> {
+        let mut noted = self.lane(lane).noted();
+        noted.extend(self.tracks_of(lane).flat_map(|track| track.noted()));
+        noted
+    }
+
+    /// Takes back what those have noted.
+    pub fn forget_notes(&self, lane: usize) {
+        self.lane(lane).forget_notes();
+        self.tracks_of(lane).for_each(|track| track.forget_notes());
+    }
+
+    /// The counters of a lane, those of its tracks added up.
+    pub fn stats_of(&self, lane: usize) -> crate::stats::Snapshot {
+        let mut sum = crate::stats::Snapshot::default();
+        self.tracks_of(lane).for_each(|track| sum.add(&track.stats().snapshot()));
+        sum
     }
 
     /// The record of descriptor `fd`; none when the ledger has no room for that number.
@@ -147,6 +191,16 @@ impl Ledger {
         self.table.lane(lane)
     }
 
+    /// See [`Table::tracks_of`].
+    pub fn tracks_of(&self, lane: usize) -> impl Iterator<Item = Track> + '_ {
+        self.table.tracks_of(lane)
+    }
+
+    /// See [`Table::stats_of`].
+    pub fn stats_of(&self, lane: usize) -> crate::stats::Snapshot {
+        self.table.stats_of(lane)
+    }
+
     /// The record of descriptor `fd`; none when the ledger has no room for that number.
     pub fn record(&self, fd: RawFd) -> Option<Record> {
         self.table.record(fd)
@@ -180,9 +234,7 @@ impl Ledger {
     /// The counters of all lanes, added up.
     pub fn stats(&self) -> crate::stats::Snapshot {
         let mut sum = crate::stats::Snapshot::default();
-        for lane in 0..LANES {
-            sum.add(&self.lane(lane).stats().snapshot());
-        }
+        (0..LANES).for_each(|lane| sum.add(&self.table.stats_of(lane)));
         sum
     }
 }
@@ -194,7 +246,8 @@ mod tests {
     #[test]
     fn parts_of_the_layout_do_not_overlap() {
         let layout = Layout { descriptors: 20_000, buffers_per_lane: 16_384 };
-        assert!(layout.lane(LANES) <= layout.records());
+        assert!(layout.lane(LANES) <= layout.tracks());
+        assert!(layout.tracks() + LANES * layout.tracks_per_lane() * track::BYTES <= layout.records());
         assert!(layout.records() + 20_000 * record::BYTES <= layout.pending());
         assert!(layout.pending() + LANES * 16_384 * response::LIST_BYTES <= layout.buffers());
         assert_eq!(layout.bytes(), layout.buffers() + LANES * 16_384 * BUFFER_BYTES);
@@ -216,7 +269,7 @@ mod tests {
         let layout = Layout { descriptors: 1000, buffers_per_lane: 100 };
         let figures =
             [lane::BYTES, record::BYTES, response::LIST_BYTES, layout.records(), layout.pending(), layout.buffers()];
-        assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (1, 4, 16_384));
+        assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (2, 4, 16_384));
         assert_eq!(figures, [2048, 144, 1536, 8192, 155_648, 770_048]);
         assert_eq!(layout.bytes(), 770_048 + 400 * 16_384);
     }

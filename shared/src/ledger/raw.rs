@@ -4,13 +4,15 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{BUFFER_BYTES, LANES, Ledger, lane, record, response};
+use super::{BUFFER_BYTES, LANES, Ledger, lane, record, response, track};
 
 /// A part of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// A lane, below [`LANES`].
     Lane(usize),
+    /// A track that stands behind the lanes, of all of them one after the other.
+    Track(usize),
     /// The record of a descriptor.
     Record(RawFd),
     /// The list of responses begun beside a buffer.
@@ -24,6 +26,10 @@ impl Ledger {
     pub fn words(&self, part: Part) -> Option<&'static [AtomicU64]> {
         let (at, index, count, bytes) = match part {
             Part::Lane(lane) => (0, lane, LANES, lane::BYTES),
+            Part::Track(track) => {
+                let layout = self.table.layout;
+                (layout.tracks(), track, LANES * layout.tracks_per_lane(), track::BYTES)
+            }
             Part::Record(fd) => {
                 (self.table.layout.records(), usize::try_from(fd).ok()?, self.table.layout.descriptors, record::BYTES)
             }

@@ -34,16 +34,23 @@ const MAX_FRAMES: usize = WORDS - FIRST_FRAME;
 const FATAL: [Signal; 7] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGTRAP, Signal::SIGSYS];
 
-/// A thread works for no connection.
-pub const NOBODY: RawFd = -1;
+/// The word by which a thread says that it works for a connection, or for none.
+pub fn works_for(fd: Option<RawFd>) -> u64 {
+    fd.and_then(|fd| u64::try_from(fd).ok()).map_or(0, |fd| fd + 1)
+}
+
+/// What such a word says.
+pub fn worked_for(word: u64) -> Option<RawFd> {
+    RawFd::try_from(word.checked_sub(1)?).ok()
+}
 
 static BLOCK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 /// The thread that speaks, by its id; 0: none yet.
 static SPEAKER: AtomicI32 = AtomicI32::new(0);
 
 thread_local! {
-    /// Whom this thread works for; null on the loop.
-    static WORKS_FOR: Cell<*const AtomicI32> = const { Cell::new(std::ptr::null()) };
+    /// Whom this thread works for, as [`works_for`] says it; null on the loop.
+    static WORKS_FOR: Cell<*const AtomicU64> = const { Cell::new(std::ptr::null()) };
 }
 
 /// Whom a fault is to be blamed on, by the word [`SUSPECT`].
@@ -70,17 +77,35 @@ pub fn suspect(word: u64) -> Suspect {
 #[derive(Debug)]
 pub struct Prepared {
     /// What [`WORKS_FOR`] points to.
-    _works_for: Arc<AtomicI32>,
+    _word: Word,
     _stack: AlternateStack,
 }
 
+/// Where a thread says whom it works for, in the words of [`works_for`].
+#[derive(Debug, Clone)]
+pub enum Word {
+    /// In this process.
+    Own(Arc<AtomicU64>),
+    /// In shared memory.
+    Shared(&'static AtomicU64),
+}
+
+impl Word {
+    fn pointer(&self) -> *const AtomicU64 {
+        match self {
+            Word::Own(word) => Arc::as_ptr(word),
+            Word::Shared(word) => std::ptr::from_ref(*word),
+        }
+    }
+}
+
 impl Prepared {
-    /// Gives this thread a stack to handle signals on and, in `works_for`, the connection that is to blame if it faults
-    /// ([`NOBODY`]: none), whoever writes it.
-    pub fn this_thread(works_for: Arc<AtomicI32>) -> io::Result<Prepared> {
+    /// Gives this thread a stack to handle signals on and, in `word`, the connection that is to blame if it faults, whoever
+    /// writes it.
+    pub fn this_thread(word: Word) -> io::Result<Prepared> {
         let stack = AlternateStack::new()?;
-        WORKS_FOR.set(Arc::as_ptr(&works_for));
-        Ok(Prepared { _works_for: works_for, _stack: stack })
+        WORKS_FOR.set(word.pointer());
+        Ok(Prepared { _word: word, _stack: stack })
     }
 }
 
@@ -175,21 +200,22 @@ fn record(block: &[AtomicU64], signal: libc::c_int, info: &libc::siginfo_t) {
     set(OWN_FAULT, u64::from(own));
     set(DETAIL, if info.si_code > 0 { address } else { sender as u64 });
     set(FRAMES, 0);
-    set(SUSPECT, works_for());
+    set(SUSPECT, suspect_word());
     set(SIGNAL, signal as u64);
     // The master sends SIGABRT to a hung worker in order to see this stack.
     if own || sender == nix::unistd::getppid().as_raw() {
         walk_stack(block);
         // The loop has run on meanwhile: the connection may be gone, and its number another's.
-        set(SUSPECT, works_for());
+        set(SUSPECT, suspect_word());
     }
 }
 
 /// The word [`SUSPECT`] of this thread.
-fn works_for() -> u64 {
-    // SAFETY: not null, it points into what this thread's `Prepared` holds, which makes it null before it lets go.
-    let works_for = unsafe { WORKS_FOR.get().as_ref() };
-    works_for.map_or(0, |fd| u64::try_from(fd.load(Ordering::Acquire)).map_or(1, |fd| fd + 2))
+fn suspect_word() -> u64 {
+    // SAFETY: not null, it points into what this thread's `Prepared` holds or into shared memory that is never unmapped; `Prepared`
+    // makes it null before it lets go.
+    let word = unsafe { WORKS_FOR.get().as_ref() };
+    word.map_or(0, |word| word.load(Ordering::Acquire).saturating_add(1))
 }
 
 fn walk_stack(block: &[AtomicU64]) {

@@ -1,12 +1,11 @@
 //! Shared memory that outlives the processes that write it: a memfd mapping seen as machine words and as byte buffers.
 
-use std::cell::RefCell;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
@@ -78,7 +77,7 @@ unsafe impl Sync for Region {}
 
 /// The part of a region that is cut into byte buffers of one size. Hands each buffer out at most once per process.
 #[derive(Clone)]
-pub struct Arena(Rc<Cut>);
+pub struct Arena(Arc<Cut>);
 
 struct Cut {
     region: Region,
@@ -86,14 +85,15 @@ struct Cut {
     stride: usize,
     count: usize,
     /// A bit a buffer: held by this process.
-    taken: RefCell<Vec<u64>>,
+    taken: Box<[AtomicU64]>,
 }
 
 impl Arena {
     /// `count` buffers of `stride` bytes from byte `offset` of `region` on. Panics when they do not fit.
     pub fn new(region: Region, offset: usize, stride: usize, count: usize) -> Arena {
         assert!(offset + stride * count <= region.len, "buffers outside the region");
-        Arena(Rc::new(Cut { region, offset, stride, count, taken: RefCell::default() }))
+        let taken = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Arena(Arc::new(Cut { region, offset, stride, count, taken }))
     }
 
     /// Buffer `index`, or none when there is no such buffer or this process already holds it.
@@ -104,15 +104,10 @@ impl Arena {
         if index >= self.0.count {
             return None;
         }
-        let mut taken = self.0.taken.borrow_mut();
-        let (word, bit) = (index / 64, 1 << (index % 64));
-        if taken.len() <= word {
-            taken.resize(word + 1, 0);
-        }
-        if taken[word] & bit != 0 {
+        let bit = 1 << (index % 64);
+        if self.0.taken[index / 64].fetch_or(bit, Ordering::AcqRel) & bit != 0 {
             return None;
         }
-        taken[word] |= bit;
         Some(Buffer { arena: self.clone(), index })
     }
 }
@@ -152,8 +147,6 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Ok(mut taken) = self.arena.0.taken.try_borrow_mut() {
-            taken[self.index / 64] &= !(1 << (self.index % 64));
-        }
+        self.arena.0.taken[self.index / 64].fetch_and(!(1 << (self.index % 64)), Ordering::AcqRel);
     }
 }

@@ -3,14 +3,23 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phalanx_shared::ledger::Ledger;
 use phalanx_shared::sys::region::Buffer;
 
-/// The free buffers of a lane.
+/// The free buffers of a lane, as one thread of the worker has them.
 pub struct Buffers {
     ledger: Ledger,
     lane: Range<usize>,
+    returned: Vec<Buffer>,
+    /// More are given back to the other threads.
+    keeps: usize,
+    depot: Arc<Mutex<Depot>>,
+}
+
+/// What no thread has.
+struct Depot {
     fresh: Range<usize>,
     /// Numbers that connections named when this worker booted: not free, whatever becomes of them later.
     used: HashSet<usize>,
@@ -21,8 +30,17 @@ impl Buffers {
     /// The buffers of `lane` that no record of the ledger names.
     pub fn new(ledger: &Ledger, lane: usize) -> Buffers {
         let used = ledger.recorded().filter_map(|(_, record)| record.buffer()).collect();
-        let range = ledger.buffers_of_lane(lane);
-        Buffers { ledger: ledger.clone(), lane: range.clone(), fresh: range, used, returned: Vec::new() }
+        let lane = ledger.buffers_of_lane(lane);
+        let depot = Depot { fresh: lane.clone(), used, returned: Vec::new() };
+        let depot = Arc::new(Mutex::new(depot));
+        Buffers { ledger: ledger.clone(), lane, returned: Vec::new(), keeps: usize::MAX, depot }
+    }
+
+    /// The same, for another thread. From now on each keeps at most `keeps` free ones to itself.
+    pub fn share(&mut self, keeps: usize) -> Buffers {
+        self.keeps = self.keeps.min(keeps);
+        let (ledger, lane, depot) = (self.ledger.clone(), self.lane.clone(), self.depot.clone());
+        Buffers { ledger, lane, returned: Vec::new(), keeps, depot }
     }
 
     /// A free buffer; none when all are in use.
@@ -30,7 +48,12 @@ impl Buffers {
         if let Some(buffer) = self.returned.pop() {
             return Some(buffer);
         }
-        self.fresh.by_ref().filter(|index| !self.used.contains(index)).find_map(|index| self.ledger.buffer(index))
+        let mut depot = self.depot();
+        if let Some(buffer) = depot.returned.pop() {
+            return Some(buffer);
+        }
+        let Depot { fresh, used, .. } = &mut *depot;
+        fresh.by_ref().filter(|index| !used.contains(index)).find_map(|index| self.ledger.buffer(index))
     }
 
     /// The buffer that a record names, for a connection that is taken over; none when the number is wrong or held already.
@@ -38,10 +61,26 @@ impl Buffers {
         self.ledger.buffer(index)
     }
 
-    /// A buffer that no record names any more. One of the other lane is left to that lane's next worker.
+    /// A buffer that no record names any more. One of another lane is left to that lane's next worker.
     pub fn put(&mut self, buffer: Buffer) {
-        if self.lane.contains(&buffer.index()) {
-            self.returned.push(buffer);
+        if !self.lane.contains(&buffer.index()) {
+            return;
         }
+        if self.returned.len() < self.keeps {
+            return self.returned.push(buffer);
+        }
+        self.depot().returned.push(buffer);
+    }
+
+    /// A thread that panicked holds nothing of it open.
+    fn depot(&self) -> MutexGuard<'_, Depot> {
+        self.depot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        let mut returned = std::mem::take(&mut self.returned);
+        self.depot().returned.append(&mut returned);
     }
 }

@@ -53,7 +53,7 @@ impl Call {
             date,
             date_text: *cx.date.text(date),
             last,
-            unready: cx.unready,
+            unready: cx.is_unready(),
         }
     }
 

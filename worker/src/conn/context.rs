@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use phalanx_shared::clients::{Client, Clients, Verdict};
 use phalanx_shared::clock::{Clock, since_boot};
@@ -10,7 +11,7 @@ use phalanx_shared::config::{Limits, Listen, Rescue};
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Stats;
 use phalanx_shared::ledger::record::Peer;
-use phalanx_shared::ledger::{Lane, Ledger, Record};
+use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 
 use super::Patience;
 use super::buffers::Buffers;
@@ -36,13 +37,15 @@ pub struct Context {
     pub lane_number: usize,
     /// That lane.
     pub lane: Lane,
-    /// That lane's counters.
+    /// The track of that lane that this thread writes.
+    pub track: Track,
+    /// That track's counters.
     pub stats: Stats,
     /// Free request buffers.
     pub buffers: Buffers,
     /// What the slot's listeners make of what peers say about themselves, by seat. A connection may have come in by one that is
     /// no more.
-    pub listens: Vec<Option<Listen>>,
+    pub listens: Arc<[Option<Listen>]>,
     /// What the service knows of its clients.
     pub clients: Clients,
     /// What services have from the worker.
@@ -56,7 +59,7 @@ pub struct Context {
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
-    pub patience: Patience,
+    pub patience: Arc<Patience>,
     /// Bounds on replays.
     pub rescue: Rescue,
     /// The time of this turn.
@@ -67,8 +70,8 @@ pub struct Context {
     pub access_log: AccessLog,
     /// Responses of the connection at hand, before they are written. Kept to be used again.
     pub out: Vec<u8>,
-    /// The worker is to get no new work soon: every response from now on is its connection's last.
-    pub unready: bool,
+    /// See [`Context::is_unready`].
+    pub unready: Arc<AtomicBool>,
     /// Connections that are being told that there is no room for them.
     pub turned_away: u32,
 }
@@ -97,6 +100,43 @@ pub(super) fn client_of(listens: &[Option<Listen>], record: &Record, head: &Head
 }
 
 impl Context {
+    /// The worker as another of its threads has it, which writes track `number` of the lane and keeps at most `buffers` free ones to
+    /// itself; none when the ledger has no such track.
+    pub fn share(&mut self, number: usize, buffers: usize) -> Option<Context> {
+        let track = self.ledger.table().track(self.lane_number, number)?;
+        self.lane.use_track(number);
+        Some(Context {
+            ledger: self.ledger.clone(),
+            track,
+            stats: track.stats(),
+            buffers: self.buffers.share(buffers),
+            listens: self.listens.clone(),
+            setting: self.setting.clone(),
+            router: self.router.clone(),
+            pool: self.pool.for_another_loop(),
+            handlers: self.handlers.as_ref().map(Pool::for_another_loop),
+            limits: self.limits.clone(),
+            patience: self.patience.clone(),
+            rescue: self.rescue.clone(),
+            date: DateCache::new(),
+            access_log: self.access_log.for_another_thread(),
+            out: Vec::new(),
+            unready: self.unready.clone(),
+            turned_away: 0,
+            ..*self
+        })
+    }
+
+    /// The worker is to get no new work soon: every response from now on is its connection's last.
+    pub fn is_unready(&self) -> bool {
+        self.unready.load(Ordering::Relaxed)
+    }
+
+    /// Makes it so, on all threads.
+    pub fn set_unready(&self) {
+        self.unready.store(true, Ordering::Relaxed);
+    }
+
     /// The pools that its connections have things done by.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         [&self.pool].into_iter().chain(&self.handlers)

@@ -81,7 +81,7 @@ impl Connection {
         let mut fresh = cx.buffers.take().ok_or(io::ErrorKind::OutOfMemory)?;
         let bytes = self.unanswered(start);
         fresh.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-        cx.lane.journal().relocate(self.fd, &self.record, fresh.index(), start);
+        cx.track.journal().relocate(self.fd, &self.record, fresh.index(), start);
         if let Some(old) = self.buffer.replace(fresh) {
             cx.buffers.put(old);
         }

@@ -279,7 +279,6 @@ impl Connection {
     }
 
     /// A thread of the pool works for it.
-    #[cfg(feature = "fuzzing")]
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
@@ -373,11 +372,11 @@ impl Connection {
         }
         uncount(cx, &self.record);
         cx.turned_away -= u32::from(self.turned_away);
-        cx.lane.set_closing(Some(self.fd));
+        cx.track.set_closing(Some(self.fd));
         self.record.free();
         crash_point::pass(Point::Closing);
         table::close(self.fd);
-        cx.lane.set_closing(None);
+        cx.track.set_closing(None);
     }
 
     /// When to look at this connection, if the timers have to be told: it was scheduled later, or not at all.

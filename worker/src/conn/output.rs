@@ -285,7 +285,7 @@ impl Connection {
             in_call: state.in_call,
         };
         let retire = Retire { fd: self.fd, start: end, state: next, answered };
-        cx.lane.journal().retire(&record, &retire, &cx.stats, || crash_point::pass(Point::Retiring));
+        cx.track.journal().retire(&record, &retire, &cx.stats, || crash_point::pass(Point::Retiring));
         // These may be off by one after a death in between: only the requests themselves are counted to the last one.
         for entry in (state.first..first).filter_map(|index| list.get(index.into())) {
             cx.stats.count_status(entry.kind.status);

@@ -104,7 +104,7 @@ impl Connection {
                     Some(done) => called_again(done, entry),
                 };
             }
-            None => match run_handler(&cx.router, &head, entry.date, done, cx.unready) {
+            None => match run_handler(&cx.router, &head, entry.date, done, cx.is_unready()) {
                 Turnout::Reply(reply) => reply,
                 Turnout::Later(job) => return Again::Later(job),
             },

@@ -73,7 +73,7 @@ impl Event {
 }
 
 /// A readiness interface of the system, level-triggered.
-pub trait Poller {
+pub trait Poller: Send {
     /// Watches `fd` from now on.
     fn add(&mut self, fd: RawFd, interest: Interest) -> io::Result<()>;
     /// Watches `fd` for something else.

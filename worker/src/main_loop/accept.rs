@@ -99,15 +99,18 @@ impl MainLoop {
 
     fn accepted(&mut self, fd: RawFd, listener: u8) {
         crash_point::pass(Point::AfterAccept);
-        if self.own.count() >= self.own.cx.limits.connections && !self.make_room() {
+        if self.count() >= self.own.cx.limits.connections && !self.make_room() {
             return self.turn_away(fd, listener);
         }
         let Some(mut connection) = self.record(fd, listener) else { return table::close(fd) };
         let welcome = self.own.cx.speaks_for_proxy(listener) || connection.count_client(&self.own.cx);
         self.own.cx.stats.add(Counter::Accepted, 1);
-        self.own.insert(connection);
         if !welcome {
-            self.own.with(fd, Connection::turn_away);
+            self.own.insert(connection);
+            return self.own.with(fd, Connection::turn_away);
+        }
+        if let Some(connection) = self.crew.take(&mut self.own, connection) {
+            self.own.insert(connection);
         }
     }
 
@@ -118,7 +121,12 @@ impl MainLoop {
 
     /// Takes connections of a predecessor in; each goes on where it stood.
     pub(crate) fn adopt(&mut self, connections: Vec<Connection>) {
-        connections.into_iter().for_each(|connection| self.own.adopt(connection));
+        for connection in connections {
+            // What a pool does for it comes back to this loop.
+            let left =
+                if connection.is_waiting() { Some(connection) } else { self.crew.take(&mut self.own, connection) };
+            left.into_iter().for_each(|connection| self.own.adopt(connection));
+        }
     }
 
     // ---- no room ----
@@ -131,11 +139,13 @@ impl MainLoop {
         }
         for _look in 0..2 {
             while let Some((fd, event)) = self.door.idle.pop() {
-                if self.own.close_if_idle_since(fd, event) {
+                if self.own.close_if_idle_since(fd, event) || self.crew.close_if_idle_since(fd, event) {
                     return true;
                 }
             }
             self.door.idle = self.own.oldest_idle(FOUND);
+            self.door.idle.append(&mut self.crew.oldest_idle(FOUND));
+            self.door.idle.sort_unstable_by_key(|&(_, event)| std::cmp::Reverse(event));
         }
         self.door.in_vain_until = Some(now + IN_VAIN);
         false

@@ -1,6 +1,7 @@
 //! The main loop of a worker, whatever its model: supervision, listeners, and the connections that nobody else of the worker has.
 
 mod accept;
+mod crew;
 mod words;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -8,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use phalanx_shared::config::OnMasterDeath;
 use phalanx_shared::ipc::Word;
-use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::{error, info, warn};
 
 use accept::Door;
+pub(crate) use crew::{Crew, Nobody};
 
 use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
 use crate::event::{Event, Interest};
-use crate::event_loop::{EventLoop, nanoseconds};
-use crate::pool::Stuck;
+use crate::event_loop::{EventLoop, Stuck};
 use crate::rescue::fetch::Formers;
 use crate::rescue::giver::answer_fetches;
 
@@ -53,6 +53,8 @@ enum Stage {
 pub(crate) struct MainLoop {
     /// Its own connections.
     own: EventLoop,
+    /// Who has the others.
+    crew: Box<dyn Crew>,
     door: Door,
     stage: Stage,
     /// What this worker gives is held here until another table has fetched it.
@@ -77,14 +79,20 @@ impl MainLoop {
     /// # Errors
     /// Why it cannot wait for events.
     pub(crate) fn new(booted: Booted) -> Result<MainLoop, String> {
+        MainLoop::with_crew(booted, Box::new(Nobody))
+    }
+
+    /// As [`MainLoop::new`], for a worker in which others have connections too.
+    pub(crate) fn with_crew(booted: Booted, crew: Box<dyn Crew>) -> Result<MainLoop, String> {
         let Booted { cx, duty, formers, inheritance, workers, connections, serve_at_once, .. } = booted;
         let fail = |error: std::io::Error| format!("wait for events: {error}");
         let mut own = EventLoop::new(cx, workers.poller).map_err(fail)?;
-        for fd in [duty.bell(), duty.signal(), duty.lifeline()] {
+        for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(crew.descriptors()) {
             own.poller.add(fd, Interest::Read).map_err(fail)?;
         }
         let mut main = MainLoop {
             own,
+            crew,
             door: Door::new(),
             stage: Stage::Waiting,
             yielding: false,
@@ -125,8 +133,13 @@ impl MainLoop {
         }
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
         // What was noted is closed by what owns it, from here on.
-        self.own.cx.lane.forget_notes();
+        self.own.cx.ledger.table().forget_notes(self.own.cx.lane_number);
         0
+    }
+
+    /// Connections that this worker has.
+    fn count(&self) -> u32 {
+        self.own.count() + self.crew.count()
     }
 
     fn next_wait(&self) -> Option<Duration> {
@@ -136,7 +149,9 @@ impl MainLoop {
                 Some(if idle_until > now { idle_until } else { deadline.min(now + IDLE_LOOK) })
             }
             // Who fetched the last of it may have told the keeper, which has this table too.
-            Stage::Retiring if self.yielding && self.own.count() == 0 => Some(now + HELD_LOOK),
+            Stage::Retiring if self.yielding && self.count() == 0 => Some(now + HELD_LOOK),
+            // Nobody tells when the last one of others is gone.
+            Stage::Retiring if self.crew.count() > 0 => Some(now + HELD_LOOK),
             _ => None,
         };
         let assist = (!self.to_assist.is_empty()).then(|| now + HELD_LOOK);
@@ -144,19 +159,18 @@ impl MainLoop {
             Stage::Serving | Stage::Draining { .. } => self.formers.next_look(),
             _ => None,
         };
-        let job = self.own.cx.pools().filter_map(|pool| pool.next_look(self.request_timeout)).min();
-        let instants = [stage, assist, formers, job, self.door.again()]
+        let instants = [stage, assist, formers, self.door.again()]
             .into_iter()
             .flatten()
             .map(|at| at.saturating_duration_since(now));
-        instants.chain(self.own.next_wait()).min()
+        instants.chain(self.own.next_wait(self.request_timeout)).min()
     }
 
     fn react(&mut self, event: &Event) {
-        if self.own.react(event) {
+        if self.own.react(event) || self.crew.react(&mut self.own, event) {
             return;
         }
-        self.own.cx.lane.set_current(None);
+        self.own.cx.track.set_current(None);
         if let Some(seat) = self.inheritance.seats.iter().position(|fd| *fd == event.fd) {
             return self.accept_from(event.fd, seat as u8);
         }
@@ -180,13 +194,9 @@ impl MainLoop {
 
     /// A thread that does not end its job is given up, and with it this worker: nothing else ends a thread.
     fn watch_pool(&mut self) {
-        let (now, limit) = (self.own.now(), self.request_timeout);
-        let found: Vec<Stuck> = self.own.cx.pools_mut().flat_map(|pool| pool.watch(now, limit)).collect();
-        for stuck in found {
-            let request = self.own.connection(stuck.fd).and_then(|connection| connection.describe());
-            let (request, age, class) =
-                (request.unwrap_or_else(|| "what nobody waits for".to_owned()), stuck.age, stuck.class);
-            if stuck.given_up {
+        let found = self.own.watch(self.request_timeout);
+        for Stuck { request, thread, age, class, given_up } in found.into_iter().chain(self.crew.stuck()) {
+            if given_up {
                 warn!(
                     "a thread has worked for {age:.1?} on {request}, {class}: given up, this worker is to be replaced"
                 );
@@ -194,17 +204,14 @@ impl MainLoop {
             } else {
                 warn!("a thread has worked for {age:.1?} on {request}, {class}");
                 if class.has_own_stack() {
-                    self.duty.say(Word::Stuck(stuck.thread.as_raw()));
+                    self.duty.say(Word::Stuck(thread.as_raw()));
                 }
             }
         }
     }
 
     fn tidy_up(&mut self) {
-        self.own.cx.access_log.flush();
-        self.own.cx.lane.set_current(None);
         self.own.cx.lane.beat();
-        self.own.cx.stats.set(Counter::Connections, self.own.count().into());
         let now = self.own.now();
         self.accept_again();
         self.begin_to_assist();
@@ -212,9 +219,9 @@ impl MainLoop {
         if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
             self.formers.look().into_iter().for_each(|dead| self.duty.say(Word::Buried(dead)));
         }
-        self.own.cx.stats.add(Counter::Busy, nanoseconds(now.elapsed()));
+        self.own.tidy_up();
         match self.stage {
-            Stage::Retiring if self.own.count() == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
+            Stage::Retiring if self.count() == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
             Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),
             _ => {}
         }

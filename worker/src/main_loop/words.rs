@@ -15,7 +15,6 @@ use phalanx_shared::{error, info, warn};
 use super::accept::ACCEPT_BATCH;
 use super::{IDLE_GRACE, MainLoop, SLOT_GRACE, Stage};
 use crate::event::Interest;
-use crate::pool::Pool;
 use crate::rescue;
 use crate::service::fault;
 
@@ -27,17 +26,18 @@ impl MainLoop {
 
     /// Notes which descriptors are this worker's own: at boot, and when one of them has got another number.
     pub(super) fn note_own(&self) {
-        let mut own = vec![self.duty.signal()];
-        own.extend(self.own.poller.descriptor());
+        let mut own = self.own.descriptors();
+        own.push(self.duty.signal());
+        own.extend(self.crew.descriptors());
         own.extend(self.door.descriptor());
-        own.extend(self.own.cx.pools().filter_map(Pool::bell));
         own.extend(self.own.cx.router.descriptors());
         own.extend(self.assisted.iter().map(|(fd, _)| *fd));
         self.own.cx.lane.note(&own);
     }
 
     pub(super) fn hear(&mut self) {
-        for word in self.duty.hear(&self.own.cx.stats) {
+        self.crew.check(&mut self.own);
+        for word in self.duty.hear() {
             match word {
                 ToWorker::Ping(_) => {}
                 ToWorker::Serve => self.begin_to_serve(),
@@ -48,10 +48,10 @@ impl MainLoop {
                     self.formers.bury(&self.own.cx, former, dead, lane);
                 }
                 ToWorker::Assist(cookies) => self.assist(cookies),
-                ToWorker::Unready => self.own.cx.unready = true,
+                ToWorker::Unready => self.own.cx.set_unready(),
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Break(fault) => {
-                    self.own.cx.lane.set_current(None);
+                    self.own.cx.track.set_current(None);
                     drop(fault::carry_out(fault));
                 }
                 ToWorker::Leave => self.stage = Stage::Gone,
@@ -127,6 +127,7 @@ impl MainLoop {
         }
         self.stage = Stage::Retiring;
         self.own.give(&self.inheritance.handover);
+        self.crew.give(&self.inheritance.handover);
     }
 
     /// As `retire`, for a worker of another table.
@@ -168,7 +169,7 @@ impl MainLoop {
             Closing::Worker => self.stop_accepting(),
         }
         let now = self.own.now();
-        self.own.cx.unready = true;
+        self.own.cx.set_unready();
         // New connections go to other slots already, but the network may take its time with those that had begun.
         let grace = if closing == Closing::Slot { SLOT_GRACE } else { IDLE_GRACE };
         self.closes_listeners = closing == Closing::Service;
@@ -193,11 +194,12 @@ impl MainLoop {
                 self.close_listeners();
             }
             self.own.close_idle(IDLE_GRACE);
+            self.crew.close_idle(IDLE_GRACE);
         }
-        if self.own.count() == 0 && (now >= idle_until || !self.door.open) {
+        if self.count() == 0 && (now >= idle_until || !self.door.open) {
             self.stage = Stage::Gone;
         } else if now >= deadline {
-            warn!("{} connections did not end within drain_timeout: closed", self.own.count());
+            warn!("{} connections did not end within drain_timeout: closed", self.count());
             self.stage = Stage::Gone;
         }
     }

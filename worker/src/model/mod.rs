@@ -21,6 +21,7 @@ macro_rules! models {
 models! {
     "reactor" = reactor;
     "reactor-pool" = reactor_pool;
+    "multi-reactor" = multi_reactor;
 }
 
 /// A way to turn events into answers.

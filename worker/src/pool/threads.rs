@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
-use phalanx_shared::sys::crash_signal::{NOBODY, Prepared};
+use phalanx_shared::sys::crash_signal::{Prepared, Word, works_for};
 use phalanx_shared::warn;
 
 use super::job::{Done, Failure, Work, run};
@@ -58,7 +58,7 @@ pub(super) struct State {
 pub(super) struct Running {
     pub(super) flight: u64,
     /// The thread's word on whom it works for.
-    pub(super) works_for: Arc<AtomicI32>,
+    pub(super) works_for: Arc<AtomicU64>,
     pub(super) thread: Pid,
     pub(super) begun: Instant,
     returns: Arc<Returns>,
@@ -226,13 +226,13 @@ impl Threads {
 
     /// A thread's life.
     fn work(&self) {
-        let works_for = Arc::new(AtomicI32::new(NOBODY));
-        let _to_die_in_order = Prepared::this_thread(works_for.clone())
+        let word = Arc::new(AtomicU64::new(works_for(None)));
+        let _to_die_in_order = Prepared::this_thread(Word::Own(word.clone()))
             .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
         let thread = nix::unistd::gettid();
         // Whose results have not been told, and since when.
         let mut untold: Option<(Arc<Returns>, Instant)> = None;
-        while let Some((flight, work, returns)) = self.next_job(&works_for, thread, &mut untold) {
+        while let Some((flight, work, returns)) = self.next_job(&word, thread, &mut untold) {
             let begun = Instant::now();
             let done = run(work);
             let worked = begun.elapsed();
@@ -256,11 +256,11 @@ impl Threads {
         }
     }
 
-    /// The next job, for a thread that tells in `works_for` whom it works for; none when the pool is gone. Before it waits, what is
+    /// The next job, for a thread that tells in `word` whom it works for; none when the pool is gone. Before it waits, what is
     /// `untold` is told.
     fn next_job(
         &self,
-        works_for: &Arc<AtomicI32>,
+        word: &Arc<AtomicU64>,
         thread: Pid,
         untold: &mut Option<(Arc<Returns>, Instant)>,
     ) -> Option<(u64, Work, Arc<Returns>)> {
@@ -270,10 +270,10 @@ impl Threads {
                 return None;
             }
             if let Some(Queued { flight, fd, work, returns }) = state.queue.pop_front() {
-                works_for.store(fd, Ordering::Release);
+                word.store(works_for(Some(fd)), Ordering::Release);
                 let begun = Instant::now();
-                let (works_for, of) = (works_for.clone(), returns.clone());
-                state.running.push(Running { flight, works_for, thread, begun, returns: of });
+                let (word, of) = (word.clone(), returns.clone());
+                state.running.push(Running { flight, works_for: word, thread, begun, returns: of });
                 let more = !state.queue.is_empty() && state.idle > 0;
                 drop(state);
                 self.dismiss(1);
@@ -298,7 +298,7 @@ impl Threads {
     fn finished(&self, flight: u64, done: Done, returns: &Returns) -> bool {
         let mut state = self.lock();
         let Some(at) = state.of_flight(flight) else { return false };
-        state.running.swap_remove(at).works_for.store(NOBODY, Ordering::Release);
+        state.running.swap_remove(at).works_for.store(works_for(None), Ordering::Release);
         drop(state);
         returns.put(flight, done);
         true
@@ -309,7 +309,7 @@ impl Threads {
         let mut state = self.lock();
         let Some(at) = state.of_flight(flight) else { return };
         let given_up = state.running.swap_remove(at);
-        given_up.works_for.store(NOBODY, Ordering::Release);
+        given_up.works_for.store(works_for(None), Ordering::Release);
         self.count.fetch_sub(1, Ordering::AcqRel);
         if !state.queue.is_empty() {
             self.add_thread();
@@ -323,7 +323,7 @@ impl Threads {
     pub(super) fn bequeath(&self, flight: u64, heir: Option<RawFd>) -> Option<Queued> {
         let mut state = self.lock();
         if let Some(at) = state.of_flight(flight) {
-            state.running[at].works_for.store(heir.unwrap_or(NOBODY), Ordering::Release);
+            state.running[at].works_for.store(works_for(heir), Ordering::Release);
         }
         let place = state.place(flight)?;
         let Some(fd) = heir else {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use phalanx_shared::stall::{Class, Stall};
+use phalanx_shared::sys::crash_signal::worked_for;
 use phalanx_shared::sys::rest::thread_scheduling;
 
 use super::Pool;
@@ -24,8 +25,8 @@ pub(super) struct Watch {
 /// A job that does not end.
 #[derive(Debug)]
 pub struct Stuck {
-    /// Whom it is done for; negative: nobody any more.
-    pub fd: RawFd,
+    /// Whom it is done for; none: nobody any more.
+    pub fd: Option<RawFd>,
     /// The thread.
     pub thread: Pid,
     /// How long it has been at it.
@@ -66,9 +67,10 @@ impl Pool {
         let mut found = Vec::new();
         let running = |running: &Running| {
             let age = now.saturating_duration_since(running.begun);
-            (age >= every).then(|| (running.flight, running.thread, age, running.works_for.load(Ordering::Acquire)))
+            (age >= every)
+                .then(|| (running.flight, running.thread, age, worked_for(running.works_for.load(Ordering::Acquire))))
         };
-        let long: Vec<(u64, Pid, Duration, RawFd)> = {
+        let long: Vec<(u64, Pid, Duration, Option<RawFd>)> = {
             let state = self.threads.lock();
             state.running.iter().filter(|it| it.is_of(&self.returns)).filter_map(running).collect()
         };

@@ -232,13 +232,13 @@ impl Formers {
             }
             moved.push(*named);
             let fd = descriptor.into_raw_fd();
-            cx.lane.set_current(Some(fd));
+            cx.track.set_current(Some(fd));
             match move_here(cx, former, &theirs, owner, fd) {
                 Ok(connection) => come.push(connection),
                 Err(why) => lost.note(why),
             }
         }
-        cx.lane.set_current(None);
+        cx.track.set_current(None);
         ask_to_close(former, moved);
         lost.tell(come.len() - before);
     }

@@ -54,14 +54,13 @@ fn send_fresh(socket: BorrowedFd<'_>, inheritance: &Inheritance, lane: usize) {
 
 /// What the dead worker of `lane` had accepted and not recorded, and by which listener. What it was closing is closed.
 fn fresh(ledger: &Ledger, inheritance: &Inheritance, lane: usize) -> Vec<(RawFd, u8)> {
+    close_what_was_closing(ledger, lane, inheritance);
     let lane = ledger.lane(lane);
-    close_what_was_closing(ledger, &lane, inheritance);
     let mut fresh = Vec::new();
     if lane.is_accepting() {
         let accepted = |fd| just_accepted(fd, inheritance).map(|(_, listener)| (fd, listener));
         fresh.extend(in_no_record(ledger, inheritance).into_iter().filter_map(accepted));
     }
-    lane.set_closing(None);
     lane.set_accepting(false);
     fresh
 }

@@ -61,7 +61,7 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Ve
             _ => continue,
         }
         // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
-        cx.lane.set_current(Some(fd));
+        cx.track.set_current(Some(fd));
         match rescue(cx, fd, record) {
             Ok(connection) => kept.push(connection),
             Err(why) => {
@@ -70,7 +70,7 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Ve
             }
         }
     }
-    cx.lane.set_current(None);
+    cx.track.set_current(None);
     lost.tell(kept.len());
     kept
 }
@@ -113,10 +113,8 @@ pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
 
 /// Carries out what the journals of dead workers' lanes had begun.
 pub(crate) fn settle(ledger: &Ledger, lanes: impl IntoIterator<Item = usize>) {
-    for lane in lanes.into_iter().map(|lane| ledger.lane(lane)) {
-        lane.journal().settle(&lane.stats(), |fd| ledger.record(fd));
-        lane.set_current(None);
-        lane.stats().set(Counter::Connections, 0);
+    for track in lanes.into_iter().flat_map(|lane| ledger.tracks_of(lane)) {
+        track.settle(|fd| ledger.record(fd));
     }
 }
 
@@ -126,12 +124,12 @@ fn close(cx: &mut Context, fd: RawFd, record: &Record, why: Refusal) {
     let ours = cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie());
     count_what_was_sent(cx, fd, record);
     uncount(cx, record);
-    cx.lane.set_closing(ours.then_some(fd));
+    cx.track.set_closing(ours.then_some(fd));
     record.free();
     if ours {
         reset(fd);
     }
-    cx.lane.set_closing(None);
+    cx.track.set_closing(None);
 }
 
 /// Responses that have left whole are answers, though the connection cannot be kept.

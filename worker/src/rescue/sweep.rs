@@ -7,7 +7,7 @@ use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername
 use phalanx_shared::info;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::Peer;
-use phalanx_shared::ledger::{LANES, Lane, Ledger};
+use phalanx_shared::ledger::{LANES, Ledger, Track};
 use phalanx_shared::sys::socket::counters;
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
 
@@ -17,7 +17,7 @@ use crate::enter::Inheritance;
 /// Closes what is in the table and in no record, except sockets that a dead worker had accepted and not yet recorded: those
 /// are recorded now and returned. Only for a worker that is alone in its slot, before it opens anything of its own.
 pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connection> {
-    let closing: Vec<RawFd> = (0..LANES).filter_map(|lane| cx.ledger.lane(lane).closing()).collect();
+    let closing: Vec<RawFd> = all_tracks(&cx.ledger).filter_map(|track| track.closing()).collect();
     // A connection fetched from a former table may look as if it had just been accepted; its record is still there.
     let accepting = (0..LANES).any(|lane| cx.ledger.lane(lane).is_accepting());
     let mut adopted = Vec::new();
@@ -28,28 +28,29 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
             None => table::close(fd),
         }
     }
-    for lane in (0..LANES).map(|lane| cx.ledger.lane(lane)) {
-        lane.set_closing(None);
+    all_tracks(&cx.ledger).for_each(|track| track.set_closing(None));
+    for number in 0..LANES {
+        let lane = cx.ledger.lane(number);
         lane.set_accepting(false);
         lane.set_fetching(false);
-        lane.forget_notes();
+        cx.ledger.table().forget_notes(number);
     }
     adopted
 }
 
 /// Closes what the dead worker of `lane` had noted as its own.
 pub(crate) fn close_noted(cx: &Context, lane: usize) {
-    let lane = cx.ledger.lane(lane);
     // Taken back first: at boot the lane is this worker's own by now.
-    let noted = lane.noted();
-    lane.forget_notes();
+    let noted = cx.ledger.table().noted(lane);
+    cx.ledger.table().forget_notes(lane);
     noted.into_iter().for_each(|fd| close_stray(cx, fd));
 }
 
 /// Closes a descriptor that a dead worker called its own, unless it is the slot's, a connection, or this worker's: the dead may
 /// have written anything.
 pub(crate) fn close_stray(cx: &Context, fd: RawFd) {
-    if fd > 2 && !is_recorded(&cx.ledger, fd) && !cx.infrastructure.contains(&fd) && !cx.lane.noted().contains(&fd) {
+    let own = cx.ledger.table().noted(cx.lane_number);
+    if fd > 2 && !is_recorded(&cx.ledger, fd) && !cx.infrastructure.contains(&fd) && !own.contains(&fd) {
         table::close(fd);
     }
 }
@@ -65,8 +66,8 @@ pub(crate) fn close_file(cx: &Context, fd: RawFd) {
 /// Records what the dead worker of `lane` had accepted and not recorded. For a worker that is not alone: nothing else in the
 /// table is touched, since it may be a living worker's.
 pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
+    close_what_was_closing(&cx.ledger, lane, inheritance);
     let lane = cx.ledger.lane(lane);
-    close_what_was_closing(&cx.ledger, &lane, inheritance);
     let mut adopted = Vec::new();
     if lane.is_fetching() {
         // What it had received and not recorded is still where it came from.
@@ -77,7 +78,6 @@ pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritanc
             adopted.extend(adopt_fresh(cx, fd, inheritance));
         }
     }
-    lane.set_closing(None);
     lane.set_accepting(false);
     lane.set_fetching(false);
     adopted
@@ -94,10 +94,17 @@ pub(super) fn in_no_record(ledger: &Ledger, inheritance: &Inheritance) -> Vec<Ra
     found
 }
 
-/// Closes the connection that the dead worker of `lane` was closing, if it had come to free its record.
-pub(super) fn close_what_was_closing(ledger: &Ledger, lane: &Lane, inheritance: &Inheritance) {
-    let closing = lane.closing().filter(|&fd| !is_recorded(ledger, fd) && is_connection(fd, inheritance));
-    closing.into_iter().for_each(table::close);
+/// Closes the connections that the dead worker of `lane` was closing, if it had come to free their records.
+pub(super) fn close_what_was_closing(ledger: &Ledger, lane: usize, inheritance: &Inheritance) {
+    for track in ledger.tracks_of(lane) {
+        let closing = track.closing().filter(|&fd| !is_recorded(ledger, fd) && is_connection(fd, inheritance));
+        closing.into_iter().for_each(table::close);
+        track.set_closing(None);
+    }
+}
+
+fn all_tracks(ledger: &Ledger) -> impl Iterator<Item = Track> + '_ {
+    (0..LANES).flat_map(|lane| ledger.tracks_of(lane))
 }
 
 fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option<Connection> {

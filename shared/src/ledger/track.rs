@@ -1,0 +1,107 @@
+//! A track: the part of a lane that one thread of a worker writes, or one process that serves a connection for it. The first is that of
+//! the worker's first thread and stands in the lane itself; the others stand behind the lanes.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::journal::{self, Journal};
+use super::lane::{COUNTERS, Counter, Stats};
+use crate::sys::crash_signal;
+
+/// Words of a track that stands in a lane.
+pub(super) const WORDS: usize = 32;
+/// Words of one that stands for itself: last words follow.
+pub(super) const OWN_WORDS: usize = WORDS + crash_signal::WORDS;
+/// Bytes of one that stands for itself.
+pub const BYTES: usize = OWN_WORDS * 8;
+/// The most tracks of a lane beside the first.
+pub const MOST: usize = 16_384;
+
+const CURRENT: usize = 0;
+const CLOSING: usize = 1;
+const NOTES: usize = 2;
+/// Descriptors that a thread can note as its own.
+const MAX_NOTES: usize = JOURNAL - NOTES;
+const JOURNAL: usize = 8;
+const STATS: usize = 16;
+
+/// One track; a view of shared words.
+#[derive(Clone, Copy)]
+pub struct Track {
+    words: &'static [AtomicU64],
+}
+
+impl Track {
+    pub(super) fn new(words: &'static [AtomicU64]) -> Track {
+        Track { words }
+    }
+
+    /// The connection that is being worked on, the suspect if the worker dies of itself now.
+    pub fn current(&self) -> Option<RawFd> {
+        self.descriptor(CURRENT)
+    }
+
+    /// Sets [`Track::current`].
+    pub fn set_current(&self, fd: Option<RawFd>) {
+        self.set_descriptor(CURRENT, fd);
+    }
+
+    /// The word of [`Track::current`], as [`works_for`](crash_signal::works_for) writes it.
+    pub fn current_word(&self) -> &'static AtomicU64 {
+        &self.words[CURRENT]
+    }
+
+    /// The thread's own descriptors, as those of [`Lane::note`](super::Lane::note); at most six.
+    pub fn note(&self, fds: &[RawFd]) {
+        for (word, fd) in self.words[NOTES..][..MAX_NOTES].iter().zip(fds) {
+            word.store(*fd as u64 + 1, Ordering::Release);
+        }
+    }
+
+    /// Takes the notes back.
+    pub fn forget_notes(&self) {
+        self.words[NOTES..][..MAX_NOTES].iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
+    /// What [`Track::note`] has noted.
+    pub fn noted(&self) -> impl Iterator<Item = RawFd> + use<> {
+        let words = &self.words[NOTES..][..MAX_NOTES];
+        words.iter().filter_map(|word| RawFd::try_from(word.load(Ordering::Acquire).checked_sub(1)?).ok())
+    }
+
+    /// The connection whose record was freed in order to close it: a descriptor of that number without a record is not a
+    /// connection just accepted.
+    pub fn closing(&self) -> Option<RawFd> {
+        self.descriptor(CLOSING)
+    }
+
+    /// Sets [`Track::closing`].
+    pub fn set_closing(&self, fd: Option<RawFd>) {
+        self.set_descriptor(CLOSING, fd);
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> Journal {
+        Journal::new(&self.words[JOURNAL..JOURNAL + journal::WORDS])
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> Stats {
+        Stats::new(&self.words[STATS..STATS + COUNTERS])
+    }
+
+    /// Carries out what a dead writer had begun. `record` finds the record of a descriptor.
+    pub fn settle(&self, record: impl Fn(RawFd) -> Option<super::Record>) {
+        self.journal().settle(&self.stats(), record);
+        self.set_current(None);
+        self.stats().set(Counter::Connections, 0);
+    }
+
+    fn descriptor(&self, index: usize) -> Option<RawFd> {
+        RawFd::try_from(self.words[index].load(Ordering::Acquire).checked_sub(1)?).ok()
+    }
+
+    fn set_descriptor(&self, index: usize, fd: Option<RawFd>) {
+        self.words[index].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+    }
+}

@@ -1,0 +1,83 @@
+//! Who else of a worker has connections: threads with loops of their own, or threads and processes with one connection each. The
+//! main loop accepts, hands over, and says when to end.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use phalanx_shared::ipc::channel::Doorbell;
+
+use crate::conn::Connection;
+use crate::event::Event;
+use crate::event_loop::{EventLoop, Stuck};
+
+/// The others. A worker without has [`Nobody`].
+pub(crate) trait Crew {
+    /// Takes a connection in; it goes on where it stands. Gives it back when the main loop is to have it.
+    fn take(&mut self, own: &mut EventLoop, connection: Connection) -> Option<Connection>;
+
+    /// Connections that they have.
+    fn count(&self) -> u32;
+
+    /// What the main loop is to watch for them, and what else is theirs in the table.
+    fn descriptors(&self) -> Vec<RawFd>;
+
+    /// Something has happened on one of those descriptors; false when it is none of theirs.
+    fn react(&mut self, own: &mut EventLoop, event: &Event) -> bool;
+
+    /// Gives to another worker what is quiet, and the rest when it becomes so; `bell` is rung for each.
+    fn give(&mut self, bell: &'static Doorbell);
+
+    /// Closes what has been idle for `grace`.
+    fn close_idle(&mut self, grace: Duration);
+
+    /// As [`EventLoop::oldest_idle`].
+    fn oldest_idle(&mut self, most: usize) -> Vec<(RawFd, u64)>;
+
+    /// As [`EventLoop::close_if_idle_since`].
+    fn close_if_idle_since(&mut self, fd: RawFd, event: u64) -> bool;
+
+    /// Returns when each has shown that it goes on. Whoever never does is what the main loop hangs at from then on.
+    fn check(&mut self, own: &mut EventLoop);
+
+    /// What has been worked on for too long.
+    fn stuck(&mut self) -> Vec<Stuck>;
+}
+
+/// A worker of one thread.
+pub(crate) struct Nobody;
+
+impl Crew for Nobody {
+    fn take(&mut self, _own: &mut EventLoop, connection: Connection) -> Option<Connection> {
+        Some(connection)
+    }
+
+    fn count(&self) -> u32 {
+        0
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
+    fn react(&mut self, _own: &mut EventLoop, _event: &Event) -> bool {
+        false
+    }
+
+    fn give(&mut self, _bell: &'static Doorbell) {}
+
+    fn close_idle(&mut self, _grace: Duration) {}
+
+    fn oldest_idle(&mut self, _most: usize) -> Vec<(RawFd, u64)> {
+        Vec::new()
+    }
+
+    fn close_if_idle_since(&mut self, _fd: RawFd, _event: u64) -> bool {
+        false
+    }
+
+    fn check(&mut self, _own: &mut EventLoop) {}
+
+    fn stuck(&mut self) -> Vec<Stuck> {
+        Vec::new()
+    }
+}
