@@ -79,4 +79,6 @@ models! {
     multi_reactor: "multi-reactor", "epoll";
     multi_reactor_poll: "multi-reactor", "poll";
     multi_reactor_select: "multi-reactor", "select";
+    thread: "thread", "epoll";
+    sync: "sync", "epoll";
 }

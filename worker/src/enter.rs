@@ -141,6 +141,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     let lane = ledger.lane(birth.lane);
     in_handler::install_panic_hook();
     process::reset_dispositions(&IGNORED).map_err(|error| format!("reset signal dispositions: {error}"))?;
+    lane.forget_orders();
     for word in lane.last_words() {
         word.store(0, std::sync::atomic::Ordering::Release);
     }
@@ -223,7 +224,9 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         date: DateCache::new(),
         access_log: AccessLog::new(inheritance.access_log, config.log.format),
         out: Vec::new(),
-        unready: Arc::default(),
+        bound_by: "limits.connections",
+        crowded: false,
+        blocking: false,
         turned_away: 0,
     })
 }

@@ -335,6 +335,16 @@ impl EventLoop {
         bell.ring();
     }
 
+    /// It has connections, and all have been idle for `time`; those on which nothing was ever asked, for `fresh`.
+    pub(crate) fn is_idle_for(&self, time: Duration, fresh: Duration) -> bool {
+        let since = |time| self.timers.now().before(Span::of(time));
+        let (since, since_fresh) = (since(time), since(fresh));
+        let idle = |connection: &Connection| {
+            connection.is_idle_since(if connection.has_served() { since } else { since_fresh })
+        };
+        self.count() > 0 && self.connections.iter().flatten().all(|connection| idle(connection))
+    }
+
     /// Closes what has been idle for `grace`.
     pub(crate) fn close_idle(&mut self, grace: Duration) {
         let since: Tick = self.timers.now().before(Span::of(grace));

@@ -21,3 +21,5 @@ mod rescue;
 
 pub use rescue::giver as give;
 pub mod service;
+mod solo;
+mod watch;

@@ -6,20 +6,23 @@
 
 mod job;
 mod threads;
-mod watch;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use job::{Done, Failure, Job};
 pub use threads::Manners;
 use threads::{Queued, Returns, Threads};
-pub use watch::Stuck;
-use watch::Watch;
+
+use nix::unistd::Pid;
+use phalanx_shared::stall::Class;
+use phalanx_shared::sys::crash_signal::worked_for;
+
+use crate::watch::{AtWork, Endless, Watch};
 
 /// How long a result may be held back behind a job that was thought to be short.
 const HELD_BACK_AT_MOST: Duration = Duration::from_millis(1);
@@ -203,6 +206,55 @@ impl Pool {
     }
 }
 
+/// A job that does not end.
+#[derive(Debug)]
+pub struct Stuck {
+    /// Whom it is done for; none: nobody any more.
+    pub fd: Option<RawFd>,
+    /// The thread.
+    pub thread: Pid,
+    /// How long it has been at it.
+    pub age: Duration,
+    /// What the thread does.
+    pub class: Class,
+    /// Whether the thread was given up, and a failure is among the results; else it may yet end.
+    pub given_up: bool,
+}
+
+impl Pool {
+    /// When [`Pool::watch`] is to be asked again; none while no thread is at work.
+    pub fn next_look(&self, limit: Duration) -> Option<Instant> {
+        (!limit.is_zero() && self.is_working()).then(|| self.watch.next_look(limit))
+    }
+
+    /// Jobs in flight, or threads that nobody waits for any more.
+    fn is_working(&self) -> bool {
+        !self.flights.is_empty() || self.watch.is_watching()
+    }
+
+    /// Looks at jobs that have run for long, and gives up those that have worked for `limit`; zero: never. Tells each of them at
+    /// half of that, and when it is given up.
+    pub fn watch(&mut self, now: Instant, limit: Duration) -> Vec<Stuck> {
+        if !self.is_working() || !self.watch.is_due(now, limit) {
+            return Vec::new();
+        }
+        let mut works_for = HashMap::new();
+        let mut at_work = Vec::new();
+        for running in self.threads.lock().running.iter().filter(|running| running.is_of(&self.returns)) {
+            works_for.insert(running.flight, worked_for(running.works_for.load(Ordering::Acquire)));
+            at_work.push(AtWork { number: running.flight, thread: running.thread, begun: running.begun });
+        }
+        let found = self.watch.look(now, limit, at_work.into_iter());
+        let stuck = |Endless { number, thread, age, class, given_up }: Endless| {
+            if given_up {
+                self.threads.give_up(number);
+            }
+            Stuck { fd: works_for.get(&number).copied().flatten(), thread, age, class, given_up }
+        };
+        found.into_iter().map(stuck).collect()
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.threads.leave();
@@ -213,9 +265,6 @@ impl Drop for Pool {
 mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
-    use std::time::Instant;
-
-    use phalanx_shared::sys::crash_signal::worked_for;
 
     use super::*;
 

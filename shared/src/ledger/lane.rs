@@ -15,6 +15,7 @@ pub const WORDS: usize = 256;
 /// Bytes of a lane.
 pub const BYTES: usize = WORDS * 8;
 
+const ORDERS: usize = 0;
 const HIGH_WATER: usize = 1;
 const TURNS: usize = 2;
 const TRACKS: usize = 3;
@@ -40,6 +41,17 @@ pub enum Wish {
     Stop = 3,
     /// `ToWorker::Unready`.
     Unready = 4,
+}
+
+/// What all threads of a worker, and the processes that serve connections for it, are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Every response from now on is its connection's last: the worker is to get no new work soon.
+    Unready = 1,
+    /// Connections are given to another worker as soon as they are quiet.
+    Give = 2,
+    /// Idle connections are closed.
+    CloseIdle = 4,
 }
 
 /// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.
@@ -180,6 +192,21 @@ impl Lane {
         if fd > self.high_water() {
             self.words[HIGH_WATER].fetch_max(fd as u64, Ordering::AcqRel);
         }
+    }
+
+    /// Whether an order stands.
+    pub fn is_ordered(&self, order: Order) -> bool {
+        self.words[ORDERS].load(Ordering::Relaxed) & order as u64 != 0
+    }
+
+    /// Gives an order, which stands as long as the worker lives.
+    pub fn order(&self, order: Order) {
+        self.words[ORDERS].fetch_or(order as u64, Ordering::AcqRel);
+    }
+
+    /// Takes back what the worker before was ordered.
+    pub fn forget_orders(&self) {
+        self.words[ORDERS].store(0, Ordering::Release);
     }
 
     /// Counts a turn of the loop: the lane's heartbeat.

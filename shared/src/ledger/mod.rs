@@ -267,11 +267,12 @@ mod tests {
     #[test]
     fn the_layout_is_what_its_version_says() {
         let layout = Layout { descriptors: 1000, buffers_per_lane: 100 };
-        let figures =
-            [lane::BYTES, record::BYTES, response::LIST_BYTES, layout.records(), layout.pending(), layout.buffers()];
+        let parts = [layout.tracks(), layout.records(), layout.pending(), layout.buffers()];
+        let figures = [lane::BYTES, track::BYTES, record::BYTES, response::LIST_BYTES];
         assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (2, 4, 16_384));
-        assert_eq!(figures, [2048, 144, 1536, 8192, 155_648, 770_048]);
-        assert_eq!(layout.bytes(), 770_048 + 400 * 16_384);
+        assert_eq!(figures, [2048, 768, 144, 1536]);
+        assert_eq!(parts, [8192, 315_392, 462_848, 1_077_248]);
+        assert_eq!(layout.bytes(), 1_077_248 + 400 * 16_384);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::journal::{self, Journal};
 use super::lane::{COUNTERS, Counter, Stats};
 use crate::sys::crash_signal;
 
 /// Words of a track that stands in a lane.
-pub(super) const WORDS: usize = 32;
+pub(super) const WORDS: usize = 40;
 /// Words of one that stands for itself: last words follow.
 pub(super) const OWN_WORDS: usize = WORDS + crash_signal::WORDS;
 /// Bytes of one that stands for itself.
@@ -21,9 +22,12 @@ const CURRENT: usize = 0;
 const CLOSING: usize = 1;
 const NOTES: usize = 2;
 /// Descriptors that a thread can note as its own.
-const MAX_NOTES: usize = JOURNAL - NOTES;
-const JOURNAL: usize = 8;
-const STATS: usize = 16;
+const MAX_NOTES: usize = IDLE - NOTES;
+const IDLE: usize = 8;
+const BUSY_SINCE: usize = 9;
+const THREAD: usize = 10;
+const JOURNAL: usize = 16;
+const STATS: usize = 24;
 
 /// One track; a view of shared words.
 #[derive(Clone, Copy)]
@@ -69,6 +73,37 @@ impl Track {
         words.iter().filter_map(|word| RawFd::try_from(word.load(Ordering::Acquire).checked_sub(1)?).ok())
     }
 
+    /// The number of the last event of the one connection that is served here, if that is idle.
+    pub fn idle(&self) -> Option<u64> {
+        Some(self.words[IDLE].load(Ordering::Acquire)).filter(|event| *event != 0)
+    }
+
+    /// Sets [`Track::idle`]; no event has the number 0.
+    pub fn set_idle(&self, event: Option<u64>) {
+        self.words[IDLE].store(event.unwrap_or(0), Ordering::Release);
+    }
+
+    /// Since when, on the clock of [`since_boot`](crate::clock::since_boot), the one connection that is served here is worked on.
+    pub fn busy_since(&self) -> Option<Duration> {
+        Some(self.words[BUSY_SINCE].load(Ordering::Acquire)).filter(|since| *since != 0).map(Duration::from_nanos)
+    }
+
+    /// Sets [`Track::busy_since`].
+    pub fn set_busy_since(&self, since: Option<Duration>) {
+        let word = since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).max(1));
+        self.words[BUSY_SINCE].store(word, Ordering::Release);
+    }
+
+    /// The thread that serves here; none: nobody does.
+    pub fn thread(&self) -> Option<i32> {
+        i32::try_from(self.words[THREAD].load(Ordering::Acquire)).ok().filter(|thread| *thread > 0)
+    }
+
+    /// Sets [`Track::thread`].
+    pub fn set_thread(&self, thread: Option<i32>) {
+        self.words[THREAD].store(thread.and_then(|it| u64::try_from(it).ok()).unwrap_or(0), Ordering::Release);
+    }
+
     /// The connection whose record was freed in order to close it: a descriptor of that number without a record is not a
     /// connection just accepted.
     pub fn closing(&self) -> Option<RawFd> {
@@ -94,6 +129,9 @@ impl Track {
     pub fn settle(&self, record: impl Fn(RawFd) -> Option<super::Record>) {
         self.journal().settle(&self.stats(), record);
         self.set_current(None);
+        self.set_idle(None);
+        self.set_busy_since(None);
+        self.set_thread(None);
         self.stats().set(Counter::Connections, 0);
     }
 

@@ -3,13 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use phalanx_shared::clients::{Client, Clients, Verdict};
 use phalanx_shared::clock::{Clock, since_boot};
 use phalanx_shared::config::{Limits, Listen, Rescue};
 use phalanx_shared::ipc::Incarnation;
-use phalanx_shared::ledger::lane::Stats;
+use phalanx_shared::ledger::lane::{Order, Stats};
 use phalanx_shared::ledger::record::Peer;
 use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 
@@ -70,8 +69,12 @@ pub struct Context {
     pub access_log: AccessLog,
     /// Responses of the connection at hand, before they are written. Kept to be used again.
     pub out: Vec<u8>,
-    /// See [`Context::is_unready`].
-    pub unready: Arc<AtomicBool>,
+    /// What `limits.connections` is bounded by, as the operator knows it.
+    pub bound_by: &'static str,
+    /// Others wait for a connection to end: every response is its connection's last.
+    pub crowded: bool,
+    /// Nothing else waits for this thread: what may block is done here and now.
+    pub blocking: bool,
     /// Connections that are being told that there is no room for them.
     pub turned_away: u32,
 }
@@ -121,7 +124,6 @@ impl Context {
             date: DateCache::new(),
             access_log: self.access_log.for_another_thread(),
             out: Vec::new(),
-            unready: self.unready.clone(),
             turned_away: 0,
             ..*self
         })
@@ -129,12 +131,15 @@ impl Context {
 
     /// The worker is to get no new work soon: every response from now on is its connection's last.
     pub fn is_unready(&self) -> bool {
-        self.unready.load(Ordering::Relaxed)
+        self.lane.is_ordered(Order::Unready)
     }
 
-    /// Makes it so, on all threads.
-    pub fn set_unready(&self) {
-        self.unready.store(true, Ordering::Relaxed);
+    /// Bounds the number of connections by another key of the configuration.
+    pub fn bound_connections(&mut self, most: u32, key: &'static str) {
+        if most < self.limits.connections {
+            self.limits.connections = most;
+            self.bound_by = key;
+        }
     }
 
     /// The pools that its connections have things done by.

@@ -203,13 +203,18 @@ impl Connection {
         Ok(Some(Connection::new(fd, record, None)))
     }
 
-    /// What the poller is to watch for now, if that has changed.
-    pub fn new_interest(&mut self) -> Option<Interest> {
-        let interest = match (&self.waiting, &self.output) {
+    /// What it waits for.
+    pub fn wanted(&self) -> Interest {
+        match (&self.waiting, &self.output) {
             (Some(_), _) => Interest::Nothing,
             (None, Some(_)) => Interest::Write,
             (None, None) => Interest::Read,
-        };
+        }
+    }
+
+    /// What the poller is to watch for now, if that has changed.
+    pub fn new_interest(&mut self) -> Option<Interest> {
+        let interest = self.wanted();
         (interest != std::mem::replace(&mut self.interest, interest)).then_some(interest)
     }
 
@@ -304,6 +309,11 @@ impl Connection {
 
     fn is_idle(&self) -> bool {
         self.waits == Waits::Idle && self.is_quiet()
+    }
+
+    /// Whether a request was answered on it by this worker.
+    pub fn has_served(&self) -> bool {
+        self.served > 0
     }
 
     /// Whether nothing has happened on it since `tick`, and nothing is under way.
@@ -447,6 +457,9 @@ impl Connection {
 
     /// Has a job done; what follows is [`Connection::arrived`].
     fn wait_for(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
+        if cx.blocking {
+            return self.do_here(cx, job, why);
+        }
         let is_handler = job.is_handler();
         let pool = if is_handler { cx.handlers.as_mut().unwrap_or(&mut cx.pool) } else { &mut cx.pool };
         match pool.submit(self.fd, job) {
@@ -455,12 +468,17 @@ impl Connection {
                 Fate::Stay
             }
             // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.
-            Err(job) => match why {
-                Why::Call(request_end) => self.call_arrived(cx, request_end, Err(Failure::Refused)),
-                Why::Answer(request_end) => self.answer_arrived(cx, request_end, job.run()),
-                Why::Output => self.fetched_here(cx, job.run()),
-                Why::Resume(entry) => self.resume_arrived(cx, &entry, job.run()),
-            },
+            Err(job) => self.do_here(cx, job, why),
+        }
+    }
+
+    /// Does a job on the spot.
+    fn do_here(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
+        match why {
+            Why::Call(request_end) => self.call_arrived(cx, request_end, Err(Failure::Refused)),
+            Why::Answer(request_end) => self.answer_arrived(cx, request_end, job.run()),
+            Why::Output => self.fetched_here(cx, job.run()),
+            Why::Resume(entry) => self.resume_arrived(cx, &entry, job.run()),
         }
     }
 

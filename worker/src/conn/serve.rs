@@ -272,7 +272,7 @@ impl Batch {
     ) -> Step {
         crash_point::pass(Point::BeforeHandler);
         let most = cx.limits.requests_per_connection;
-        let last = !head.keep_alive || cx.is_unready() || (most > 0 && self.served + 1 >= most);
+        let last = !head.keep_alive || cx.crowded || cx.is_unready() || (most > 0 && self.served + 1 >= most);
         let kind = Kind { idempotent: head.idempotent(), last, ..Kind::default() };
         let date = cx.clock.epoch_seconds();
         let entry = Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };

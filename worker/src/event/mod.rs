@@ -103,7 +103,7 @@ pub fn poller(which: config::Poller) -> io::Result<Box<dyn Poller>> {
 }
 
 /// A limit as the system takes it; a day at most, which is for ever to whoever waits.
-fn time_limit(limit: Option<Duration>) -> Option<Timespec> {
+pub(crate) fn time_limit(limit: Option<Duration>) -> Option<Timespec> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let limit = limit?.min(DAY);
     Some(Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) })

@@ -38,14 +38,14 @@ impl Poller for Poll {
             self.places.resize(index + 1, None);
         }
         self.places[index] = Some(place);
-        self.watched.push(PollFd::from_borrowed_fd(borrow(fd), flags(interest)));
+        self.watched.push(watched(fd, interest));
         self.numbers.push(fd);
         Ok(())
     }
 
     fn change(&mut self, fd: RawFd, interest: Interest) -> io::Result<()> {
         let place = self.place(fd)?;
-        self.watched[place] = PollFd::from_borrowed_fd(borrow(fd), flags(interest));
+        self.watched[place] = watched(fd, interest);
         Ok(())
     }
 
@@ -87,6 +87,19 @@ impl Poller for Poll {
         gone.into_iter().for_each(|fd| self.closed(fd));
         Ok(())
     }
+}
+
+/// A descriptor that is watched for `interest`.
+pub(crate) fn watched(fd: RawFd, interest: Interest) -> PollFd<'static> {
+    PollFd::from_borrowed_fd(borrow(fd), flags(interest))
+}
+
+/// What a call has told of descriptor `fd`; none: nothing. One that is closed is broken.
+pub(crate) fn told(fd: RawFd, watched: &PollFd<'_>) -> Option<Event> {
+    let flags = watched.revents();
+    let mut event = event(fd, flags);
+    event.error |= flags.contains(PollFlags::NVAL);
+    (!flags.is_empty()).then_some(event)
 }
 
 fn flags(interest: Interest) -> PollFlags {

@@ -32,6 +32,27 @@ impl Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Tick(pub u32);
 
+/// Counts ticks from a point in time on.
+#[derive(Debug, Clone, Copy)]
+pub struct Ticks(Instant);
+
+impl Ticks {
+    /// From `start` on.
+    pub fn since(start: Instant) -> Ticks {
+        Ticks(start)
+    }
+
+    /// The tick of a point in time.
+    pub fn at(self, now: Instant) -> Tick {
+        Tick(((now - self.0).as_millis() / TICK.as_millis()).min(u128::from(u32::MAX / 2)) as u32)
+    }
+
+    /// When `tick` has passed.
+    pub fn end_of(self, tick: Tick) -> Instant {
+        self.0 + TICK * tick.0.saturating_add(1).min(u32::MAX / 2)
+    }
+}
+
 /// The wheel.
 pub struct Timers {
     start: Instant,
@@ -71,7 +92,7 @@ impl Timers {
 
     /// Takes note of the time, once a turn.
     pub fn advance(&mut self, now: Instant) {
-        self.now = Tick(((now - self.start).as_millis() / TICK.as_millis()).min(u128::from(u32::MAX / 2)) as u32);
+        self.now = Ticks(self.start).at(now);
     }
 
     /// The tick of the last [`Timers::advance`].

@@ -304,7 +304,9 @@ impl Succession {
             date: DateCache::new(),
             access_log: AccessLog::new(None, Format::Combined),
             out: Vec::new(),
-            unready: Arc::default(),
+            bound_by: "limits.connections",
+            crowded: false,
+            blocking: false,
             turned_away: 0,
         }
     }

@@ -74,6 +74,9 @@ impl MainLoop {
     /// Accepts what is queued at a socket that is, or is another slot's counterpart of, the one on `seat`.
     pub(super) fn accept_from(&mut self, socket: RawFd, seat: u8) {
         for _ in 0..ACCEPT_BATCH {
+            if !self.is_let_in() {
+                return;
+            }
             self.own.cx.lane.set_accepting(true);
             match accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
                 Ok(fd) => self.accepted(fd.into_raw_fd(), seat),
@@ -153,7 +156,7 @@ impl MainLoop {
 
     /// Tells a connection over the limit so.
     fn turn_away(&mut self, fd: RawFd, listener: u8) {
-        self.say_overload("as many connections as limits.connections allows");
+        self.say_overload(&format!("as many connections as {} allows", self.own.cx.bound_by));
         match self.record(fd, listener) {
             Some(connection) => {
                 self.own.insert(connection);

@@ -2,7 +2,7 @@
 //! main loop accepts, hands over, and says when to end.
 
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use phalanx_shared::ipc::channel::Doorbell;
 
@@ -36,11 +36,14 @@ pub(crate) trait Crew {
     /// As [`EventLoop::close_if_idle_since`].
     fn close_if_idle_since(&mut self, fd: RawFd, event: u64) -> bool;
 
+    /// When the main loop is to look after them, where one request may be worked on for `limit`; none: no need.
+    fn next_look(&self, limit: Duration) -> Option<Instant>;
+
     /// Returns when each has shown that it goes on. Whoever never does is what the main loop hangs at from then on.
     fn check(&mut self, own: &mut EventLoop);
 
-    /// What has been worked on for too long.
-    fn stuck(&mut self) -> Vec<Stuck>;
+    /// What has been worked on for long, where that may last for `limit`.
+    fn stuck(&mut self, own: &EventLoop, limit: Duration) -> Vec<Stuck>;
 }
 
 /// A worker of one thread.
@@ -75,9 +78,13 @@ impl Crew for Nobody {
         false
     }
 
+    fn next_look(&self, _limit: Duration) -> Option<Instant> {
+        None
+    }
+
     fn check(&mut self, _own: &mut EventLoop) {}
 
-    fn stuck(&mut self) -> Vec<Stuck> {
+    fn stuck(&mut self, _own: &EventLoop, _limit: Duration) -> Vec<Stuck> {
         Vec::new()
     }
 }

@@ -2,6 +2,7 @@
 
 mod accept;
 mod crew;
+mod gate;
 mod words;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -13,6 +14,7 @@ use phalanx_shared::{error, info, warn};
 
 use accept::Door;
 pub(crate) use crew::{Crew, Nobody};
+use gate::Gate;
 
 use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
@@ -56,6 +58,7 @@ pub(crate) struct MainLoop {
     /// Who has the others.
     crew: Box<dyn Crew>,
     door: Door,
+    gate: Gate,
     stage: Stage,
     /// What this worker gives is held here until another table has fetched it.
     yielding: bool,
@@ -94,6 +97,7 @@ impl MainLoop {
             own,
             crew,
             door: Door::new(),
+            gate: Gate::None,
             stage: Stage::Waiting,
             yielding: false,
             closes_listeners: false,
@@ -125,6 +129,7 @@ impl MainLoop {
             }
             self.own.begin_turn();
             self.own.cx.lane.begin_turn(self.own.cx.clock.since_boot());
+            self.own.cx.crowded = self.others_wait();
             for event in &events {
                 self.react(event);
             }
@@ -159,11 +164,12 @@ impl MainLoop {
             Stage::Serving | Stage::Draining { .. } => self.formers.next_look(),
             _ => None,
         };
-        let instants = [stage, assist, formers, self.door.again()]
+        let crew = self.crew.next_look(self.request_timeout);
+        let instants = [stage, assist, formers, crew, self.door.again()]
             .into_iter()
             .flatten()
             .map(|at| at.saturating_duration_since(now));
-        instants.chain(self.own.next_wait(self.request_timeout)).min()
+        instants.chain(self.next_room()).chain(self.own.next_wait(self.request_timeout)).min()
     }
 
     fn react(&mut self, event: &Event) {
@@ -194,8 +200,9 @@ impl MainLoop {
 
     /// A thread that does not end its job is given up, and with it this worker: nothing else ends a thread.
     fn watch_pool(&mut self) {
-        let found = self.own.watch(self.request_timeout);
-        for Stuck { request, thread, age, class, given_up } in found.into_iter().chain(self.crew.stuck()) {
+        let mut found = self.own.watch(self.request_timeout);
+        found.append(&mut self.crew.stuck(&self.own, self.request_timeout));
+        for Stuck { request, thread, age, class, given_up } in found {
             if given_up {
                 warn!(
                     "a thread has worked for {age:.1?} on {request}, {class}: given up, this worker is to be replaced"
@@ -214,6 +221,7 @@ impl MainLoop {
         self.own.cx.lane.beat();
         let now = self.own.now();
         self.accept_again();
+        self.mind_the_gate();
         self.begin_to_assist();
         self.watch_pool();
         if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use nix::sys::socket::{Shutdown, shutdown};
 use phalanx_shared::config::{ListenAddress, OnMasterDeath};
 use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
+use phalanx_shared::ledger::lane::Order;
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::ledger::{LANES, Record};
 use phalanx_shared::sys::rest::refuse_connections;
@@ -48,7 +49,7 @@ impl MainLoop {
                     self.formers.bury(&self.own.cx, former, dead, lane);
                 }
                 ToWorker::Assist(cookies) => self.assist(cookies),
-                ToWorker::Unready => self.own.cx.set_unready(),
+                ToWorker::Unready => self.own.cx.lane.order(Order::Unready),
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Break(fault) => {
                     self.own.cx.track.set_current(None);
@@ -169,10 +170,11 @@ impl MainLoop {
             Closing::Worker => self.stop_accepting(),
         }
         let now = self.own.now();
-        self.own.cx.set_unready();
+        self.own.cx.lane.order(Order::Unready);
         // New connections go to other slots already, but the network may take its time with those that had begun.
         let grace = if closing == Closing::Slot { SLOT_GRACE } else { IDLE_GRACE };
         self.closes_listeners = closing == Closing::Service;
+        self.open_for_all();
         self.stage = Stage::Draining { idle_until: now + grace, deadline: now + self.drain_timeout };
     }
 

@@ -22,6 +22,8 @@ models! {
     "reactor" = reactor;
     "reactor-pool" = reactor_pool;
     "multi-reactor" = multi_reactor;
+    "thread" = thread;
+    "sync" = sync;
 }
 
 /// A way to turn events into answers.

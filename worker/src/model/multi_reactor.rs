@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use phalanx_shared::config::Workers;
@@ -192,7 +192,11 @@ impl Crew for Loops {
         own.cx.track.set_current(None);
     }
 
-    fn stuck(&mut self) -> Vec<Stuck> {
+    fn next_look(&self, _limit: Duration) -> Option<Instant> {
+        None
+    }
+
+    fn stuck(&mut self, _own: &EventLoop, _limit: Duration) -> Vec<Stuck> {
         std::mem::take(&mut *self.stuck.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -58,7 +58,9 @@ fn context() -> Context {
         date: DateCache::new(),
         access_log: AccessLog::new(None, Format::Combined),
         out: Vec::new(),
-        unready: Arc::default(),
+        bound_by: "limits.connections",
+        crowded: false,
+        blocking: false,
         turned_away: 0,
     }
 }

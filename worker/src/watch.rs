@@ -1,0 +1,89 @@
+//! Work that does not end: a thread that works on one request for longer than it may is given up, with the request. What counts is
+//! time that it computes or sleeps by its own doing; a thread that gets no processor is spared.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use phalanx_shared::stall::{Class, Stall};
+use phalanx_shared::sys::rest::thread_scheduling;
+
+/// What is known of the threads that have been at one thing for long.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// By what they are at.
+    stalls: HashMap<u64, Stall>,
+    looked: Option<Instant>,
+}
+
+/// A thread that is at something.
+pub(crate) struct AtWork {
+    /// Tells what it is at from all else.
+    pub(crate) number: u64,
+    pub(crate) thread: Pid,
+    pub(crate) begun: Instant,
+}
+
+/// Work that does not end.
+pub(crate) struct Endless {
+    pub(crate) number: u64,
+    pub(crate) thread: Pid,
+    /// How long the thread has been at it.
+    pub(crate) age: Duration,
+    /// What the thread does.
+    pub(crate) class: Class,
+    /// It has worked for as long as it may; else it may yet end.
+    pub(crate) given_up: bool,
+}
+
+/// How often work is looked at that may last for `limit`.
+fn every(limit: Duration) -> Duration {
+    (limit / 20).clamp(Duration::from_millis(50), Duration::from_millis(500))
+}
+
+impl Watch {
+    /// Some that were looked at may be at it still.
+    pub(crate) fn is_watching(&self) -> bool {
+        !self.stalls.is_empty()
+    }
+
+    /// When to look again.
+    pub(crate) fn next_look(&self, limit: Duration) -> Instant {
+        self.looked.map_or_else(Instant::now, |looked| looked + every(limit))
+    }
+
+    /// Whether it is time to look.
+    pub(crate) fn is_due(&self, now: Instant, limit: Duration) -> bool {
+        !limit.is_zero() && self.looked.is_none_or(|looked| now >= looked + every(limit))
+    }
+
+    /// Looks at all who are `at_work`, and tells of those who have worked for `limit`, each once, and once at half of that.
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        limit: Duration,
+        at_work: impl Iterator<Item = AtWork>,
+    ) -> Vec<Endless> {
+        self.looked = Some(now);
+        let every = every(limit);
+        let age = |it: &AtWork| now.saturating_duration_since(it.begun);
+        let long: Vec<AtWork> = at_work.filter(|it| age(it) >= every).collect();
+        self.stalls.retain(|number, _| long.iter().any(|it| it.number == *number));
+        let mut found = Vec::new();
+        for it in long {
+            let Some(scheduling) = thread_scheduling(it.thread) else { continue };
+            let stall = self.stalls.entry(it.number).or_insert_with(Stall::new);
+            stall.look(now, every, scheduling);
+            let given_up = stall.own() >= limit;
+            if given_up || age(&it) >= limit / 2 && !stall.suspected {
+                stall.suspected = true;
+                let class = stall.class();
+                found.push(Endless { number: it.number, thread: it.thread, age: age(&it), class, given_up });
+            }
+            if given_up {
+                self.stalls.remove(&it.number);
+            }
+        }
+        found
+    }
+}
