@@ -17,7 +17,7 @@ use phalanx_shared::sys::table::borrow;
 use phalanx_shared::warn;
 
 use crate::conn::{Connection, Context, Fate};
-use crate::event::timers::{Span, Tick, Timers};
+use crate::event::timers::{Span, Timers};
 use crate::event::{Event, Interest, Poller, poller};
 use crate::pool::{self, Pool};
 
@@ -340,14 +340,15 @@ impl EventLoop {
         let since = |time| self.timers.now().before(Span::of(time));
         let (since, since_fresh) = (since(time), since(fresh));
         let idle = |connection: &Connection| {
-            connection.is_idle_since(if connection.has_served() { since } else { since_fresh })
+            let since = if connection.has_served() { since } else { since_fresh };
+            since.is_some_and(|since| connection.is_idle_since(since))
         };
         self.count() > 0 && self.connections.iter().flatten().all(|connection| idle(connection))
     }
 
     /// Closes what has been idle for `grace`.
     pub(crate) fn close_idle(&mut self, grace: Duration) {
-        let since: Tick = self.timers.now().before(Span::of(grace));
+        let Some(since) = self.timers.now().before(Span::of(grace)) else { return };
         for fd in 0..self.connections.len() {
             let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(since));
             // A request that has come since the poll is answered first.

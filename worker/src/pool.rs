@@ -116,7 +116,7 @@ impl Pool {
             return Err(job);
         }
         let flight = self.threads.number();
-        self.outbox.push(Queued { flight, fd, work: job.work, returns: self.returns.clone() });
+        self.outbox.push(Queued { flight, fd, work: job.work, begins: job.begins, returns: self.returns.clone() });
         if let Some(key) = &job.key {
             self.by_key.insert(key.clone(), flight);
         }

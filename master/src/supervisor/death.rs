@@ -41,8 +41,9 @@ impl Roster {
             _ => false,
         };
         if expected {
-            // One that left before it served may have rescued connections while it booted.
-            if worker.stage == Stage::Leaving {
+            // One that left before it served may have rescued connections while it booted; one that retired leaves what its
+            // threads still used, and what a thread that was given up did not let go of.
+            if matches!(worker.stage, Stage::Leaving | Stage::Retiring) {
                 slot.mourn(&worker);
             }
             return self.bury_the_dead(id);

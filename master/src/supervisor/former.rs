@@ -117,14 +117,16 @@ impl Roster {
             )));
         }
         let (post, lanes): (_, Vec<_>) = (worker.post, worker.lanes().collect());
-        if worker.stage == Stage::Leaving || cause.ending == Ending::Exited(0) {
+        if worker.stage == Stage::Leaving {
             return;
         }
-        if cause.own_fault {
-            self.act(Action::Condemn(post, Guilt::Fault));
+        if cause.ending != Ending::Exited(0) {
+            if cause.own_fault {
+                self.act(Action::Condemn(post, Guilt::Fault));
+            }
+            let obituary = worker.obituary(cause.to_string(), cause.own_fault, self.now);
+            self.out.extend(obituary.map(|obituary| Action::Report(post, Box::new(obituary))));
         }
-        let obituary = worker.obituary(cause.to_string(), cause.own_fault, self.now);
-        self.out.extend(obituary.map(|obituary| Action::Report(post, Box::new(obituary))));
         // The table went with its last process, and all that was in it.
         if let (false, Some(slot)) = (gone && !foreign, self.slots.get_mut(&id)) {
             let graves = lanes.into_iter().map(|(dead, lane)| Grave { dead, post: Post { lane, ..post }, told: None });

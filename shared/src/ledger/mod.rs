@@ -270,9 +270,9 @@ mod tests {
         let parts = [layout.tracks(), layout.records(), layout.pending(), layout.buffers()];
         let figures = [lane::BYTES, track::BYTES, record::BYTES, response::LIST_BYTES];
         assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (2, 4, 16_384));
-        assert_eq!(figures, [2048, 768, 144, 1536]);
-        assert_eq!(parts, [8192, 315_392, 462_848, 1_077_248]);
-        assert_eq!(layout.bytes(), 1_077_248 + 400 * 16_384);
+        assert_eq!(figures, [2048, 832, 144, 1536]);
+        assert_eq!(parts, [8192, 344_064, 491_520, 1_105_920]);
+        assert_eq!(layout.bytes(), 1_105_920 + 400 * 16_384);
     }
 
     #[test]

@@ -125,6 +125,20 @@ pub enum Peer {
     Unix,
 }
 
+/// A state that a record is to have from the moment on in which somebody else begins with something.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    word: &'static AtomicU64,
+    state: State,
+}
+
+impl Mark {
+    /// That moment has come.
+    pub fn set(self) {
+        self.word.store(self.state.to_word(), Ordering::Release);
+    }
+}
+
 /// A connection's record; a view of shared words.
 #[derive(Clone, Copy)]
 pub struct Record {
@@ -217,6 +231,11 @@ impl Record {
     /// Sets [`Record::state`] in one store.
     pub fn set_state(&self, state: State) {
         self.set(STATE, state.to_word());
+    }
+
+    /// To set [`Record::state`] later, by another thread.
+    pub fn mark(&self, state: State) -> Mark {
+        Mark { word: &self.words[STATE], state }
     }
 
     words! {

@@ -1,4 +1,4 @@
-//! The last words of a worker: a handler for fatal signals, on a stack of its own, that writes who was to blame and where
+//! The last words of a worker, before a fatal signal or an exit of its own: a handler, on a stack of its own, that writes who was to blame and where
 //! into shared memory and lets the signal kill the process.
 //!
 //! The handler is async-signal-safe: it stores words in the ledger and walks the stack (libgcc's unwinder, which finds frame
@@ -126,11 +126,25 @@ pub fn install(block: &'static [AtomicU64]) -> io::Result<()> {
         SaFlags::SA_ONSTACK | SaFlags::SA_SIGINFO | SaFlags::SA_NODEFER,
         SigSet::empty(),
     );
+    // SAFETY: the function is one of this program's, which is never unloaded.
+    if unsafe { libc::atexit(on_exit) } != 0 {
+        return Err(io::Error::other("atexit: no room"));
+    }
     for signal in FATAL {
         // SAFETY: `last_words` is async-signal-safe, as the module says.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
+}
+
+/// The process exits of itself: says whom the thread worked for that has it exit.
+extern "C" fn on_exit() {
+    let start = BLOCK.load(Ordering::Acquire);
+    if !start.is_null() {
+        // SAFETY: `install` stored the start of a block of WORDS words that lives as long as the process.
+        let block = unsafe { std::slice::from_raw_parts(start, WORDS) };
+        block[SUSPECT].store(suspect_word(), Ordering::Release);
+    }
 }
 
 /// What a thread handles signals on, so that a stack overflow can still speak.

@@ -1,7 +1,9 @@
 //! A call of a handler that goes on away from the loop: all that it needs, taken from the connection, and what comes of it. The
-//! request stays on record as in its handler.
+//! request is on record as in its handler from the moment on in which a thread begins with it; before, a successor begins anew.
 
 use std::sync::Arc;
+
+use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
 use super::serve::{Turnout, run_handler};
@@ -57,9 +59,9 @@ impl Call {
         }
     }
 
-    /// As a job for a pool of handlers.
-    pub(super) fn into_job(self) -> Job {
-        Job::handler(move || self.run())
+    /// As a job for a pool of handlers, with which `begins` stands in the record.
+    pub(super) fn into_job(self, begins: Option<Mark>) -> Job {
+        Job::handler(begins, move || self.run())
     }
 
     /// Runs the handler, and whatever it waits for, to the end.

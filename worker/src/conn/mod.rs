@@ -120,7 +120,7 @@ enum Why {
     /// The handler of the request that ends at this stream position goes on with it. The request is not on record meanwhile:
     /// whoever takes over begins with it anew, however often that happens.
     Answer(u64),
-    /// It is the answer to the request that ends at this stream position, which is on record as in its handler.
+    /// It is the answer to the request that ends at this stream position, which is on record while a thread is at it.
     Call(u64),
     /// It is, or makes ready, what is to be sent next.
     Output,

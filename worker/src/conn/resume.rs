@@ -100,7 +100,7 @@ impl Connection {
             None if cx.handlers.is_some() => {
                 let bytes = self.unanswered(self.record.start());
                 return match done {
-                    None => Again::Later(Call::new(cx, &head, bytes, entry.date, entry.kind.last).into_job()),
+                    None => Again::Later(Call::new(cx, &head, bytes, entry.date, entry.kind.last).into_job(None)),
                     Some(done) => called_again(done, entry),
                 };
             }

@@ -300,7 +300,9 @@ impl Batch {
                 }
                 if !handlers.is_full() {
                     let call = Call::new(cx, head, bytes, date, last);
-                    return Step::Later(Some((call.into_job(), Why::Call(request_end))));
+                    let in_handler = self.record.mark(self.record.state());
+                    self.record.set_state(State { pending: self.count, ..self.record.state() });
+                    return Step::Later(Some((call.into_job(Some(in_handler)), Why::Call(request_end))));
                 }
                 Turnout::Reply(Reply::error(503))
             }

@@ -71,9 +71,9 @@ impl Tick {
         Tick(self.0.saturating_add(span.0))
     }
 
-    /// The tick `span` ago.
-    pub fn before(self, span: Span) -> Tick {
-        Tick(self.0.saturating_sub(span.0))
+    /// The tick `span` ago; none: nobody counted then.
+    pub fn before(self, span: Span) -> Option<Tick> {
+        self.0.checked_sub(span.0).map(Tick)
     }
 }
 

@@ -39,6 +39,11 @@ pub(crate) trait Crew {
     /// When the main loop is to look after them, where one request may be worked on for `limit`; none: no need.
     fn next_look(&self, limit: Duration) -> Option<Instant>;
 
+    /// Some of their threads may be at work, or wait for it.
+    fn may_be_at_work(&self) -> bool {
+        true
+    }
+
     /// Returns when each has shown that it goes on. Whoever never does is what the main loop hangs at from then on.
     fn check(&mut self, own: &mut EventLoop);
 
@@ -80,6 +85,10 @@ impl Crew for Nobody {
 
     fn next_look(&self, _limit: Duration) -> Option<Instant> {
         None
+    }
+
+    fn may_be_at_work(&self) -> bool {
+        false
     }
 
     fn check(&mut self, _own: &mut EventLoop) {}

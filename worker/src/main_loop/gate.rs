@@ -64,7 +64,7 @@ impl MainLoop {
         if self.gate == Gate::None {
             return true;
         }
-        if self.own.count() > 0 {
+        if self.own.is_idle_for(IDLE, FRESH) {
             self.own.close_idle(IDLE);
         }
         self.own.count() == 0

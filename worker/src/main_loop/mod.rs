@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use phalanx_shared::config::OnMasterDeath;
 use phalanx_shared::ipc::Word;
+use phalanx_shared::sys::process;
 use phalanx_shared::{error, info, warn};
 
 use accept::Door;
@@ -137,6 +138,10 @@ impl MainLoop {
             self.tidy_up();
         }
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
+        if self.crew.may_be_at_work() {
+            // Threads that use what was noted end with the process; whoever buries this worker closes it then.
+            process::exit_now(0);
+        }
         // What was noted is closed by what owns it, from here on.
         self.own.cx.ledger.table().forget_notes(self.own.cx.lane_number);
         0

@@ -113,7 +113,9 @@ impl MainLoop {
             // What the dead one had fetched is this table's own.
             self.formers.finish_moves(&self.own.cx.ledger);
             let taken = rescue::bury(&mut self.own.cx, dead, lane, self.inheritance);
-            info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
+            if !taken.is_empty() {
+                info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
+            }
             self.adopt(taken);
         }
         self.duty.say(Word::Buried(dead));

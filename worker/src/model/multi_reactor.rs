@@ -21,7 +21,7 @@ use super::{Model, reactor_pool};
 use crate::conn::{Connection, Context};
 use crate::enter::Booted;
 use crate::event::{Event, Interest};
-use crate::event_loop::{EventLoop, Stuck};
+use crate::event_loop::{Count, EventLoop, Stuck};
 use crate::main_loop::{Crew, MainLoop};
 
 /// Buffers that a loop keeps at hand.
@@ -40,7 +40,7 @@ type Act = Box<dyn FnOnce(&mut EventLoop) + Send>;
 /// A loop on a thread of its own, as the main loop sees it.
 struct Other {
     inbox: Arc<Inbox>,
-    count: crate::event_loop::Count,
+    count: Count,
     track: Track,
 }
 
@@ -50,17 +50,27 @@ struct Inbox {
     bell: EventFd,
 }
 
+/// What loops have to tell the main one, with a bell.
+struct News {
+    stuck: Mutex<Vec<Stuck>>,
+    bell: EventFd,
+}
+
 /// All loops but the main one.
 struct Loops {
     others: Vec<Other>,
-    stuck: Arc<Mutex<Vec<Stuck>>>,
+    news: Arc<News>,
+}
+
+fn bell() -> io::Result<EventFd> {
+    Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
 }
 
 impl Loops {
     fn start(cx: &mut Context, workers: &Workers) -> io::Result<Loops> {
-        let stuck = Arc::<Mutex<Vec<Stuck>>>::default();
-        let others = (1..usize::from(workers.loops)).map(|number| Other::start(cx, workers, number, stuck.clone()));
-        Ok(Loops { others: others.collect::<io::Result<_>>()?, stuck })
+        let news = Arc::new(News { stuck: Mutex::default(), bell: bell()? });
+        let others = (1..usize::from(workers.loops)).map(|number| Other::start(cx, workers, number, news.clone()));
+        Ok(Loops { others: others.collect::<io::Result<_>>()?, news })
     }
 
     fn tell_all(&self, act: impl Fn(&mut EventLoop) + Clone + Send + 'static) {
@@ -69,14 +79,14 @@ impl Loops {
 }
 
 impl Other {
-    fn start(cx: &mut Context, workers: &Workers, number: usize, stuck: Arc<Mutex<Vec<Stuck>>>) -> io::Result<Other> {
+    fn start(cx: &mut Context, workers: &Workers, number: usize, news: Arc<News>) -> io::Result<Other> {
         let cx = cx.share(number, BUFFERS).ok_or_else(|| io::Error::other("the ledger has room for fewer loops"))?;
         for pool in cx.pools() {
             pool.hang_bell()?;
         }
         let track = cx.track;
         let mut own = EventLoop::new(cx, workers.poller)?;
-        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let bell = bell()?;
         own.poller.add(bell.as_fd().as_raw_fd(), Interest::Read)?;
         let inbox = Arc::new(Inbox { acts: Mutex::default(), bell });
         let mut descriptors = own.descriptors();
@@ -85,7 +95,7 @@ impl Other {
         let (count, limit) = (own.counter(), workers.request_timeout);
         let thread = {
             let inbox = inbox.clone();
-            move || run(own, &inbox, limit, &stuck)
+            move || run(own, &inbox, limit, &news)
         };
         std::thread::Builder::new().name("phalanx-loop".to_owned()).spawn(thread)?;
         Ok(Other { inbox, count, track })
@@ -112,7 +122,7 @@ impl Other {
 }
 
 /// A loop's life.
-fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, stuck: &Mutex<Vec<Stuck>>) -> ! {
+fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, news: &News) -> ! {
     let _to_die_in_order = Prepared::this_thread(Word::Shared(own.cx.track.current_word()))
         .inspect_err(|error| error!("a stack for the signals of a loop: {error}"));
     let mut events = Vec::new();
@@ -135,7 +145,9 @@ fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, stuck: &Mutex<Vec<Stu
         own.end_turn();
         let mut found = own.watch(limit);
         if !found.is_empty() {
-            stuck.lock().unwrap_or_else(PoisonError::into_inner).append(&mut found);
+            news.stuck.lock().unwrap_or_else(PoisonError::into_inner).append(&mut found);
+            // It cannot be full: the main loop reads it.
+            let _rung = news.bell.write(1);
         }
         own.tidy_up();
     }
@@ -158,12 +170,13 @@ impl Crew for Loops {
     }
 
     fn descriptors(&self) -> Vec<RawFd> {
-        // Each loop's stand in its track.
-        Vec::new()
+        // Each loop's own stand in its track.
+        vec![self.news.bell.as_fd().as_raw_fd()]
     }
 
-    fn react(&mut self, _own: &mut EventLoop, _event: &Event) -> bool {
-        false
+    fn react(&mut self, _own: &mut EventLoop, event: &Event) -> bool {
+        // What it is about is asked for at the end of the turn.
+        event.fd == self.news.bell.as_fd().as_raw_fd() && self.news.bell.read().is_ok()
     }
 
     fn give(&mut self, bell: &'static Doorbell) {
@@ -197,6 +210,6 @@ impl Crew for Loops {
     }
 
     fn stuck(&mut self, _own: &EventLoop, _limit: Duration) -> Vec<Stuck> {
-        std::mem::take(&mut *self.stuck.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.news.stuck.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

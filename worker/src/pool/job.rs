@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use phalanx_shared::error;
+use phalanx_shared::ledger::record::Mark;
 
 use crate::in_handler;
 
@@ -35,18 +36,27 @@ pub struct Job {
     pub(super) turn: u64,
     pub(super) work: Work,
     pub(super) share: Share,
+    /// Of a handler: what stands in its connection's record from the moment on in which a thread begins with it.
+    pub(super) begins: Option<Mark>,
     is_handler: bool,
 }
 
 impl Job {
     /// A job for one.
     pub fn new<T: Any + Send>(work: impl FnOnce() -> T + Send + 'static) -> Job {
-        Job { key: None, turn: 0, work: Box::new(|| Box::new(work())), share: |_| None, is_handler: false }
+        Job {
+            key: None,
+            turn: 0,
+            work: Box::new(|| Box::new(work())),
+            share: |_| None,
+            begins: None,
+            is_handler: false,
+        }
     }
 
-    /// A handler, for a pool of such.
-    pub fn handler<T: Any + Send>(work: impl FnOnce() -> T + Send + 'static) -> Job {
-        Job { is_handler: true, ..Job::new(work) }
+    /// A handler, for a pool of such. `begins` is set when a thread begins with it, and never once it has been forgotten.
+    pub fn handler<T: Any + Send>(begins: Option<Mark>, work: impl FnOnce() -> T + Send + 'static) -> Job {
+        Job { begins, is_handler: true, ..Job::new(work) }
     }
 
     /// Whether it is a handler.
@@ -61,7 +71,7 @@ impl Job {
             let result = done.downcast_ref::<Arc<T>>()?;
             Some(Box::new(result.clone()) as Box<dyn Any + Send>)
         };
-        Job { key: Some(key), turn, work: Box::new(|| Box::new(work())), share, is_handler: false }
+        Job { key: Some(key), turn, work: Box::new(|| Box::new(work())), share, begins: None, is_handler: false }
     }
 
     /// Does it here and now, however long that takes.

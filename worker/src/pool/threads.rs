@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
+use phalanx_shared::ledger::record::Mark;
 use phalanx_shared::sys::crash_signal::{Prepared, Word, works_for};
 use phalanx_shared::warn;
 
@@ -70,6 +71,7 @@ pub(super) struct Queued {
     /// Whom it is to be done for.
     pub(super) fd: RawFd,
     pub(super) work: Work,
+    pub(super) begins: Option<Mark>,
     pub(super) returns: Arc<Returns>,
 }
 
@@ -269,7 +271,9 @@ impl Threads {
             if state.closed {
                 return None;
             }
-            if let Some(Queued { flight, fd, work, returns }) = state.queue.pop_front() {
+            if let Some(Queued { flight, fd, work, begins, returns }) = state.queue.pop_front() {
+                // Under the lock: whoever waited for it may be forgotten at any moment, and its record be another's.
+                begins.into_iter().for_each(Mark::set);
                 word.store(works_for(Some(fd)), Ordering::Release);
                 let begun = Instant::now();
                 let (word, of) = (word.clone(), returns.clone());
