@@ -226,7 +226,9 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
         out: Vec::new(),
         bound_by: "limits.connections",
         crowded: false,
+        is_child: false,
         blocking: false,
+        orphans: Vec::new(),
         turned_away: 0,
     })
 }

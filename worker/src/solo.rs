@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::SigSet;
 use phalanx_shared::error;
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ledger::lane::{Counter, Order};
@@ -21,24 +22,27 @@ pub(crate) struct Solo<'a> {
     ticks: Ticks,
     /// As that of an event loop.
     events: u64,
-    /// Readable once there are orders.
-    curtain: BorrowedFd<'a>,
+    caller: Caller<'a>,
     /// Rung when the connection is given to another worker.
     handover: &'a Doorbell,
+}
+
+/// What ends a wait when there are orders.
+#[derive(Clone, Copy)]
+pub(crate) enum Caller<'a> {
+    /// This descriptor is readable from then on.
+    Curtain(BorrowedFd<'a>),
+    /// A signal comes, which is blocked but in the wait. When the master dies, `lifeline` hangs up.
+    Signal { let_in: &'a SigSet, lifeline: RawFd, exits_with_master: bool },
 }
 
 /// How long an idle connection is kept that is to be closed: a request may be on its way.
 const IDLE_GRACE: Duration = Duration::from_millis(100);
 
 impl Solo<'_> {
-    pub(crate) fn new<'a>(
-        cx: Context,
-        connection: Connection,
-        curtain: BorrowedFd<'a>,
-        handover: &'a Doorbell,
-    ) -> Solo<'a> {
+    pub(crate) fn new<'a>(cx: Context, connection: Connection, caller: Caller<'a>, handover: &'a Doorbell) -> Solo<'a> {
         let ticks = Ticks::since(cx.clock.now());
-        Solo { cx, connection, ticks, events: 0, curtain, handover }
+        Solo { cx, connection, ticks, events: 0, caller, handover }
     }
 
     /// Serves the connection until it is closed or given to another worker.
@@ -85,12 +89,12 @@ impl Solo<'_> {
     }
 
     fn is_to_be_given(&self) -> bool {
-        self.cx.lane.is_ordered(Order::Give) && self.connection.is_quiet()
+        self.cx.is_ordered(Order::Give) && self.connection.is_quiet()
     }
 
     /// When to close it if nothing happens: it is idle, and to be closed for that.
     fn closes_at(&self) -> Option<Instant> {
-        let idle = self.cx.lane.is_ordered(Order::CloseIdle) && self.connection.idle_since_event().is_some();
+        let idle = self.cx.is_ordered(Order::CloseIdle) && self.connection.idle_since_event().is_some();
         idle.then(|| self.cx.clock.now() + IDLE_GRACE)
     }
 
@@ -107,9 +111,9 @@ impl Solo<'_> {
         let closes_at = self.closes_at();
         let overdue_at = self.ticks.end_of(self.connection.deadline());
         let until = closes_at.map_or(overdue_at, |at| at.min(overdue_at));
-        let under_orders = self.cx.lane.is_ordered(Order::Give) || self.cx.lane.is_ordered(Order::CloseIdle);
+        let under_orders = self.cx.is_ordered(Order::Give) || self.cx.is_ordered(Order::CloseIdle);
         let (fd, interest) = (self.connection.fd, self.connection.wanted());
-        let event = match poll_one(fd, interest, (!under_orders).then_some(self.curtain), until) {
+        let event = match self.caller.wait(fd, interest, under_orders, until) {
             Ok(event) => event,
             Err(error) => {
                 error!("wait for connection {fd}: {error}");
@@ -121,12 +125,31 @@ impl Solo<'_> {
         self.cx.setting.next_turn();
         let now = self.cx.clock.now();
         match event {
+            None if !under_orders && self.is_fatherless() => self.end_with_master(),
             Some(event) => self.react(&event),
             None if now >= overdue_at => self.act(Connection::overdue),
             // A request that has come since is answered first.
             None if closes_at.is_some_and(|at| now >= at) && !has_unread(borrow(fd)) => Fate::Close,
             None => Fate::Stay,
         }
+    }
+
+    /// The master has died.
+    fn is_fatherless(&self) -> bool {
+        let Caller::Signal { lifeline, .. } = self.caller else { return false };
+        let mut watched = [poll::watched(lifeline, Interest::Nothing)];
+        let told = rustix::event::poll(&mut watched, time_limit(Some(Duration::ZERO)).as_ref());
+        told.is_ok() && poll::told(lifeline, &watched[0]).is_some_and(|event| event.is_broken())
+    }
+
+    /// As a worker would: ends what is under way, or at once.
+    fn end_with_master(&self) -> Fate {
+        if matches!(self.caller, Caller::Signal { exits_with_master: true, .. }) {
+            return Fate::Close;
+        }
+        self.cx.track.order(Order::Unready);
+        self.cx.track.order(Order::CloseIdle);
+        Fate::Stay
     }
 
     fn react(&mut self, event: &Event) -> Fate {
@@ -141,25 +164,23 @@ impl Solo<'_> {
     }
 }
 
-/// Waits for one descriptor, or until the curtain rises; none: nothing has happened to it.
-fn poll_one(
-    fd: RawFd,
-    interest: Interest,
-    curtain: Option<BorrowedFd<'_>>,
-    until: Instant,
-) -> std::io::Result<Option<Event>> {
-    let limit = until.saturating_duration_since(Instant::now());
-    let mut watched = [poll::watched(fd, interest), poll::watched(fd, interest)];
-    let count = match curtain {
-        Some(curtain) => {
-            watched[1] = poll::watched(curtain.as_raw_fd(), Interest::Read);
-            2
+impl Caller<'_> {
+    /// Waits for one descriptor, or for orders unless there are some already; none: nothing has happened to the descriptor.
+    fn wait(self, fd: RawFd, interest: Interest, under_orders: bool, until: Instant) -> std::io::Result<Option<Event>> {
+        let limit = until.saturating_duration_since(Instant::now());
+        match self {
+            Caller::Curtain(curtain) => {
+                let mut watched = [poll::watched(fd, interest), poll::watched(curtain.as_raw_fd(), Interest::Read)];
+                let count = if under_orders { 1 } else { 2 };
+                match rustix::event::poll(&mut watched[..count], time_limit(Some(limit)).as_ref()) {
+                    Ok(_) => Ok(poll::told(fd, &watched[0])),
+                    Err(rustix::io::Errno::INTR) => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Caller::Signal { let_in, lifeline, .. } => {
+                poll::wait_for_one(fd, interest, (!under_orders).then_some(lifeline), let_in, limit)
+            }
         }
-        None => 1,
-    };
-    match rustix::event::poll(&mut watched[..count], time_limit(Some(limit)).as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
     }
-    Ok(poll::told(fd, &watched[0]))
 }

@@ -42,7 +42,7 @@ const PAGE: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     descriptors: usize,
-    buffers_per_lane: usize,
+    connections: usize,
 }
 
 impl Layout {
@@ -50,9 +50,14 @@ impl Layout {
         lane * lane::BYTES
     }
 
+    /// One for each connection, and one for each to move to.
+    fn buffers_per_lane(&self) -> usize {
+        2 * self.connections
+    }
+
     /// Tracks of a lane beside the first: no thread or process is without a connection.
     fn tracks_per_lane(&self) -> usize {
-        self.buffers_per_lane.min(track::MOST)
+        self.connections.min(track::MOST)
     }
 
     fn tracks(&self) -> usize {
@@ -72,7 +77,7 @@ impl Layout {
     }
 
     fn buffer_count(&self) -> usize {
-        LANES * self.buffers_per_lane
+        LANES * self.buffers_per_lane()
     }
 
     fn bytes(&self) -> usize {
@@ -144,7 +149,7 @@ impl Ledger {
     /// A fresh ledger for descriptors below `descriptors` and at most `connections` connections at once. Returns the memfd
     /// too; the mapping does not need it.
     pub fn create(name: &str, descriptors: usize, connections: usize) -> io::Result<(Ledger, OwnedFd)> {
-        let layout = Layout { descriptors, buffers_per_lane: connections };
+        let layout = Layout { descriptors, connections };
         let (region, fd) = Region::create(name, layout.bytes())?;
         Ok((Ledger::of(region, layout), fd))
     }
@@ -153,7 +158,7 @@ impl Ledger {
     /// its size says otherwise.
     pub fn open(fd: &OwnedFd, descriptors: usize, connections: usize) -> io::Result<Ledger> {
         let bounded = descriptors <= MOST && connections <= MOST;
-        let layout = Layout { descriptors, buffers_per_lane: connections };
+        let layout = Layout { descriptors, connections };
         if !bounded {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the ledger is too large"));
         }
@@ -167,7 +172,7 @@ impl Ledger {
 
     /// The most connections at once.
     pub fn connections(&self) -> usize {
-        self.table.layout.buffers_per_lane
+        self.table.layout.connections
     }
 
     /// Gives the memory back in this process: it is not this ledger's slot, or the slot is gone. Touching it from then on is a
@@ -227,7 +232,7 @@ impl Ledger {
 
     /// The numbers of the buffers that workers on `lane` take fresh ones from.
     pub fn buffers_of_lane(&self, lane: usize) -> std::ops::Range<usize> {
-        let per_lane = self.table.layout.buffers_per_lane;
+        let per_lane = self.table.layout.buffers_per_lane();
         lane * per_lane..(lane + 1) * per_lane
     }
 
@@ -245,12 +250,12 @@ mod tests {
 
     #[test]
     fn parts_of_the_layout_do_not_overlap() {
-        let layout = Layout { descriptors: 20_000, buffers_per_lane: 16_384 };
+        let layout = Layout { descriptors: 20_000, connections: 16_384 };
         assert!(layout.lane(LANES) <= layout.tracks());
         assert!(layout.tracks() + LANES * layout.tracks_per_lane() * track::BYTES <= layout.records());
         assert!(layout.records() + 20_000 * record::BYTES <= layout.pending());
-        assert!(layout.pending() + LANES * 16_384 * response::LIST_BYTES <= layout.buffers());
-        assert_eq!(layout.bytes(), layout.buffers() + LANES * 16_384 * BUFFER_BYTES);
+        assert!(layout.pending() + LANES * 2 * 16_384 * response::LIST_BYTES <= layout.buffers());
+        assert_eq!(layout.bytes(), layout.buffers() + LANES * 2 * 16_384 * BUFFER_BYTES);
     }
 
     #[test]
@@ -260,19 +265,19 @@ mod tests {
         assert!(ledger.buffer(3).is_none());
         drop(buffer);
         assert!(ledger.buffer(3).is_some());
-        assert!(ledger.buffer(LANES * 4).is_none(), "the lanes have four buffers each");
+        assert!(ledger.buffer(LANES * 8).is_none(), "the lanes have eight buffers each");
     }
 
     /// Whoever changes one of these figures makes another layout, and has to raise [`LAYOUT`].
     #[test]
     fn the_layout_is_what_its_version_says() {
-        let layout = Layout { descriptors: 1000, buffers_per_lane: 100 };
+        let layout = Layout { descriptors: 1000, connections: 100 };
         let parts = [layout.tracks(), layout.records(), layout.pending(), layout.buffers()];
         let figures = [lane::BYTES, track::BYTES, record::BYTES, response::LIST_BYTES];
         assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (2, 4, 16_384));
         assert_eq!(figures, [2048, 832, 144, 1536]);
-        assert_eq!(parts, [8192, 344_064, 491_520, 1_105_920]);
-        assert_eq!(layout.bytes(), 1_105_920 + 400 * 16_384);
+        assert_eq!(parts, [8192, 344_064, 491_520, 1_720_320]);
+        assert_eq!(layout.bytes(), 1_720_320 + 800 * 16_384);
     }
 
     #[test]

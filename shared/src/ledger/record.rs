@@ -42,11 +42,24 @@ pub enum Owner {
     Given,
     /// No connection but a file that the worker of this incarnation holds open.
     File(Incarnation),
+    /// A process that this worker started for it, and that outlives the worker.
+    Child {
+        /// The worker.
+        of: Incarnation,
+        /// The worker's lane, below 256.
+        lane: u8,
+        /// The track of that lane which the process writes, below 65,536.
+        track: u16,
+    },
 }
 
 const GIVEN: u64 = u64::MAX;
 /// Set in the owner's word when the descriptor is a file.
 const FILE: u64 = 1 << 32;
+/// Set in the owner's word when a process of its own has the connection; its lane and track follow.
+const CHILD: u64 = 1 << 33;
+const CHILD_LANE: u32 = 34;
+const CHILD_TRACK: u32 = 42;
 
 impl Owner {
     fn to_word(self) -> u64 {
@@ -54,6 +67,9 @@ impl Owner {
             Owner::Given => GIVEN,
             Owner::Worker(incarnation) => u64::from(incarnation.0),
             Owner::File(incarnation) => u64::from(incarnation.0) | FILE,
+            Owner::Child { of, lane, track } => {
+                u64::from(of.0) | CHILD | u64::from(lane) << CHILD_LANE | u64::from(track) << CHILD_TRACK
+            }
         }
     }
 }
@@ -195,6 +211,11 @@ impl Record {
             0 => None,
             GIVEN => Some(Owner::Given),
             word if word & FILE != 0 => Some(Owner::File(Incarnation(word as u32))),
+            word if word & CHILD != 0 => Some(Owner::Child {
+                of: Incarnation(word as u32),
+                lane: (word >> CHILD_LANE) as u8,
+                track: (word >> CHILD_TRACK) as u16,
+            }),
             word => Some(Owner::Worker(Incarnation(word as u32))),
         }
     }
@@ -214,6 +235,15 @@ impl Record {
     pub fn claim(&self, from: Owner, owner: Incarnation) -> bool {
         let (from, to) = (from.to_word(), Owner::Worker(owner).to_word());
         self.words[OWNER].compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Makes a worker the one that looks after the process that has the connection, and tells the owner from then on; none when that
+    /// has it no more.
+    pub fn adopt_child(&self, from: Owner, by: Incarnation) -> Option<Owner> {
+        let Owner::Child { lane, track, .. } = from else { return None };
+        let to = Owner::Child { of: by, lane, track };
+        let owner = &self.words[OWNER];
+        owner.compare_exchange(from.to_word(), to.to_word(), Ordering::AcqRel, Ordering::Acquire).ok().map(|_| to)
     }
 
     /// Copies what another ledger's record says of the same connection, all but its owner and its buffer.
@@ -388,6 +418,15 @@ mod tests {
         record.set_buffer(Some(3));
         record.fill_file(Incarnation(9));
         assert_eq!((record.owner(), record.buffer()), (Some(Owner::File(Incarnation(9))), None));
+        assert!(!record.claim_given(Incarnation(1)));
+    }
+
+    #[test]
+    fn a_child_is_told_with_its_worker_and_its_track() {
+        let record = record();
+        let owner = Owner::Child { of: Incarnation(u32::MAX), lane: 3, track: 16_384 };
+        record.set_owner(owner);
+        assert_eq!(record.owner(), Some(owner));
         assert!(!record.claim_given(Incarnation(1)));
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::journal::{self, Journal};
-use super::lane::{COUNTERS, Counter, Stats};
+use super::lane::{COUNTERS, Counter, Order, Stats};
 use crate::sys::crash_signal;
 
 /// Words of a track that stands in a lane.
@@ -26,6 +26,11 @@ const MAX_NOTES: usize = IDLE - NOTES;
 const IDLE: usize = 8;
 const BUSY_SINCE: usize = 9;
 const THREAD: usize = 10;
+const ORDERS: usize = 11;
+const CHILD: usize = 12;
+const LENT: usize = 13;
+/// Buffers that a process of its own can have.
+pub const MAX_LENT: usize = JOURNAL - LENT;
 const JOURNAL: usize = 16;
 const STATS: usize = 24;
 
@@ -102,6 +107,50 @@ impl Track {
     /// Sets [`Track::thread`].
     pub fn set_thread(&self, thread: Option<i32>) {
         self.words[THREAD].store(thread.and_then(|it| u64::try_from(it).ok()).unwrap_or(0), Ordering::Release);
+    }
+
+    /// The descriptor of the process that writes the track (a pidfd), if it is one of its own; it stands in the table of the slot.
+    pub fn child(&self) -> Option<RawFd> {
+        self.descriptor(CHILD)
+    }
+
+    /// Sets [`Track::child`].
+    pub fn set_child(&self, pidfd: Option<RawFd>) {
+        self.set_descriptor(CHILD, pidfd);
+    }
+
+    /// The numbers of the buffers that this process has, whether a record names them or not.
+    pub fn lent(&self) -> impl Iterator<Item = usize> + use<> {
+        let words = &self.words[LENT..][..MAX_LENT];
+        words.iter().filter_map(|word| (word.load(Ordering::Acquire) as usize).checked_sub(1))
+    }
+
+    /// Sets [`Track::lent`], at most [`MAX_LENT`].
+    pub fn set_lent(&self, buffers: impl IntoIterator<Item = usize>) {
+        let numbers = buffers.into_iter().map(|number| number as u64 + 1).chain(std::iter::repeat(0));
+        for (word, number) in self.words[LENT..][..MAX_LENT].iter().zip(numbers) {
+            word.store(number, Ordering::Release);
+        }
+    }
+
+    /// Whether an order stands for the process that writes the track.
+    pub fn is_ordered(&self, order: Order) -> bool {
+        self.words[ORDERS].load(Ordering::Acquire) & order as u64 != 0
+    }
+
+    /// Gives that process an order.
+    pub fn order(&self, order: Order) {
+        self.words[ORDERS].fetch_or(order as u64, Ordering::AcqRel);
+    }
+
+    /// Takes back what the process before was ordered.
+    pub fn forget_orders(&self) {
+        self.words[ORDERS].store(0, Ordering::Release);
+    }
+
+    /// Where the fatal-signal handler of such a process writes; none in a track that stands in its lane.
+    pub fn last_words(&self) -> Option<&'static [AtomicU64]> {
+        self.words.get(WORDS..WORDS + crash_signal::WORDS)
     }
 
     /// The connection whose record was freed in order to close it: a descriptor of that number without a record is not a

@@ -54,6 +54,38 @@ pub fn clone_sharing_files() -> io::Result<Born> {
     }
 }
 
+/// Clones the caller into a child that shares its descriptor table and nothing else, and returns to the caller a descriptor of the
+/// child (`pidfd_open(2)`), which both have and which is close-on-exec. The caller is single-threaded; see
+/// [`clone_sharing_files`].
+pub fn clone_child_sharing_files() -> io::Result<(Born, RawFd)> {
+    let tid_address = thread_id_address();
+    let mut flags = libc::CLONE_FILES | libc::CLONE_PIDFD | libc::SIGCHLD;
+    if tid_address != 0 {
+        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+    }
+    let mut pidfd: libc::c_int = -1;
+    #[cfg(target_arch = "x86_64")]
+    let last = (tid_address, 0);
+    #[cfg(target_arch = "aarch64")]
+    let last = (0, tid_address);
+    // SAFETY: as in `clone_sharing_files`; the kernel writes the descriptor to a live c_int before it returns to the caller.
+    let id = unsafe { libc::syscall(libc::SYS_clone, flags as usize, 0usize, &raw mut pidfd, last.0, last.1) };
+    match id {
+        0 => Ok((Born::Child, -1)),
+        id if id > 0 => Ok((Born::Parent(Pid::from_raw(id as libc::pid_t)), pidfd)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has `signal` end a wait that lets it in, and do nothing else, in this process.
+pub fn interrupt_waits_by(signal: Signal) -> io::Result<()> {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(signal, &action) }?;
+    Ok(())
+}
+
 /// Where glibc keeps this thread's id; 0 when the kernel does not tell.
 fn thread_id_address() -> usize {
     let mut address: usize = 0;

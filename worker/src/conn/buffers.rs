@@ -27,9 +27,10 @@ struct Depot {
 }
 
 impl Buffers {
-    /// The buffers of `lane` that no record of the ledger names.
+    /// The buffers of `lane` that no record of the ledger names and no process has that serves a connection.
     pub fn new(ledger: &Ledger, lane: usize) -> Buffers {
-        let used = ledger.recorded().filter_map(|(_, record)| record.buffer()).collect();
+        let mut used: HashSet<usize> = ledger.recorded().filter_map(|(_, record)| record.buffer()).collect();
+        used.extend(crate::rescue::sweep::living(ledger).flat_map(|track| track.lent()));
         let lane = ledger.buffers_of_lane(lane);
         let depot = Depot { fresh: lane.clone(), used, returned: Vec::new() };
         let depot = Arc::new(Mutex::new(depot));
@@ -41,6 +42,13 @@ impl Buffers {
         self.keeps = self.keeps.min(keeps);
         let (ledger, lane, depot) = (self.ledger.clone(), self.lane.clone(), self.depot.clone());
         Buffers { ledger, lane, returned: Vec::new(), keeps, depot }
+    }
+
+    /// These and no others, for a process that has a copy of this one's memory.
+    pub fn only(&self, lent: Vec<Buffer>) -> Buffers {
+        let depot = Depot { fresh: 0..0, used: HashSet::new(), returned: Vec::new() };
+        let (ledger, lane) = (self.ledger.clone(), self.lane.clone());
+        Buffers { ledger, lane, returned: lent, keeps: usize::MAX, depot: Arc::new(Mutex::new(depot)) }
     }
 
     /// A free buffer; none when all are in use.

@@ -73,8 +73,12 @@ pub struct Context {
     pub bound_by: &'static str,
     /// Others wait for a connection to end: every response is its connection's last.
     pub crowded: bool,
+    /// This process serves one connection for the worker, and may outlive it.
+    pub is_child: bool,
     /// Nothing else waits for this thread: what may block is done here and now.
     pub blocking: bool,
+    /// Connections of processes whose worker has died, found by the one that takes over.
+    pub orphans: Vec<RawFd>,
     /// Connections that are being told that there is no room for them.
     pub turned_away: u32,
 }
@@ -124,6 +128,7 @@ impl Context {
             date: DateCache::new(),
             access_log: self.access_log.for_another_thread(),
             out: Vec::new(),
+            orphans: Vec::new(),
             turned_away: 0,
             ..*self
         })
@@ -131,7 +136,12 @@ impl Context {
 
     /// The worker is to get no new work soon: every response from now on is its connection's last.
     pub fn is_unready(&self) -> bool {
-        self.lane.is_ordered(Order::Unready)
+        self.is_ordered(Order::Unready)
+    }
+
+    /// Whether an order stands for this thread, or this process.
+    pub fn is_ordered(&self, order: Order) -> bool {
+        if self.is_child { self.track.is_ordered(order) } else { self.lane.is_ordered(order) }
     }
 
     /// Bounds the number of connections by another key of the configuration.

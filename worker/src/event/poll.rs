@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use nix::sys::signal::SigSet;
 use phalanx_shared::sys::table::borrow;
 use rustix::event::{PollFd, PollFlags};
 
@@ -120,4 +121,41 @@ fn event(fd: RawFd, flags: PollFlags) -> Event {
         hung_up: flags.contains(PollFlags::HUP),
         error: flags.contains(PollFlags::ERR),
     }
+}
+
+/// Waits for one descriptor with the signals of `let_in` not blocked meanwhile; one that comes ends the wait, and so does a hang-up
+/// of `lifeline` (ppoll(2)). None: nothing has happened to the descriptor.
+pub(crate) fn wait_for_one(
+    fd: RawFd,
+    interest: Interest,
+    lifeline: Option<RawFd>,
+    let_in: &SigSet,
+    limit: Duration,
+) -> io::Result<Option<Event>> {
+    use nix::poll::{PollFd, PollFlags};
+    let wanted = match interest {
+        Interest::Read => PollFlags::POLLIN | PollFlags::POLLPRI,
+        Interest::Write => PollFlags::POLLOUT,
+        Interest::Nothing => PollFlags::empty(),
+    };
+    let mut watched = vec![PollFd::new(borrow(fd), wanted)];
+    watched.extend(lifeline.map(|lifeline| PollFd::new(borrow(lifeline), PollFlags::empty())));
+    match nix::poll::ppoll(&mut watched, Some(limit.into()), Some(*let_in)) {
+        Ok(_) => {}
+        Err(nix::errno::Errno::EINTR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let flags = watched[0].revents().unwrap_or(PollFlags::empty());
+    let told = |flag| flags.contains(flag);
+    // The end of what the peer sends is told as something to read, which then says so.
+    let event = Event {
+        fd,
+        readable: told(PollFlags::POLLIN),
+        writable: told(PollFlags::POLLOUT),
+        urgent: told(PollFlags::POLLPRI),
+        peer_finished: false,
+        hung_up: told(PollFlags::POLLHUP),
+        error: told(PollFlags::POLLERR) || told(PollFlags::POLLNVAL),
+    };
+    Ok((!flags.is_empty()).then_some(event))
 }

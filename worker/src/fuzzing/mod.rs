@@ -306,7 +306,9 @@ impl Succession {
             out: Vec::new(),
             bound_by: "limits.connections",
             crowded: false,
+            is_child: false,
             blocking: false,
+            orphans: Vec::new(),
             turned_away: 0,
         }
     }

@@ -112,7 +112,7 @@ impl MainLoop {
             self.own.insert(connection);
             return self.own.with(fd, Connection::turn_away);
         }
-        if let Some(connection) = self.crew.take(&mut self.own, connection) {
+        if let Some(connection) = self.place(connection) {
             self.own.insert(connection);
         }
     }
@@ -126,10 +126,15 @@ impl MainLoop {
     pub(crate) fn adopt(&mut self, connections: Vec<Connection>) {
         for connection in connections {
             // What a pool does for it comes back to this loop.
-            let left =
-                if connection.is_waiting() { Some(connection) } else { self.crew.take(&mut self.own, connection) };
+            let left = if connection.is_waiting() { Some(connection) } else { self.place(connection) };
             left.into_iter().for_each(|connection| self.own.adopt(connection));
         }
+    }
+
+    /// Gives a connection to whoever is to have it; returned: this loop.
+    fn place(&mut self, connection: Connection) -> Option<Connection> {
+        let left = self.children.take(&mut self.own, connection)?;
+        self.crew.take(&mut self.own, left)
     }
 
     // ---- no room ----
@@ -142,12 +147,16 @@ impl MainLoop {
         }
         for _look in 0..2 {
             while let Some((fd, event)) = self.door.idle.pop() {
-                if self.own.close_if_idle_since(fd, event) || self.crew.close_if_idle_since(fd, event) {
+                if self.own.close_if_idle_since(fd, event)
+                    || self.crew.close_if_idle_since(fd, event)
+                    || self.children.close_if_idle_since(&mut self.own, fd, event)
+                {
                     return true;
                 }
             }
             self.door.idle = self.own.oldest_idle(FOUND);
             self.door.idle.append(&mut self.crew.oldest_idle(FOUND));
+            self.door.idle.extend(self.children.oldest_idle());
             self.door.idle.sort_unstable_by_key(|&(_, event)| std::cmp::Reverse(event));
         }
         self.door.in_vain_until = Some(now + IN_VAIN);

@@ -17,6 +17,7 @@ use accept::Door;
 pub(crate) use crew::{Crew, Nobody};
 use gate::Gate;
 
+use crate::children::Children;
 use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
 use crate::event::{Event, Interest};
@@ -58,6 +59,8 @@ pub(crate) struct MainLoop {
     own: EventLoop,
     /// Who has the others.
     crew: Box<dyn Crew>,
+    /// Processes that have one each.
+    children: Children,
     door: Door,
     gate: Gate,
     stage: Stage,
@@ -88,15 +91,26 @@ impl MainLoop {
 
     /// As [`MainLoop::new`], for a worker in which others have connections too.
     pub(crate) fn with_crew(booted: Booted, crew: Box<dyn Crew>) -> Result<MainLoop, String> {
+        MainLoop::with(booted, crew, 0)
+    }
+
+    /// As [`MainLoop::new`], for a worker that starts at most `most` processes for connections.
+    pub(crate) fn with_children(booted: Booted, most: usize) -> Result<MainLoop, String> {
+        MainLoop::with(booted, Box::new(Nobody), most)
+    }
+
+    fn with(booted: Booted, crew: Box<dyn Crew>, most_children: usize) -> Result<MainLoop, String> {
         let Booted { cx, duty, formers, inheritance, workers, connections, serve_at_once, .. } = booted;
         let fail = |error: std::io::Error| format!("wait for events: {error}");
         let mut own = EventLoop::new(cx, workers.poller).map_err(fail)?;
         for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(crew.descriptors()) {
             own.poller.add(fd, Interest::Read).map_err(fail)?;
         }
+        let children = Children::new(inheritance, &own.cx, &workers, most_children);
         let mut main = MainLoop {
             own,
             crew,
+            children,
             door: Door::new(),
             gate: Gate::None,
             stage: Stage::Waiting,
@@ -112,6 +126,7 @@ impl MainLoop {
             on_master_death: workers.on_master_death,
         };
         main.adopt(connections);
+        main.children.adopt_orphans(&mut main.own);
         if serve_at_once {
             main.begin_to_serve();
         }
@@ -149,7 +164,7 @@ impl MainLoop {
 
     /// Connections that this worker has.
     fn count(&self) -> u32 {
-        self.own.count() + self.crew.count()
+        self.own.count() + self.crew.count() + self.children.count()
     }
 
     fn next_wait(&self) -> Option<Duration> {
@@ -169,8 +184,9 @@ impl MainLoop {
             Stage::Serving | Stage::Draining { .. } => self.formers.next_look(),
             _ => None,
         };
-        let crew = self.crew.next_look(self.request_timeout);
-        let instants = [stage, assist, formers, crew, self.door.again()]
+        let (crew, children) =
+            (self.crew.next_look(self.request_timeout), self.children.next_look(self.request_timeout));
+        let instants = [stage, assist, formers, crew, children, self.door.again()]
             .into_iter()
             .flatten()
             .map(|at| at.saturating_duration_since(now));
@@ -182,6 +198,9 @@ impl MainLoop {
             return;
         }
         self.own.cx.track.set_current(None);
+        if let (left, true) = self.children.ended(&mut self.own, event.fd) {
+            return self.adopt(left.into_iter().collect());
+        }
         if let Some(seat) = self.inheritance.seats.iter().position(|fd| *fd == event.fd) {
             return self.accept_from(event.fd, seat as u8);
         }
@@ -207,6 +226,7 @@ impl MainLoop {
     fn watch_pool(&mut self) {
         let mut found = self.own.watch(self.request_timeout);
         found.append(&mut self.crew.stuck(&self.own, self.request_timeout));
+        found.append(&mut self.children.stuck(&self.own, self.request_timeout));
         for Stuck { request, thread, age, class, given_up } in found {
             if given_up {
                 warn!(

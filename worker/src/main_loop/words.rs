@@ -49,7 +49,7 @@ impl MainLoop {
                     self.formers.bury(&self.own.cx, former, dead, lane);
                 }
                 ToWorker::Assist(cookies) => self.assist(cookies),
-                ToWorker::Unready => self.own.cx.lane.order(Order::Unready),
+                ToWorker::Unready => self.become_unready(),
                 ToWorker::Drain(closing) => self.begin_to_drain(closing),
                 ToWorker::Break(fault) => {
                     self.own.cx.track.set_current(None);
@@ -108,6 +108,11 @@ impl MainLoop {
         self.adopt(given);
     }
 
+    fn become_unready(&mut self) {
+        self.own.cx.lane.order(Order::Unready);
+        self.children.order(Order::Unready);
+    }
+
     fn bury(&mut self, dead: Incarnation, lane: usize) {
         if lane < LANES && lane != self.own.cx.lane_number {
             // What the dead one had fetched is this table's own.
@@ -117,6 +122,7 @@ impl MainLoop {
                 info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
             }
             self.adopt(taken);
+            self.children.adopt_orphans(&mut self.own);
         }
         self.duty.say(Word::Buried(dead));
     }
@@ -131,6 +137,7 @@ impl MainLoop {
         self.stage = Stage::Retiring;
         self.own.give(&self.inheritance.handover);
         self.crew.give(&self.inheritance.handover);
+        self.children.order(Order::Give);
     }
 
     /// As `retire`, for a worker of another table.
@@ -172,7 +179,7 @@ impl MainLoop {
             Closing::Worker => self.stop_accepting(),
         }
         let now = self.own.now();
-        self.own.cx.lane.order(Order::Unready);
+        self.become_unready();
         // New connections go to other slots already, but the network may take its time with those that had begun.
         let grace = if closing == Closing::Slot { SLOT_GRACE } else { IDLE_GRACE };
         self.closes_listeners = closing == Closing::Service;
@@ -199,6 +206,7 @@ impl MainLoop {
             }
             self.own.close_idle(IDLE_GRACE);
             self.crew.close_idle(IDLE_GRACE);
+            self.children.order(Order::CloseIdle);
         }
         if self.count() == 0 && (now >= idle_until || !self.door.open) {
             self.stage = Stage::Gone;

@@ -23,6 +23,7 @@ models! {
     "reactor-pool" = reactor_pool;
     "multi-reactor" = multi_reactor;
     "thread" = thread;
+    "process" = process;
     "sync" = sync;
 }
 

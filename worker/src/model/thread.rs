@@ -29,7 +29,7 @@ use crate::enter::Booted;
 use crate::event::Event;
 use crate::event_loop::{EventLoop, Stuck};
 use crate::main_loop::{Crew, MainLoop};
-use crate::solo::Solo;
+use crate::solo::{Caller, Solo};
 use crate::watch::{AtWork, Endless, Watch};
 
 /// Threads where the configuration names no number.
@@ -122,7 +122,7 @@ impl Threads {
                 let word = Word::Shared(cx.track.current_word());
                 let _to_die_in_order = Prepared::this_thread(word)
                     .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
-                Solo::new(cx, connection, curtain.as_fd(), handover).serve();
+                Solo::new(cx, connection, Caller::Curtain(curtain.as_fd()), handover).serve();
             }
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(number);
             count.fetch_sub(1, Ordering::AcqRel);

@@ -248,7 +248,7 @@ impl Formers {
 fn give_up(cx: &Context, former: &Former) {
     let mut gone = 0;
     for (_, record) in former.ledger.recorded() {
-        if !matches!(record.owner(), Some(Owner::File(_))) {
+        if matches!(record.owner(), Some(Owner::Worker(_) | Owner::Given)) {
             uncount(cx, &record);
             gone += 1;
         }

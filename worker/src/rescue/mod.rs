@@ -11,11 +11,12 @@ pub(crate) mod sweep;
 mod tests;
 
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
-use phalanx_shared::ledger::{BUFFER_BYTES, Ledger};
+use phalanx_shared::ledger::{BUFFER_BYTES, Ledger, Track};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::socket::{cookie, counters};
 use phalanx_shared::sys::table::{self, borrow};
@@ -23,6 +24,7 @@ use phalanx_shared::{debug, warn};
 
 use crate::conn::{Connection, Context, plausible, uncount};
 use crate::enter::Inheritance;
+use crate::event::{Interest, poll, time_limit};
 
 /// Why a connection is closed instead of kept.
 type Refusal = &'static str;
@@ -53,6 +55,13 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Ve
     for (fd, record) in recorded {
         match record.owner() {
             Some(Owner::Worker(owner)) if is_dead(owner) => {}
+            Some(Owner::Child { of, lane, track }) if is_dead(of) => {
+                // It lives on without its worker.
+                if cx.ledger.table().track(lane.into(), track.into()).is_some_and(|track| is_alive(&track)) {
+                    cx.orphans.push(fd);
+                    continue;
+                }
+            }
             Some(Owner::File(owner)) if is_dead(owner) => {
                 record.free();
                 sweep::close_file(cx, fd);
@@ -60,19 +69,40 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Ve
             }
             _ => continue,
         }
-        // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
-        cx.track.set_current(Some(fd));
-        match rescue(cx, fd, record) {
+        match take_one(cx, fd, record) {
             Ok(connection) => kept.push(connection),
-            Err(why) => {
-                lost.note(why);
-                close(cx, fd, &record, why);
-            }
+            Err(why) => lost.note(why),
         }
     }
     cx.track.set_current(None);
     lost.tell(kept.len());
     kept
+}
+
+/// Takes over one connection, or closes it.
+fn take_one(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Refusal> {
+    // What the rescue of a connection runs can kill this worker too: the blame is to fall on the right one.
+    cx.track.set_current(Some(fd));
+    rescue(cx, fd, record).inspect_err(|why| close(cx, fd, &record, why))
+}
+
+/// Takes over the connection of a process that has died, or closes it.
+pub(crate) fn take_over_one(cx: &mut Context, fd: RawFd, record: Record) -> Option<Connection> {
+    let mut lost = Lost::default();
+    let taken = take_one(cx, fd, record).inspect_err(|why| lost.note(why)).ok();
+    lost.tell(usize::from(taken.is_some()));
+    taken
+}
+
+/// Whether the process that has a track lives. The ledger may name any descriptor.
+pub(crate) fn is_alive(track: &Track) -> bool {
+    let Some(pidfd) = track.child() else { return false };
+    let is_one =
+        || std::fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).is_ok_and(|info| info.contains("\nPid:\t"));
+    let mut watched = [poll::watched(pidfd, Interest::Read)];
+    let lives =
+        rustix::event::poll(&mut watched, time_limit(Some(Duration::ZERO)).as_ref()).is_ok_and(|told| told == 0);
+    lives && is_one()
 }
 
 /// Connections that a rescue could not keep, for one line in the log.
@@ -113,7 +143,7 @@ pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
 
 /// Carries out what the journals of dead workers' lanes had begun.
 pub(crate) fn settle(ledger: &Ledger, lanes: impl IntoIterator<Item = usize>) {
-    for track in lanes.into_iter().flat_map(|lane| ledger.tracks_of(lane)) {
+    for track in lanes.into_iter().flat_map(|lane| ledger.tracks_of(lane)).filter(|track| !is_alive(track)) {
         track.settle(|fd| ledger.record(fd));
     }
 }

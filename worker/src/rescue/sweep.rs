@@ -11,6 +11,7 @@ use phalanx_shared::ledger::{LANES, Ledger, Track};
 use phalanx_shared::sys::socket::counters;
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
 
+use super::is_alive;
 use crate::conn::{Connection, Context};
 use crate::enter::Inheritance;
 
@@ -28,7 +29,7 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
             None => table::close(fd),
         }
     }
-    all_tracks(&cx.ledger).for_each(|track| track.set_closing(None));
+    all_tracks(&cx.ledger).filter(|track| !is_alive(track)).for_each(|track| track.set_closing(None));
     for number in 0..LANES {
         let lane = cx.ledger.lane(number);
         lane.set_accepting(false);
@@ -90,17 +91,29 @@ fn is_recorded(ledger: &Ledger, fd: RawFd) -> bool {
 /// What is in the table, on no record, and none of the slot's own.
 pub(super) fn in_no_record(ledger: &Ledger, inheritance: &Inheritance) -> Vec<RawFd> {
     let mut found = open_descriptors().unwrap_or_default();
-    found.retain(|&fd| fd > 2 && !is_recorded(ledger, fd) && !inheritance.infrastructure.contains(&fd));
+    let children: Vec<RawFd> = living(ledger).filter_map(|track| track.child()).collect();
+    let is_known = |fd: RawFd| inheritance.infrastructure.contains(&fd) || children.contains(&fd);
+    found.retain(|&fd| fd > 2 && !is_recorded(ledger, fd) && !is_known(fd));
     found
 }
 
 /// Closes the connections that the dead worker of `lane` was closing, if it had come to free their records.
 pub(super) fn close_what_was_closing(ledger: &Ledger, lane: usize, inheritance: &Inheritance) {
-    for track in ledger.tracks_of(lane) {
-        let closing = track.closing().filter(|&fd| !is_recorded(ledger, fd) && is_connection(fd, inheritance));
-        closing.into_iter().for_each(table::close);
-        track.set_closing(None);
+    for track in ledger.tracks_of(lane).filter(|track| !is_alive(track)) {
+        close_what_a_track_was_closing(ledger, &track, inheritance);
     }
+}
+
+/// The same for who wrote one track.
+pub(crate) fn close_what_a_track_was_closing(ledger: &Ledger, track: &Track, inheritance: &Inheritance) {
+    let closing = track.closing().filter(|&fd| !is_recorded(ledger, fd) && is_connection(fd, inheritance));
+    closing.into_iter().for_each(table::close);
+    track.set_closing(None);
+}
+
+/// Tracks that a process writes which lives, whether its worker does or not.
+pub(crate) fn living(ledger: &Ledger) -> impl Iterator<Item = Track> + '_ {
+    all_tracks(ledger).filter(is_alive)
 }
 
 fn all_tracks(ledger: &Ledger) -> impl Iterator<Item = Track> + '_ {

@@ -60,7 +60,9 @@ fn context() -> Context {
         out: Vec::new(),
         bound_by: "limits.connections",
         crowded: false,
+        is_child: false,
         blocking: false,
+        orphans: Vec::new(),
         turned_away: 0,
     }
 }
