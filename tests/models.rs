@@ -103,4 +103,5 @@ models! {
     thread: "thread", "epoll";
     process: "process", "epoll";
     sync: "sync", "epoll";
+    coroutine: "coroutine", "epoll";
 }

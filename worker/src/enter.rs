@@ -214,6 +214,8 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
             short: false,
         }),
         handlers: None,
+        tasks: None,
+        runtime: None,
         listens: listens(config).into(),
         clients: inheritance.clients,
         setting,

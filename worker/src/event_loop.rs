@@ -20,6 +20,7 @@ use crate::conn::{Connection, Context, Fate};
 use crate::event::timers::{Span, Timers};
 use crate::event::{Event, Interest, Poller, poller};
 use crate::pool::{self, Pool};
+use crate::tasks::Tasks;
 
 /// The loop's connections, and what it waits for them with.
 pub(crate) struct EventLoop {
@@ -144,8 +145,13 @@ impl EventLoop {
 
     /// Waits for events, at most for `limit`; none: for ever.
     pub(crate) fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
-        self.cx.pools_mut().for_each(Pool::hand_over);
+        self.hand_over();
         self.poller.wait(events, limit)
+    }
+
+    /// Hands the jobs of the turn over to those who do them.
+    pub(crate) fn hand_over(&mut self) {
+        self.cx.pools_mut().for_each(Pool::hand_over);
     }
 
     /// The wait is over.
@@ -203,6 +209,10 @@ impl EventLoop {
     /// What follows the events of a turn: connections that have more to do, and those whose time is over.
     pub(crate) fn end_turn(&mut self) {
         self.take_results(None);
+        let done = self.cx.tasks.as_mut().map(Tasks::results).unwrap_or_default();
+        for (fd, ticket, done) in done {
+            self.with(fd, |connection, cx| connection.arrived(cx, ticket, done));
+        }
         for fd in std::mem::take(&mut self.backlog) {
             self.with(fd, Connection::go_on);
         }

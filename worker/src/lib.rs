@@ -23,4 +23,5 @@ mod rescue;
 pub use rescue::giver as give;
 pub mod service;
 mod solo;
+mod tasks;
 mod watch;

@@ -31,10 +31,17 @@ const HELD_BACK_AT_MOST: Duration = Duration::from_millis(1);
 static NEXT_TICKET: AtomicU64 = AtomicU64::new(1);
 
 /// Tells the result of one job from that of another, of whichever pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket {
     number: u64,
     flight: u64,
+}
+
+impl Ticket {
+    /// One that nobody has, for what no pool does.
+    pub fn fresh() -> Ticket {
+        Ticket { number: NEXT_TICKET.fetch_add(1, Ordering::Relaxed), flight: 0 }
+    }
 }
 
 /// Whom a result is for.

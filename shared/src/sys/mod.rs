@@ -2,6 +2,7 @@
 //! nix and socket2 come before a call of our own: what stands here is what they do not have.
 #![allow(unsafe_code)]
 
+pub mod asynchronous;
 pub mod crash_signal;
 pub mod fallback;
 pub mod file;

@@ -2,16 +2,17 @@
 //! request is on record as in its handler from the moment on in which a thread begins with it; before, a successor begins anew.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
-use super::serve::{Turnout, run_handler};
+use super::serve::{Turnout, ask_handler, run_handler};
 use crate::http::encode::{self, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
 use crate::pool::Job;
-use crate::service::Router;
+use crate::service::{Router, effort};
 
 /// Length of an IMF-fixdate.
 const DATE: usize = 29;
@@ -73,9 +74,42 @@ impl Call {
         let mut done = None;
         let reply = loop {
             match run_handler(&self.router, &head, self.date, done.take(), self.unready) {
-                Turnout::Reply(reply) => break reply,
+                Turnout::Reply(reply) | Turnout::Effort(_, reply) => break reply,
                 Turnout::Later(job) => done = Some(job.run()),
             }
+        };
+        self.answered(reply, head.minor_version, head.is_head())
+    }
+
+    /// The same as a task, which holds up nobody while it waits.
+    pub(super) async fn run_as_task(self) -> Answered {
+        let wait = self.work();
+        tokio::time::sleep(wait).await;
+        self.run_through()
+    }
+
+    /// Does what the handler computes before it waits; returns for how long it does.
+    fn work(&self) -> Duration {
+        let mut scratch = HeaderScratch::new();
+        let Ok(Progress::Done(head)) = head::parse(&self.head, self.limit, &mut scratch) else { return Duration::ZERO };
+        match ask_handler(&self.router, &head, self.date, None, self.unready) {
+            Turnout::Effort(effort, _) => {
+                effort::work(effort.work);
+                effort.wait
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// What the handler answers, its effort made.
+    fn run_through(&self) -> Answered {
+        let mut scratch = HeaderScratch::new();
+        let Ok(Progress::Done(head)) = head::parse(&self.head, self.limit, &mut scratch) else {
+            return self.answered(Reply::error(500), 1, false);
+        };
+        let reply = match ask_handler(&self.router, &head, self.date, None, self.unready) {
+            Turnout::Reply(reply) | Turnout::Effort(_, reply) => reply,
+            Turnout::Later(_) => Reply::error(500),
         };
         self.answered(reply, head.minor_version, head.is_head())
     }

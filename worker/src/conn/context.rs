@@ -12,6 +12,8 @@ use phalanx_shared::ledger::lane::{Order, Stats};
 use phalanx_shared::ledger::record::Peer;
 use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 
+use tokio::runtime::Runtime;
+
 use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
@@ -20,6 +22,7 @@ use crate::http::{Head, forwarded};
 use crate::pool::Pool;
 use crate::service::Setting;
 use crate::service::router::{Limit, Router};
+use crate::tasks::Tasks;
 
 /// Stands for the peer of a Unix socket where its word is taken.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -55,6 +58,10 @@ pub struct Context {
     pub pool: Pool,
     /// Runs handlers; none: the loop does.
     pub handlers: Option<Pool>,
+    /// Runs handlers that wait; none: they hold up their thread.
+    pub tasks: Option<Tasks>,
+    /// What runs those, until the loop does.
+    pub runtime: Option<Runtime>,
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
@@ -122,6 +129,8 @@ impl Context {
             router: self.router.clone(),
             pool: self.pool.for_another_loop(),
             handlers: self.handlers.as_ref().map(Pool::for_another_loop),
+            tasks: None,
+            runtime: None,
             limits: self.limits.clone(),
             patience: self.patience.clone(),
             rescue: self.rescue.clone(),

@@ -110,9 +110,19 @@ impl Patience {
 /// A thread of the pool works for the connection.
 struct Waiting {
     ticket: Ticket,
-    /// It is one of the handlers'.
-    is_handler: bool,
+    whose: Whose,
     why: Why,
+}
+
+/// Who works for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// A thread of the pool.
+    Pool,
+    /// A thread that runs handlers.
+    Handlers,
+    /// A task.
+    Tasks,
 }
 
 /// What becomes of a result of the pool.
@@ -206,6 +216,7 @@ impl Connection {
     /// What it waits for.
     pub fn wanted(&self) -> Interest {
         match (&self.waiting, &self.output) {
+            (Some(waiting), _) if waiting.whose == Whose::Tasks => Interest::Finish,
             (Some(_), _) => Interest::Nothing,
             (None, Some(_)) => Interest::Write,
             (None, None) => Interest::Read,
@@ -220,6 +231,10 @@ impl Connection {
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
+        // Who sends no more while a task waits for it counts as gone, as with others who have coroutines: nobody could tell.
+        if self.waiting.as_ref().is_some_and(|waiting| waiting.whose == Whose::Tasks) {
+            return Fate::Close;
+        }
         if self.output.is_some() || self.goes_on || self.waiting.is_some() {
             return Fate::Stay;
         }
@@ -371,8 +386,9 @@ impl Connection {
         // Its peer may have read answers that the end of the batch never came to count.
         self.retire_sent(cx);
         if let Some(waiting) = self.waiting.take() {
-            match (waiting.is_handler, &mut cx.handlers) {
-                (true, Some(handlers)) => handlers.forget(waiting.ticket),
+            match (waiting.whose, &mut cx.handlers, &mut cx.tasks) {
+                (Whose::Handlers, Some(handlers), _) => handlers.forget(waiting.ticket),
+                (Whose::Tasks, _, Some(tasks)) => tasks.forget(waiting.ticket),
                 _ => cx.pool.forget(waiting.ticket),
             }
         }
@@ -460,11 +476,23 @@ impl Connection {
         if cx.blocking {
             return self.do_here(cx, job, why);
         }
-        let is_handler = job.is_handler();
-        let pool = if is_handler { cx.handlers.as_mut().unwrap_or(&mut cx.pool) } else { &mut cx.pool };
+        let job = match (job.into_task(), &mut cx.tasks) {
+            (Ok(task), Some(tasks)) => {
+                let ticket = tasks.spawn(self.fd, cx.track, task);
+                self.waiting = Some(Box::new(Waiting { ticket, whose: Whose::Tasks, why }));
+                return Fate::Stay;
+            }
+            (Ok(_), None) => return Fate::Close,
+            (Err(job), _) => job,
+        };
+        let whose = if job.is_handler() && cx.handlers.is_some() { Whose::Handlers } else { Whose::Pool };
+        let pool = match &mut cx.handlers {
+            Some(handlers) if whose == Whose::Handlers => handlers,
+            _ => &mut cx.pool,
+        };
         match pool.submit(self.fd, job) {
             Ok(ticket) => {
-                self.waiting = Some(Box::new(Waiting { ticket, is_handler, why }));
+                self.waiting = Some(Box::new(Waiting { ticket, whose, why }));
                 Fate::Stay
             }
             // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.

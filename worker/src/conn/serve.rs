@@ -306,10 +306,24 @@ impl Batch {
                 }
                 Turnout::Reply(Reply::error(503))
             }
+            None if cx.tasks.is_some() => match ask_handler(&cx.router, head, date, done, cx.is_unready()) {
+                Turnout::Effort(effort, _) if !effort.wait.is_zero() => {
+                    if self.count > 0 {
+                        return self.put_off();
+                    }
+                    let call = Call::new(cx, head, bytes, date, last);
+                    return Step::Later(Some((Job::task(call.run_as_task()), Why::Call(request_end))));
+                }
+                Turnout::Effort(effort, reply) => {
+                    effort::work(effort.work);
+                    Turnout::Reply(reply)
+                }
+                turnout => turnout,
+            },
             None => run_handler(&cx.router, head, date, done, cx.is_unready()),
         };
         let reply = match turnout {
-            Turnout::Reply(reply) => reply,
+            Turnout::Reply(reply) | Turnout::Effort(_, reply) => reply,
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
             Turnout::Later(job) => {
                 // Not on record while it waits: a death then is none in a handler.
@@ -475,10 +489,30 @@ pub(super) enum Turnout<'r> {
     Reply(Reply<'r>),
     /// It goes on when this is done.
     Later(Job),
+    /// This, once the effort is made.
+    Effort(Effort, Reply<'r>),
 }
 
-/// Runs the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
+/// Runs the handler, and makes the effort that it may ask for here; else as [`ask_handler`].
 pub(super) fn run_handler<'r>(
+    router: &'r Router,
+    head: &Head<'_>,
+    date: u64,
+    done: Option<Done>,
+    unready: bool,
+) -> Turnout<'r> {
+    match ask_handler(router, head, date, done, unready) {
+        Turnout::Effort(Effort { work, wait }, reply) => {
+            effort::work(work);
+            effort::wait(wait);
+            Turnout::Reply(reply)
+        }
+        turnout => turnout,
+    }
+}
+
+/// Asks the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
+pub(super) fn ask_handler<'r>(
     router: &'r Router,
     head: &Head<'_>,
     date: u64,
@@ -497,11 +531,7 @@ pub(super) fn run_handler<'r>(
     let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
-        Answer::Effort(Effort { work, wait }, reply) => {
-            effort::work(work);
-            effort::wait(wait);
-            Turnout::Reply(reply)
-        }
+        Answer::Effort(effort, reply) => Turnout::Effort(effort, reply),
         Answer::Health(_, reply) if unready => Turnout::Reply(reply),
         Answer::Health(reply, _) => Turnout::Reply(reply),
         Answer::Fault(Fault { pooled: true, kind }) if done_nothing => {

@@ -19,6 +19,8 @@ pub enum Interest {
     Read,
     /// Room to write.
     Write,
+    /// The end of what the peer sends alone; select(2) does not tell that apart, and tells nothing then.
+    Finish,
     /// Errors and hang-ups alone.
     Nothing,
 }

@@ -107,6 +107,7 @@ fn flags(interest: Interest) -> PollFlags {
     match interest {
         Interest::Read => PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP,
         Interest::Write => PollFlags::OUT,
+        Interest::Finish => PollFlags::RDHUP,
         Interest::Nothing => PollFlags::empty(),
     }
 }
@@ -136,7 +137,7 @@ pub(crate) fn wait_for_one(
     let wanted = match interest {
         Interest::Read => PollFlags::POLLIN | PollFlags::POLLPRI,
         Interest::Write => PollFlags::POLLOUT,
-        Interest::Nothing => PollFlags::empty(),
+        Interest::Finish | Interest::Nothing => PollFlags::empty(),
     };
     let mut watched = vec![PollFd::new(borrow(fd), wanted)];
     watched.extend(lifeline.map(|lifeline| PollFd::new(borrow(lifeline), PollFlags::empty())));

@@ -294,6 +294,8 @@ impl Succession {
             router: Arc::new(Router::new(&nothing, &setting).expect("no routes, nothing to open")),
             pool: Pool::new(Manners { name: "test", threads: 1, queue: 1024, short: false }),
             handlers: None,
+            tasks: None,
+            runtime: None,
             listens: Arc::new([]),
             clients: self.inheritance.clients,
             setting,

@@ -24,6 +24,7 @@ use crate::event::{Event, Interest};
 use crate::event_loop::{EventLoop, Stuck};
 use crate::rescue::fetch::Formers;
 use crate::rescue::giver::answer_fetches;
+use crate::tasks::Tasks;
 
 /// How long a draining worker waits for requests on idle connections before it closes them.
 const IDLE_GRACE: Duration = Duration::from_millis(100);
@@ -69,6 +70,8 @@ pub(crate) struct MainLoop {
     /// The listeners are shut when the grace of the drain is over.
     closes_listeners: bool,
     formers: Formers,
+    /// More descriptors of this worker's own, of whoever runs the loop.
+    more: Vec<RawFd>,
     /// Sockets of another slot that are accepted from.
     assisted: Vec<(RawFd, u8)>,
     /// Seats and cookies of those that are to be.
@@ -117,6 +120,7 @@ impl MainLoop {
             yielding: false,
             closes_listeners: false,
             formers,
+            more: Vec::new(),
             assisted: Vec::new(),
             to_assist: Vec::new(),
             duty,
@@ -137,21 +141,36 @@ impl MainLoop {
     /// The loop: wait, sort out what happened, act, tidy up. Returns the exit code.
     pub(crate) fn run(mut self) -> i32 {
         let mut events = Vec::new();
-        while self.stage != Stage::Gone {
+        while !self.is_over() {
             let limit = self.next_wait();
             if let Err(error) = self.own.wait(&mut events, limit) {
                 error!("wait for events: {error}");
                 return 1;
             }
-            self.own.begin_turn();
-            self.own.cx.lane.begin_turn(self.own.cx.clock.since_boot());
-            self.own.cx.crowded = self.others_wait();
-            for event in &events {
-                self.react(event);
-            }
-            self.own.end_turn();
-            self.tidy_up();
+            self.turn(&events);
         }
+        self.leave()
+    }
+
+    /// One turn of the loop, with the events that have happened.
+    pub(crate) fn turn(&mut self, events: &[Event]) {
+        self.own.begin_turn();
+        self.own.cx.lane.begin_turn(self.own.cx.clock.since_boot());
+        self.own.cx.crowded = self.others_wait();
+        for event in events {
+            self.react(event);
+        }
+        self.own.end_turn();
+        self.tidy_up();
+    }
+
+    /// The worker is to leave.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stage == Stage::Gone
+    }
+
+    /// Ends the loop, and tells the exit code.
+    pub(crate) fn leave(self) -> i32 {
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
         if self.crew.may_be_at_work() {
             // Threads that use what was noted end with the process; whoever buries this worker closes it then.
@@ -162,12 +181,47 @@ impl MainLoop {
         0
     }
 
+    // ---- for who runs the loop within another ----
+
+    /// What is readable when there are events.
+    pub(crate) fn poller_descriptor(&self) -> Option<RawFd> {
+        self.own.poller.descriptor()
+    }
+
+    /// Notes a descriptor as the worker's own.
+    pub(crate) fn note_more(&mut self, fd: RawFd) {
+        self.more.push(fd);
+        self.note_own();
+    }
+
+    /// Waits for a task that is done.
+    pub(crate) fn task_bell(&self) -> impl Future<Output = ()> + use<> {
+        let bell = self.own.cx.tasks.as_ref().map(Tasks::bell);
+        async move {
+            match bell {
+                Some(bell) => bell.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// See [`EventLoop::hand_over`].
+    pub(crate) fn hand_over(&mut self) {
+        self.own.hand_over();
+    }
+
+    /// The events that have happened, without waiting for any.
+    pub(crate) fn take_events(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+        self.own.wait(events, Some(Duration::ZERO))
+    }
+
     /// Connections that this worker has.
     fn count(&self) -> u32 {
         self.own.count() + self.crew.count() + self.children.count()
     }
 
-    fn next_wait(&self) -> Option<Duration> {
+    /// How long to wait for events at most; none: for ever.
+    pub(crate) fn next_wait(&self) -> Option<Duration> {
         let now = self.own.now();
         let stage = match self.stage {
             Stage::Draining { idle_until, deadline } => {

@@ -30,6 +30,7 @@ impl MainLoop {
         let mut own = self.own.descriptors();
         own.push(self.duty.signal());
         own.extend(self.crew.descriptors());
+        own.extend(&self.more);
         own.extend(self.door.descriptor());
         own.extend(self.own.cx.router.descriptors());
         own.extend(self.assisted.iter().map(|(fd, _)| *fd));

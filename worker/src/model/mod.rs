@@ -25,6 +25,7 @@ models! {
     "thread" = thread;
     "process" = process;
     "sync" = sync;
+    "coroutine" = coroutine;
 }
 
 /// A way to turn events into answers.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use phalanx_shared::error;
 use phalanx_shared::ledger::record::Mark;
 
-use crate::in_handler;
+use crate::{in_handler, tasks};
 
 /// What a job comes to, for whoever asked.
 pub type Done = Result<Box<dyn Any + Send>, Failure>;
@@ -39,6 +39,8 @@ pub struct Job {
     /// Of a handler: what stands in its connection's record from the moment on in which a thread begins with it.
     pub(super) begins: Option<Mark>,
     is_handler: bool,
+    /// It is a task of a runtime instead, and there is no other work.
+    task: Option<tasks::Work>,
 }
 
 impl Job {
@@ -51,12 +53,27 @@ impl Job {
             share: |_| None,
             begins: None,
             is_handler: false,
+            task: None,
         }
     }
 
     /// A handler, for a pool of such. `begins` is set when a thread begins with it, and never once it has been forgotten.
     pub fn handler<T: Any + Send>(begins: Option<Mark>, work: impl FnOnce() -> T + Send + 'static) -> Job {
         Job { begins, is_handler: true, ..Job::new(work) }
+    }
+
+    /// A handler that is a task.
+    pub fn task<T: Any + Send>(work: impl Future<Output = T> + Send + 'static) -> Job {
+        let work: tasks::Work = Box::pin(async move { Box::new(work.await) as Box<dyn Any + Send> });
+        Job { task: Some(work), ..Job::new(|| ()) }
+    }
+
+    /// The task that it is, if it is one.
+    pub fn into_task(self) -> Result<tasks::Work, Job> {
+        match self.task {
+            Some(task) => Ok(task),
+            None => Err(self),
+        }
     }
 
     /// Whether it is a handler.
@@ -71,7 +88,15 @@ impl Job {
             let result = done.downcast_ref::<Arc<T>>()?;
             Some(Box::new(result.clone()) as Box<dyn Any + Send>)
         };
-        Job { key: Some(key), turn, work: Box::new(|| Box::new(work())), share, begins: None, is_handler: false }
+        Job {
+            key: Some(key),
+            turn,
+            work: Box::new(|| Box::new(work())),
+            share,
+            begins: None,
+            is_handler: false,
+            task: None,
+        }
     }
 
     /// Does it here and now, however long that takes.

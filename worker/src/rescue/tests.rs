@@ -48,6 +48,8 @@ fn context() -> Context {
         router: Arc::new(Router::new(&config, &setting).unwrap()),
         pool: Pool::new(Manners { name: "test", threads: 1, queue: 1024, short: false }),
         handlers: None,
+        tasks: None,
+        runtime: None,
         listens: Arc::new([]),
         clients: phalanx_shared::clients::Clients::create(64).unwrap().0,
         setting,
