@@ -41,6 +41,7 @@ mod leaks;
 mod master_death;
 mod million;
 mod models;
+mod models_own;
 mod outcomes;
 mod overload;
 mod peers;

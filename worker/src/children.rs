@@ -35,6 +35,8 @@ use crate::watch::{AtWork, Endless, Watch};
 const BUFFERS: usize = 2;
 /// How long the end of a process that was told to end is waited for.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The exit code of a process that could not begin.
+const UNFIT: i32 = 75;
 /// Comes when there are orders. Nobody else sends it to such a process.
 const CALL: Signal = Signal::SIGUSR1;
 
@@ -55,11 +57,21 @@ struct Child {
     fd: RawFd,
     pid: Pid,
     owner: Owner,
+    /// Who what it opens is that of.
+    files: Owner,
     lane: usize,
     number: u16,
     track: Track,
     /// Held here so that nobody else gets them; which of them it uses only the child knows, or its record.
     lent: Vec<Buffer>,
+}
+
+/// A process that has ended.
+pub(crate) struct Ended {
+    /// Its connection, if it left one that can be kept.
+    pub(crate) left: Option<Connection>,
+    /// It could not begin: another would not either.
+    pub(crate) unfit: bool,
 }
 
 impl Children {
@@ -110,6 +122,7 @@ impl Children {
         track.last_words().into_iter().flatten().for_each(|word| word.store(0, Ordering::Release));
         track.set_lent(lent.iter().map(Buffer::index));
         let owner = Owner::Child { of: cx.incarnation, lane: lane as u8, track: number };
+        let files = Owner::ChildFile { of: cx.incarnation, lane: lane as u8, track: number };
         record.set_owner(owner);
         let worker = getpid();
         let cloned = process::block_signals().and_then(|mask| {
@@ -123,13 +136,13 @@ impl Children {
             Ok((Born::Child, _)) => {
                 cx.is_child = true;
                 cx.buffers = own.cx.buffers.only(lent);
-                self.live(cx, connection, worker)
+                self.live(cx, number, connection, worker)
             }
             Ok((Born::Parent(pid), pidfd)) => {
                 track.set_thread(Some(pid.as_raw()));
                 // From here on the child counts as alive for whoever finds it, and begins.
                 track.set_child(Some(pidfd));
-                self.serving.insert(pidfd, Child { fd, pid, owner, lane, number, track, lent });
+                self.serving.insert(pidfd, Child { fd, pid, owner, files, lane, number, track, lent });
                 if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                     warn!("watch process {pid}: {error}");
                 }
@@ -145,23 +158,35 @@ impl Children {
     }
 
     /// The life of the child.
-    fn live(&self, cx: Context, connection: Connection, worker: Pid) -> ! {
+    fn live(&self, cx: Context, number: u16, connection: Connection, worker: Pid) -> ! {
         title::set(&format!("phalanx: connection {} of worker {}", connection.fd, self.inheritance.slot.0));
-        if let Err(error) = take_stand(&cx) {
+        let files = Owner::ChildFile { of: cx.incarnation, lane: cx.lane_number as u8, track: number };
+        if let Err(error) = take_stand(&cx, files) {
             error!("a process for a connection: {error}");
+            process::exit_now(UNFIT);
+        }
+        // What it has copied was the worker's at that time, or may have been another's.
+        if getppid() != worker {
+            process::exit_now(UNFIT);
         }
         // Whoever finds this process on record may not take it for dead. Should the worker die before it could write it down,
         // nobody ever heard of this process.
         while cx.track.child().is_none() {
             if getppid() != worker && cx.track.child().is_none() {
-                process::exit_now(0);
+                process::exit_now(UNFIT);
             }
             std::thread::yield_now();
         }
         let let_in = SigSet::empty();
         let lifeline = self.inheritance.lifeline;
         let caller = Caller::Signal { let_in: &let_in, lifeline, exits_with_master: self.exits_with_master };
+        let (router, table) = (cx.router.clone(), cx.ledger.table());
         Solo::new(cx, connection, caller, &self.inheritance.handover).serve();
+        // The table outlives this process.
+        for fd in router.descriptors() {
+            table.record(fd).into_iter().for_each(|record| record.free());
+            table::close(fd);
+        }
         process::exit_now(0)
     }
 
@@ -169,6 +194,7 @@ impl Children {
     pub(crate) fn adopt_orphans(&mut self, own: &mut EventLoop) {
         for fd in std::mem::take(&mut own.cx.orphans) {
             let record = own.cx.ledger.record(fd);
+            let Some(Owner::Child { of, .. }) = record.and_then(|record| record.owner()) else { continue };
             let adopted = record.and_then(|record| record.adopt_child(record.owner()?, own.cx.incarnation));
             // It may have given its connection, or closed it, since it was found.
             let Some(owner @ Owner::Child { lane, track: number, .. }) = adopted else { continue };
@@ -176,7 +202,8 @@ impl Children {
             let Some(track) = own.cx.ledger.table().track(lane, usize::from(number)) else { continue };
             let (Some(pidfd), Some(pid)) = (track.child(), track.thread()) else { continue };
             let lent = track.lent().filter_map(|index| own.cx.ledger.buffer(index)).collect();
-            let child = Child { fd, pid: Pid::from_raw(pid), owner, lane, number, track, lent };
+            let files = Owner::ChildFile { of, lane: lane as u8, track: number };
+            let child = Child { fd, pid: Pid::from_raw(pid), owner, files, lane, number, track, lent };
             self.serving.insert(pidfd, child);
             if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                 warn!("watch process {pid}: {error}");
@@ -184,9 +211,9 @@ impl Children {
         }
     }
 
-    /// A process has ended, if `pidfd` is one's: its connection, if it left one that can be kept, and whether it was one.
-    pub(crate) fn ended(&mut self, own: &mut EventLoop, pidfd: RawFd) -> (Option<Connection>, bool) {
-        let Some(child) = self.serving.remove(&pidfd) else { return (None, false) };
+    /// A process has ended, if `pidfd` is one's; else none.
+    pub(crate) fn ended(&mut self, own: &mut EventLoop, pidfd: RawFd) -> Option<Ended> {
+        let child = self.serving.remove(&pidfd)?;
         let _closed_anyway = own.poller.remove(pidfd);
         // One that another worker started is nobody's child here.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -202,6 +229,10 @@ impl Children {
         let given = record.filter(|record| record.owner() == Some(Owner::Given)).and_then(|record| record.buffer());
         let (pid, fd) = (child.pid, child.fd);
         let own_doing = died_of_itself(status.as_ref(), &child.track);
+        let code = status.as_ref().and_then(WaitIdStatus::exit_status);
+        if code != Some(0) {
+            rescue::close_files_of(&mut own.cx, child.files);
+        }
         if child.lane == own.cx.lane_number {
             self.free.push(child.number);
         }
@@ -222,7 +253,7 @@ impl Children {
             let free = own.cx.ledger.buffer(index);
             free.into_iter().for_each(|buffer| own.cx.buffers.put(buffer));
         }
-        (connection, true)
+        Some(Ended { left: connection, unfit: code == Some(UNFIT) })
     }
 
     /// Gives all of them an order, and calls them.
@@ -255,9 +286,10 @@ impl Children {
         if !told.is_ok_and(|told| told > 0) {
             return false;
         }
-        let (left, ended) = self.ended(own, pidfd);
+        let ended = self.ended(own, pidfd);
+        let left = ended.and_then(|ended| ended.left);
         left.into_iter().for_each(|connection| connection.close(&mut own.cx));
-        ended
+        true
     }
 
     /// When to look after them; none: there are none.
@@ -276,7 +308,12 @@ impl Children {
             let since = child.track.busy_since()?;
             let begun = now - since_boot.saturating_sub(since);
             // Told from what the same process was at before by when it began.
-            Some(AtWork { number: (since.as_nanos() as u64) << 20 | *pidfd as u64, thread: child.pid, begun })
+            Some(AtWork {
+                number: (since.as_nanos() as u64) << 20 | *pidfd as u64,
+                thread: child.pid,
+                is_process: true,
+                begun,
+            })
         };
         let found = self.watch.look(now, limit, self.serving.iter().filter_map(at_work));
         let tell = |Endless { number, thread, age, class, given_up }: Endless| {
@@ -294,8 +331,11 @@ impl Children {
     }
 }
 
-/// What the child makes of the signals and handlers that it has from its worker.
-fn take_stand(cx: &Context) -> io::Result<()> {
+/// What the child makes of the descriptors, signals and handlers that it has from its worker.
+fn take_stand(cx: &Context, files: Owner) -> io::Result<()> {
+    cx.setting.become_of(files);
+    cx.router.take_own_descriptors()?;
+    cx.router.descriptors().into_iter().for_each(|fd| cx.setting.open_files.note_descriptor(fd));
     process::interrupt_waits_by(CALL)?;
     if let Some(words) = cx.track.last_words() {
         crash_signal::install(words)?;
@@ -317,7 +357,7 @@ fn died_of_itself(status: Option<&WaitIdStatus>, track: &Track) -> bool {
     let word = |index: usize| words[index].load(Ordering::Acquire);
     let spoke = word(crash_signal::OWN_FAULT) == 1;
     match status {
-        Some(status) if status.exited() => true,
+        Some(status) if status.exited() => status.exit_status() != Some(UNFIT),
         Some(status) => spoke && status.terminating_signal().is_some_and(|it| word(crash_signal::SIGNAL) == it as u64),
         None => spoke && word(crash_signal::SIGNAL) != 0,
     }

@@ -3,18 +3,20 @@
 
 use std::fs::File;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::ledger::{Lane, Record, Table};
 
 /// Where a worker notes what it opens. Any of its threads may.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct OpenFiles {
     table: Table,
     lane: Lane,
-    owner: Incarnation,
+    owner: Arc<Mutex<Owner>>,
 }
 
 /// An open file. Its note goes before its descriptor does.
@@ -45,7 +47,24 @@ impl OpenFile {
 impl OpenFiles {
     /// The notes of the worker `owner`, which writes the lane of number `lane`.
     pub fn new(table: Table, lane: usize, owner: Incarnation) -> OpenFiles {
-        OpenFiles { table, lane: table.lane(lane), owner }
+        OpenFiles { table, lane: table.lane(lane), owner: Arc::new(Mutex::new(Owner::File(owner))) }
+    }
+
+    /// What is opened from now on is that of `owner`, an [`Owner::ChildFile`]: this is its process, a copy of the worker's.
+    pub fn become_of(&self, owner: Owner) {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+    }
+
+    fn owner(&self) -> Owner {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the descriptor of something that is none of a connection's.
+    pub fn note_descriptor(&self, fd: RawFd) {
+        if let Some(record) = self.table.record(fd) {
+            self.lane.raise_high_water(fd);
+            record.fill_file(self.owner());
+        }
     }
 
     /// Notes a file just opened. A descriptor beyond the ledger has no note; then a death leaves it to the sweep of the next
@@ -54,7 +73,7 @@ impl OpenFiles {
         let record = self.table.record(file.as_raw_fd());
         if let Some(record) = record {
             self.lane.raise_high_water(file.as_raw_fd());
-            record.fill_file(self.owner);
+            record.fill_file(self.owner());
         }
         OpenFile { file, record, warm: (AtomicU64::new(0), AtomicU64::new(0)) }
     }
@@ -90,16 +109,14 @@ impl std::fmt::Debug for OpenFile {
 
 impl std::fmt::Debug for OpenFiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OpenFiles of incarnation {}", self.owner.0)
+        write!(f, "OpenFiles of {:?}", self.owner())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use phalanx_shared::ledger::Ledger;
-    use phalanx_shared::ledger::record::Owner;
-
     use super::*;
+    use phalanx_shared::ledger::Ledger;
 
     #[test]
     fn an_open_file_is_on_record_until_it_is_closed() {

@@ -249,7 +249,12 @@ impl Pool {
         let mut at_work = Vec::new();
         for running in self.threads.lock().running.iter().filter(|running| running.is_of(&self.returns)) {
             works_for.insert(running.flight, worked_for(running.works_for.load(Ordering::Acquire)));
-            at_work.push(AtWork { number: running.flight, thread: running.thread, begun: running.begun });
+            at_work.push(AtWork {
+                number: running.flight,
+                thread: running.thread,
+                is_process: false,
+                begun: running.begun,
+            });
         }
         let found = self.watch.look(now, limit, at_work.into_iter());
         let stuck = |Endless { number, thread, age, class, given_up }: Endless| {

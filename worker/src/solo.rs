@@ -102,9 +102,7 @@ impl Solo<'_> {
     fn await_event(&mut self) -> Fate {
         self.cx.access_log.flush();
         self.cx.track.set_idle(self.connection.idle_since_event());
-        let fate = self.wait();
-        self.cx.track.set_idle(None);
-        fate
+        self.wait()
     }
 
     fn wait(&mut self) -> Fate {
@@ -120,6 +118,7 @@ impl Solo<'_> {
                 return Fate::Close;
             }
         };
+        self.cx.track.set_idle(None);
         self.cx.clock.tick();
         self.events = self.events.max(nanoseconds(self.cx.clock.since_boot()));
         self.cx.setting.next_turn();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use phalanx_shared::stall::{Class, Stall};
-use phalanx_shared::sys::rest::thread_scheduling;
+use phalanx_shared::sys::rest::{scheduling, thread_scheduling};
 
 /// What is known of the threads that have been at one thing for long.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(crate) struct AtWork {
     /// Tells what it is at from all else.
     pub(crate) number: u64,
     pub(crate) thread: Pid,
+    /// The thread is a process of its own.
+    pub(crate) is_process: bool,
     pub(crate) begun: Instant,
 }
 
@@ -71,9 +73,10 @@ impl Watch {
         self.stalls.retain(|number, _| long.iter().any(|it| it.number == *number));
         let mut found = Vec::new();
         for it in long {
-            let Some(scheduling) = thread_scheduling(it.thread) else { continue };
+            let looked_at = if it.is_process { scheduling(it.thread) } else { thread_scheduling(it.thread) };
+            let Some(looked_at) = looked_at else { continue };
             let stall = self.stalls.entry(it.number).or_insert_with(Stall::new);
-            stall.look(now, every, scheduling);
+            stall.look(now, every, looked_at);
             let given_up = stall.own() >= limit;
             if given_up || age(&it) >= limit / 2 && !stall.suspected {
                 stall.suspected = true;

@@ -263,7 +263,9 @@ impl Ground {
 
     /// Whether connections are on record here.
     pub(super) fn has_connections(&self) -> bool {
-        self.ledger.recorded().any(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))))
+        self.ledger
+            .recorded()
+            .any(|(_, record)| !matches!(record.owner(), Some(Owner::File(_) | Owner::ChildFile { .. })))
     }
 
     /// Puts its TCP sockets into another ground's table, at the numbers that this has for them. Their seats and cookies.

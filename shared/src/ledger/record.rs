@@ -51,6 +51,15 @@ pub enum Owner {
         /// The track of that lane which the process writes, below 65,536.
         track: u16,
     },
+    /// No connection but a file or a directory that such a process holds open.
+    ChildFile {
+        /// As of [`Owner::Child`].
+        of: Incarnation,
+        /// As of [`Owner::Child`].
+        lane: u8,
+        /// As of [`Owner::Child`].
+        track: u16,
+    },
 }
 
 const GIVEN: u64 = u64::MAX;
@@ -70,6 +79,7 @@ impl Owner {
             Owner::Child { of, lane, track } => {
                 u64::from(of.0) | CHILD | u64::from(lane) << CHILD_LANE | u64::from(track) << CHILD_TRACK
             }
+            Owner::ChildFile { of, lane, track } => Owner::Child { of, lane, track }.to_word() | FILE,
         }
     }
 }
@@ -194,10 +204,11 @@ impl Record {
         self.set_peer(peer, listener);
     }
 
-    /// Notes an open file of a worker, so that it is closed when that worker is dead.
-    pub fn fill_file(&self, owner: Incarnation) {
+    /// Notes an open file of a worker or of a process of its, so that it is closed when that is dead: `owner` is an
+    /// [`Owner::File`] or an [`Owner::ChildFile`].
+    pub fn fill_file(&self, owner: Owner) {
         self.set(BUFFER, 0);
-        self.set_owner(Owner::File(owner));
+        self.set_owner(owner);
     }
 
     /// Frees the record; before its descriptor is closed, since the number is used again by whoever shares the table.
@@ -210,12 +221,13 @@ impl Record {
         match self.get(OWNER) {
             0 => None,
             GIVEN => Some(Owner::Given),
+            word if word & CHILD != 0 => {
+                let of = Incarnation(word as u32);
+                let (lane, track) = ((word >> CHILD_LANE) as u8, (word >> CHILD_TRACK) as u16);
+                let is_file = word & FILE != 0;
+                Some(if is_file { Owner::ChildFile { of, lane, track } } else { Owner::Child { of, lane, track } })
+            }
             word if word & FILE != 0 => Some(Owner::File(Incarnation(word as u32))),
-            word if word & CHILD != 0 => Some(Owner::Child {
-                of: Incarnation(word as u32),
-                lane: (word >> CHILD_LANE) as u8,
-                track: (word >> CHILD_TRACK) as u16,
-            }),
             word => Some(Owner::Worker(Incarnation(word as u32))),
         }
     }
@@ -416,7 +428,7 @@ mod tests {
     fn a_file_names_its_owner_and_no_buffer() {
         let record = record();
         record.set_buffer(Some(3));
-        record.fill_file(Incarnation(9));
+        record.fill_file(Owner::File(Incarnation(9)));
         assert_eq!((record.owner(), record.buffer()), (Some(Owner::File(Incarnation(9))), None));
         assert!(!record.claim_given(Incarnation(1)));
     }
@@ -428,6 +440,9 @@ mod tests {
         record.set_owner(owner);
         assert_eq!(record.owner(), Some(owner));
         assert!(!record.claim_given(Incarnation(1)));
+        let file = Owner::ChildFile { of: Incarnation(7), lane: 255, track: u16::MAX };
+        record.fill_file(file);
+        assert_eq!(record.owner(), Some(file));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use accept::Door;
 pub(crate) use crew::{Crew, Nobody};
 use gate::Gate;
 
-use crate::children::Children;
+use crate::children::{Children, Ended};
 use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
 use crate::event::{Event, Interest};
@@ -252,8 +252,11 @@ impl MainLoop {
             return;
         }
         self.own.cx.track.set_current(None);
-        if let (left, true) = self.children.ended(&mut self.own, event.fd) {
-            return self.adopt(left.into_iter().collect());
+        if let Some(Ended { left, unfit }) = self.children.ended(&mut self.own, event.fd) {
+            return match left {
+                Some(connection) if unfit => self.own.adopt(connection),
+                left => self.adopt(left.into_iter().collect()),
+            };
         }
         if let Some(seat) = self.inheritance.seats.iter().position(|fd| *fd == event.fd) {
             return self.accept_from(event.fd, seat as u8);

@@ -224,7 +224,7 @@ impl Crew for Threads {
             let begun = now - since_boot.saturating_sub(since);
             // Told from what the same thread was at before by when it began.
             let number = (since.as_nanos() as u64) << 15 | number as u64;
-            Some(AtWork { number, thread: Pid::from_raw(thread), begun })
+            Some(AtWork { number, thread: Pid::from_raw(thread), is_process: false, begun })
         };
         let at_work: Vec<AtWork> =
             self.serving().filter(|(number, _)| !self.given_up.contains(number)).filter_map(at_work).collect();

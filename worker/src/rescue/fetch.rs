@@ -262,7 +262,8 @@ fn give_up(cx: &Context, former: &Former) {
 
 /// What a ledger has on record, but for files.
 fn connections(ledger: &Ledger) -> impl Iterator<Item = (RawFd, Record)> + '_ {
-    ledger.recorded().filter(|(_, record)| !matches!(record.owner(), Some(Owner::File(_))))
+    let is_file = |owner| matches!(owner, Some(Owner::File(_) | Owner::ChildFile { .. }));
+    ledger.recorded().filter(move |(_, record)| !is_file(record.owner()))
 }
 
 /// Puts a question; false when it could not be sent. That somebody is to answer is told by the line's hang-up.

@@ -57,12 +57,14 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Ve
             Some(Owner::Worker(owner)) if is_dead(owner) => {}
             Some(Owner::Child { of, lane, track }) if is_dead(of) => {
                 // It lives on without its worker.
-                if cx.ledger.table().track(lane.into(), track.into()).is_some_and(|track| is_alive(&track)) {
+                if is_child_alive(&cx.ledger, lane, track) {
                     cx.orphans.push(fd);
                     continue;
                 }
             }
-            Some(Owner::File(owner)) if is_dead(owner) => {
+            // The process that has it may live on without its worker.
+            Some(Owner::ChildFile { lane, track, .. }) if is_child_alive(&cx.ledger, lane, track) => continue,
+            Some(Owner::File(owner) | Owner::ChildFile { of: owner, .. }) if is_dead(owner) => {
                 record.free();
                 sweep::close_file(cx, fd);
                 continue;
@@ -92,6 +94,19 @@ pub(crate) fn take_over_one(cx: &mut Context, fd: RawFd, record: Record) -> Opti
     let taken = take_one(cx, fd, record).inspect_err(|why| lost.note(why)).ok();
     lost.tell(usize::from(taken.is_some()));
     taken
+}
+
+fn is_child_alive(ledger: &Ledger, lane: u8, track: u16) -> bool {
+    ledger.table().track(lane.into(), track.into()).is_some_and(|track| is_alive(&track))
+}
+
+/// Closes what a process that has died held open.
+pub(crate) fn close_files_of(cx: &mut Context, owner: Owner) {
+    let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
+    for (fd, record) in recorded.into_iter().filter(|(_, record)| record.owner() == Some(owner)) {
+        record.free();
+        sweep::close_file(cx, fd);
+    }
 }
 
 /// Whether the process that has a track lives. The ledger may name any descriptor.

@@ -58,7 +58,8 @@ pub(crate) fn close_stray(cx: &Context, fd: RawFd) {
 
 /// Closes a file that a dead worker had noted as open, if it is one: the dead may have written anything.
 pub(crate) fn close_file(cx: &Context, fd: RawFd) {
-    let is_file = nix::sys::stat::fstat(borrow(fd)).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+    let kinds = [libc::S_IFREG, libc::S_IFDIR];
+    let is_file = nix::sys::stat::fstat(borrow(fd)).is_ok_and(|stat| kinds.contains(&(stat.st_mode & libc::S_IFMT)));
     if is_file {
         close_stray(cx, fd);
     }

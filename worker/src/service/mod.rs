@@ -15,6 +15,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use phalanx_shared::config::{Action, Cache, Effort, Fault, Health, Route};
+use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::quarantine::Quarantine;
 
 use crate::http::{Head, Reply};
@@ -52,6 +53,13 @@ impl Setting {
     #[must_use]
     pub fn with_quarantine(self, quarantine: Quarantine) -> Setting {
         Setting { quarantine: Some(quarantine), ..self }
+    }
+
+    /// This process is a copy of the worker's from now on, and `owner`, an [`Owner::ChildFile`], has what it opens. What the worker
+    /// holds open is closed when that likes.
+    pub(crate) fn become_of(&self, owner: Owner) {
+        self.open_files.become_of(owner);
+        self.shelf.forget_open_files();
     }
 
     /// The turn at hand.
@@ -120,6 +128,13 @@ impl Service {
             }
             Action::Fault(fault) => Service::Fault(*fault, dress),
         })
+    }
+
+    fn take_own_descriptor(&self) -> std::io::Result<()> {
+        match self {
+            Service::Files(files) => files.take_own_descriptor(),
+            _ => Ok(()),
+        }
     }
 
     fn descriptor(&self) -> Option<std::os::fd::RawFd> {

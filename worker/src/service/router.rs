@@ -69,6 +69,11 @@ impl Router {
         self.find(head.host, &path)?.limit.as_ref()
     }
 
+    /// Has the routes go on with descriptors of their own, in a process that is a copy of another.
+    pub(crate) fn take_own_descriptors(&self) -> std::io::Result<()> {
+        self.sites.iter().flat_map(|site| &site.0).try_for_each(|route| route.service.take_own_descriptor())
+    }
+
     /// The descriptors that the routes hold open.
     pub(crate) fn descriptors(&self) -> Vec<std::os::fd::RawFd> {
         let routes = self.sites.iter().flat_map(|site| &site.0);

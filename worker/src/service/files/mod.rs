@@ -64,7 +64,7 @@ impl Files {
         let memory = if setting.cache.memory > 0 { setting.cache.file } else { SMALL };
         let source = Source {
             root,
-            open_files: setting.open_files,
+            open_files: setting.open_files.clone(),
             index: action.index.clone().into(),
             fallback: action.fallback.as_deref().map(Into::into),
             listing: action.listing,
@@ -85,6 +85,11 @@ impl Files {
     /// The root's descriptor.
     pub(crate) fn descriptor(&self) -> std::os::fd::RawFd {
         self.source.root.descriptor()
+    }
+
+    /// See [`Router::take_own_descriptors`](super::Router::take_own_descriptors).
+    pub(super) fn take_own_descriptor(&self) -> std::io::Result<()> {
+        self.source.root.take_own_descriptor()
     }
 
     pub(super) fn dress(&self) -> &Dress {

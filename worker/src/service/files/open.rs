@@ -6,13 +6,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use phalanx_shared::sys::table::{self, borrow};
 
 /// How often a lookup is repeated that a rename ran into (EAGAIN of openat2).
 const MAX_RETRIES: usize = 3;
@@ -48,7 +50,17 @@ pub(super) enum Disk {
 
 /// A directory, held open: renaming it or mounting over its path changes nothing for those who are served.
 #[derive(Debug, Clone)]
-pub(super) struct Root(Arc<OwnedFd>);
+pub(super) struct Root(Arc<Held>);
+
+/// Its descriptor, by number: a process that is a copy of this one takes another.
+#[derive(Debug)]
+struct Held(AtomicI32);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        table::close(self.0.load(Ordering::Acquire));
+    }
+}
 
 /// What lies at a path.
 pub(super) enum Found {
@@ -97,8 +109,19 @@ impl From<Errno> for Trouble {
 
 impl Root {
     /// Its descriptor's number.
-    pub(super) fn descriptor(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&*self.0)
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    fn fd(&self) -> BorrowedFd<'static> {
+        borrow(self.descriptor())
+    }
+
+    /// Goes on with a descriptor of its own: the one that it has is the process's of which this is a copy.
+    pub(super) fn take_own_descriptor(&self) -> std::io::Result<()> {
+        let own = self.fd().try_clone_to_owned()?;
+        self.0.0.store(own.into_raw_fd(), Ordering::Release);
+        Ok(())
     }
 
     /// Opens `path` and makes sure that lookups below it work, so that a kernel or a sandbox without openat2(2) is
@@ -106,7 +129,7 @@ impl Root {
     pub(super) fn open(path: &Path) -> Result<Root, OpenRootError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let opened = open(path, flags, Mode::empty())
-            .map(|fd| Root(Arc::new(fd)))
+            .map(|fd| Root(Arc::new(Held(AtomicI32::new(fd.into_raw_fd())))))
             .and_then(|root| root.look_up(".", OFlag::O_PATH | OFlag::O_CLOEXEC, Disk::Any).map(|_| root));
         opened.map_err(|errno| OpenRootError { what: "root", path: path.to_owned(), source: errno.into() })
     }
@@ -130,7 +153,7 @@ impl Root {
     /// What is known of `path` without opening it. It may lead out of the root: compare the result with what
     /// [`Root::find`] found.
     pub(super) fn stat(&self, path: &str) -> Option<FileStat> {
-        fstatat(&*self.0, relative(path), AtFlags::empty()).ok()
+        fstatat(self.fd(), relative(path), AtFlags::empty()).ok()
     }
 
     /// What lies at `path`, links followed as long as they stay below this directory.
@@ -146,13 +169,13 @@ impl Root {
         }
         let how = OpenHow::new().flags(flags).resolve(resolve);
         for _ in 0..MAX_RETRIES {
-            match openat2(&*self.0, relative, how) {
+            match openat2(self.fd(), relative, how) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) if disk == Disk::Any => {}
                 result => return result,
             }
         }
-        openat2(&*self.0, relative, how)
+        openat2(self.fd(), relative, how)
     }
 }
 

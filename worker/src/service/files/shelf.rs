@@ -5,7 +5,7 @@
 //! used. Requests of one turn have all come before that turn's look, or while it lasted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use phalanx_shared::config::Cache as Bounds;
 use quick_cache::sync::Cache;
@@ -23,6 +23,8 @@ const OVERHEAD: u64 = 512;
 pub(crate) struct Shelf {
     memory: Option<Cache<Key, Arc<Kept>, InBytes>>,
     open: Option<Cache<Key, Arc<Kept>, Each>>,
+    /// The open files are another process's, of which this one is a copy.
+    without_open: AtomicBool,
     /// Counts turns of the worker's loops.
     turn: AtomicU64,
 }
@@ -121,8 +123,18 @@ impl Shelf {
         Shelf {
             memory: (bounds.memory > 0).then(|| Cache::with_weighter(items, bounds.memory, InBytes)),
             open: (open > 0).then(|| Cache::with_weighter(open, open as u64, Each)),
+            without_open: AtomicBool::new(false),
             turn: AtomicU64::new(1),
         }
+    }
+
+    /// Forgets what it holds open, and holds nothing open from now on.
+    pub(crate) fn forget_open_files(&self) {
+        self.without_open.store(true, Ordering::Release);
+    }
+
+    fn open(&self) -> Option<&Cache<Key, Arc<Kept>, Each>> {
+        self.open.as_ref().filter(|_| !self.without_open.load(Ordering::Relaxed))
     }
 
     /// A turn of the loop begins: what it serves is looked at on disk first.
@@ -140,7 +152,7 @@ impl Shelf {
     pub(super) fn get(&self, key: KeyRef<'_>, root: &Root) -> Option<Arc<Kept>> {
         let turn = self.turn();
         let in_memory = self.memory.as_ref().and_then(|cache| cache.get(&key));
-        let kept = in_memory.or_else(|| self.open.as_ref().and_then(|cache| cache.get(&key)))?;
+        let kept = in_memory.or_else(|| self.open().and_then(|cache| cache.get(&key)))?;
         if kept.looked.load(Ordering::Acquire) == turn {
             return Some(kept);
         }
@@ -157,7 +169,7 @@ impl Shelf {
     pub(super) fn put(&self, key: Key, kept: Arc<Kept>) {
         self.remove(&KeyRef { route: key.route, coding: key.coding, path: &key.path });
         let open = kept.reply.as_ref().is_some_and(|reply| reply.has_file());
-        match (open, &self.memory, &self.open) {
+        match (open, &self.memory, self.open()) {
             (true, _, Some(cache)) => cache.insert(key, kept),
             (false, Some(cache), _) => cache.insert(key, kept),
             _ => {}
@@ -168,7 +180,7 @@ impl Shelf {
         if let Some(cache) = &self.memory {
             cache.remove(key);
         }
-        if let Some(cache) = &self.open {
+        if let Some(cache) = self.open() {
             cache.remove(key);
         }
     }

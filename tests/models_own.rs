@@ -1,0 +1,362 @@
+//! What each model promises beside what all do.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::chaos::rain;
+use crate::harness::processes::{self, Process};
+use crate::harness::{
+    Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, pattern, pause, wait_until,
+};
+
+/// A handler that waits, one that computes, and some that go wrong.
+const EFFORTS: &str = r#"
+[[site.route]]
+path = "/wait"
+respond = { body = "waited", wait = "400ms" }
+[[site.route]]
+path = "/long"
+respond = { body = "waited", wait = "30s" }
+[[site.route]]
+path = "/work"
+respond = { body = "worked", work = "20ms" }
+"#;
+const FAULTS: &str = r#"
+[[site.route]]
+path = "/segv"
+fault = "segv"
+[[site.route]]
+path = "/exit"
+fault = "exit"
+[[site.route]]
+path = "/spin"
+fault = "spin"
+"#;
+const WAIT: Duration = Duration::from_millis(400);
+
+/// One worker of a model, with routes that take their time.
+fn setup(model: &str) -> Setup {
+    Setup::new(1).set("workers", &format!("model = \"{model}\"")).routes(EFFORTS)
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
+}
+
+// ---- kills ----
+
+/// 200 workers are killed; no client notices, and the counters agree.
+fn nobody_notices_kills(model: &str) {
+    let _machine = alone();
+    let small = pattern(1024, 1);
+    let server = Setup::new(2).set("workers", &format!("model = \"{model}\"")).file("small", &small).start();
+    let asks = [Ask::get("/hello", HELLO), Ask::get("/small", small)];
+    let load = Load::start(&server.address(), 16, Manners::Strict, &asks);
+    load.wait_for(200);
+    rain(&server, Signal::SIGKILL, knob("PHALANX_MODEL_KILLS", 200), Duration::from_millis(30));
+    load.wait_for(200);
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_serving();
+    server.wait_total(tally.answered);
+    assert!(server.status().sum("restarts") > 0);
+}
+
+#[test]
+fn nobody_notices_200_kills_under_reactor_pool() {
+    nobody_notices_kills("reactor-pool");
+}
+
+#[test]
+fn nobody_notices_200_kills_under_multi_reactor() {
+    nobody_notices_kills("multi-reactor");
+}
+
+#[test]
+fn nobody_notices_200_kills_under_thread() {
+    nobody_notices_kills("thread");
+}
+
+#[test]
+fn nobody_notices_200_kills_under_process() {
+    nobody_notices_kills("process");
+}
+
+#[test]
+fn nobody_notices_200_kills_under_coroutine() {
+    nobody_notices_kills("coroutine");
+}
+
+/// The model reactor has `chaos` for this. Under `sync` clients are told to come again, since others wait.
+#[test]
+fn nobody_who_comes_again_notices_200_kills_under_sync() {
+    let _machine = alone();
+    let server = Setup::new(2).set("workers", "model = \"sync\"").start();
+    let load = Load::start(&server.address(), 16, Manners::Reconnecting, &[Ask::get("/hello", HELLO)]);
+    load.wait_for(200);
+    rain(&server, Signal::SIGKILL, knob("PHALANX_MODEL_KILLS", 200), Duration::from_millis(30));
+    load.wait_for(200);
+    load.finish().assert_clean();
+}
+
+// ---- one handler and the others ----
+
+/// Eight handlers wait; whoever else comes is answered meanwhile.
+fn a_slow_handler_delays_nobody_else(model: &str) {
+    let _machine = beside_others();
+    let server = setup(model).start();
+    let address = server.address();
+    let begun = Instant::now();
+    let mut slow: Vec<Client> = (0..8).map(|_| Client::connect(&address).patient(SOON)).collect();
+    slow.iter_mut().for_each(|client| client.send(&get("/wait")));
+    let mut quick = Client::connect(&address);
+    quick.get("/hello").assert(200, HELLO);
+    let took = begun.elapsed();
+    assert!(took < WAIT, "a quick request took {took:?} beside slow ones");
+    slow.iter_mut().for_each(|client| client.answer().assert(200, b"waited"));
+    let took = begun.elapsed();
+    assert!(took >= WAIT && took < WAIT * 4, "eight that wait at once took {took:?}");
+}
+
+#[test]
+fn a_slow_handler_delays_nobody_else_where_handlers_have_threads_processes_or_coroutines() {
+    for model in ["reactor-pool", "multi-reactor", "thread", "process", "coroutine"] {
+        println!("{model}");
+        a_slow_handler_delays_nobody_else(model);
+    }
+}
+
+#[test]
+fn a_slow_handler_delays_all_where_one_thread_does_everything() {
+    let _machine = beside_others();
+    for model in ["reactor", "sync"] {
+        let server = setup(model).start();
+        let address = server.address();
+        let begun = Instant::now();
+        let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(&address).patient(SOON)).collect();
+        clients.iter_mut().for_each(|client| client.send(&get("/wait")));
+        clients.iter_mut().for_each(|client| client.answer().assert(200, b"waited"));
+        assert!(begun.elapsed() >= WAIT * 3, "{model}: {:?}", begun.elapsed());
+    }
+}
+
+// ---- bounds ----
+
+#[test]
+fn one_more_than_may_wait_for_a_thread_is_told_503() {
+    let _machine = beside_others();
+    for model in ["reactor-pool", "multi-reactor"] {
+        let server = setup(model).set("workers", "threads = 1").set("workers", "queue = 2").start();
+        let address = server.address();
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::connect(&address).patient(SOON);
+            client.send(&get("/wait"));
+            waiting.push(client);
+            // The first is to have the thread, the others to wait for it.
+            wait_until("it has come", SOON, || server.status().total("connections") == waiting.len() as u64);
+            std::thread::yield_now();
+        }
+        let mut refused = 0;
+        wait_until("one is told that too many wait", WAIT, || {
+            let response = Client::connect(&address).patient(SOON).get("/hello");
+            assert!(matches!(response.status, 200 | 503), "{response}");
+            refused += usize::from(response.status == 503);
+            refused > 0
+        });
+        waiting.iter_mut().for_each(|client| client.answer().assert(200, b"waited"));
+        server.connect().assert_usable();
+    }
+}
+
+#[test]
+fn one_more_than_may_have_a_thread_or_a_process_is_told_503() {
+    let _machine = beside_others();
+    for model in ["thread", "process"] {
+        let server = setup(model).set("workers", "threads = 2").start();
+        let address = server.address();
+        let mut busy: Vec<Client> = (0..2).map(|_| Client::connect(&address).patient(SOON)).collect();
+        busy.iter_mut().for_each(|client| client.send(&get("/wait")));
+        wait_until("both are served", SOON, || server.status().total("connections") == 2);
+        pause();
+        let response = Client::connect(&address).get("/hello");
+        assert!(response.status == 503 && response.closes(), "{model}: {response}");
+        assert!(server.log().contains("as many connections as workers.threads allows"), "{}", server.log());
+        busy.iter_mut().for_each(|client| client.answer().assert(200, b"waited"));
+    }
+}
+
+// ---- process ----
+
+/// The processes of the worker's connections.
+fn processes_of(worker: i32) -> Vec<Process> {
+    processes::children(worker).into_iter().filter(Process::lives).collect()
+}
+
+fn connected(server: &Server, count: usize) -> Vec<Client> {
+    let address = server.address();
+    let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(&address).patient(SOON)).collect();
+    clients.iter_mut().for_each(Client::assert_usable);
+    clients
+}
+
+#[test]
+fn each_connection_has_a_process_that_ends_with_it() {
+    let _machine = beside_others();
+    let server = setup("process").start();
+    let worker = server.worker(0);
+    let mut clients = connected(&server, 4);
+    let before = processes_of(worker);
+    assert_eq!(before.len(), 4, "{before:?}");
+    assert!(before.iter().all(|process| process.title.starts_with("phalanx: connection ")), "{before:?}");
+    clients.pop();
+    wait_until("its process ends, and is reaped", SOON, || processes::children(worker).len() == 3);
+    let living: Vec<i32> = processes_of(worker).iter().map(|process| process.pid).collect();
+    assert!(living.iter().all(|pid| before.iter().any(|process| process.pid == *pid)), "{living:?} of {before:?}");
+}
+
+#[test]
+fn a_fault_in_a_process_costs_its_connection_a_500_and_nobody_else_even_a_process() {
+    let _machine = beside_others();
+    let server = setup("process").set("workers", "allow_faults = true").routes(FAULTS).start();
+    let worker = server.worker(0);
+    let mut others = connected(&server, 3);
+    let before = processes_of(worker);
+    for path in ["/segv", "/exit"] {
+        let mut own = server.connect().patient(SOON);
+        let response = own.get(path);
+        assert!(response.status == 500 && response.closes(), "{path}: {response}");
+        own.assert_closed();
+    }
+    others.iter_mut().for_each(Client::assert_usable);
+    assert_eq!(server.worker(0), worker);
+    wait_until("only those of the others are left", SOON, || processes_of(worker) == before);
+}
+
+#[test]
+fn a_process_that_hangs_is_ended_and_its_request_told_504() {
+    let _machine = beside_others();
+    let limit = "request_timeout = \"500ms\"";
+    let server = setup("process").set("workers", "allow_faults = true").set("workers", limit).routes(FAULTS).start();
+    let worker = server.worker(0);
+    let mut other = server.connect();
+    other.assert_usable();
+    let response = server.connect().patient(SOON).get("/spin");
+    assert!(response.status == 504 && response.closes(), "{response}");
+    other.assert_usable();
+    assert_eq!(server.worker(0), worker);
+}
+
+#[test]
+fn processes_of_connections_live_on_without_their_worker() {
+    let _machine = beside_others();
+    let server = setup("process").start();
+    let worker = server.worker(0);
+    let mut clients = connected(&server, 3);
+    let before = processes_of(worker);
+    // One is in the middle of a request.
+    clients[0].send(&get("/wait"));
+    assert!(processes::signal(worker, Signal::SIGKILL));
+    wait_until("the worker is succeeded", SOON, || server.status().sum("restarts") == 1);
+    server.wait_serving();
+    clients[0].answer().assert(200, b"waited");
+    clients.iter_mut().for_each(Client::assert_usable);
+    let same = |process: &Process| Process::read(process.pid).is_some_and(|now| now.began == process.began);
+    assert!(before.iter().all(same), "{before:?}");
+    // One that dies now is succeeded all the same.
+    assert!(processes::signal(before[1].pid, Signal::SIGKILL));
+    clients.iter_mut().for_each(Client::assert_usable);
+    assert_eq!(server.status().total("failed"), 0);
+}
+
+#[test]
+fn nobody_notices_that_processes_of_connections_are_killed() {
+    let _machine = alone();
+    let server = Setup::new(1).set("workers", "model = \"process\"").start();
+    let worker = server.worker(0);
+    let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/hello", HELLO)]);
+    load.wait_for(200);
+    let mut killed = 0;
+    while killed < knob("PHALANX_MODEL_KILLS", 200) {
+        let living = processes_of(worker);
+        if let Some(process) = living.get(killed % living.len().max(1)) {
+            killed += usize::from(processes::signal(process.pid, Signal::SIGKILL));
+        }
+        load.wait_for(5);
+    }
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_total(tally.answered);
+    assert_eq!(server.worker(0), worker);
+}
+
+// ---- coroutine ----
+
+#[test]
+fn two_thousand_coroutines_wait_at_once_in_one_thread() {
+    let _machine = alone();
+    let server = setup("coroutine").start();
+    let address = server.address();
+    let mut clients: Vec<Client> = (0..2000).map(|_| Client::connect(&address).patient(SOON)).collect();
+    let begun = Instant::now();
+    clients.iter_mut().for_each(|client| client.send(&get("/wait")));
+    clients.iter_mut().for_each(|client| client.answer().assert(200, b"waited"));
+    assert!(begun.elapsed() < WAIT * 10, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_coroutine_ends_when_its_client_goes() {
+    let _machine = beside_others();
+    let server = setup("coroutine").start();
+    let address = server.address();
+    let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
+    clients.iter_mut().for_each(|client| client.send(&get("/long")));
+    wait_until("they wait", SOON, || server.status().total("connections") == 20);
+    drop(clients);
+    wait_until("nobody is waited for", SOON, || server.status().total("connections") == 0);
+}
+
+// ---- sync ----
+
+#[test]
+fn a_sync_worker_has_one_connection_at_a_time_and_says_so_to_who_has_it() {
+    let _machine = beside_others();
+    let server = setup("sync").start();
+    let address = server.address();
+    let mut first = Client::connect(&address).patient(SOON);
+    first.get("/hello").assert(200, HELLO);
+    // Nobody waits: it is kept.
+    first.assert_usable();
+    let mut second = Client::connect(&address).patient(SOON);
+    second.send(&get("/hello"));
+    second.answer().assert(200, HELLO);
+    first.assert_closed();
+    let mut third = Client::connect(&address).patient(SOON);
+    third.send(&get("/wait"));
+    let mut fourth = Client::connect(&address).patient(SOON);
+    fourth.send(&get("/hello"));
+    let response = third.answer();
+    response.assert(200, b"waited");
+    fourth.answer().assert(200, HELLO);
+}
+
+// ---- change ----
+
+#[test]
+fn a_reload_changes_the_model_and_no_client_notices() {
+    let _machine = alone();
+    let server = Setup::new(2).set("workers", "model = \"reactor\"").start();
+    let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/hello", HELLO)]);
+    load.wait_for(100);
+    let mut before = "reactor";
+    for model in ["thread", "coroutine", "process", "multi-reactor", "reactor-pool", "process", "thread", "reactor"] {
+        server.rewrite(|text| text.replace(&format!("model = \"{before}\""), &format!("model = \"{model}\"")));
+        server.cli("reload", &[]).assert_code(0);
+        load.wait_for(200);
+        before = model;
+    }
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_total(tally.answered);
+}
