@@ -187,6 +187,33 @@ fn one_more_than_may_have_a_thread_or_a_process_is_told_503() {
     }
 }
 
+// ---- handlers that hang ----
+
+#[test]
+fn a_thread_that_hangs_costs_its_request_a_504_and_nobody_else_anything() {
+    let _machine = beside_others();
+    for model in ["reactor-pool", "multi-reactor", "thread"] {
+        println!("{model}");
+        let limit = "request_timeout = \"500ms\"";
+        let server = setup(model).set("workers", "allow_faults = true").set("workers", limit).routes(FAULTS).start();
+        let address = server.address();
+        let before = server.worker(0);
+        let mut idle = server.connect();
+        idle.assert_usable();
+        let load = Load::start(&address, 2, Manners::Strict, &[Ask::get("/hello", HELLO)]);
+        load.wait_for(20);
+        let response = Client::connect(&address).patient(SOON).get("/spin");
+        assert_eq!(response.status, 504, "{response}");
+        wait_until("the worker is replaced", SOON, || {
+            let workers = server.workers();
+            workers.len() == 1 && workers[0].pid != before
+        });
+        load.wait_for(20);
+        load.finish().assert_clean();
+        idle.assert_usable();
+    }
+}
+
 // ---- process ----
 
 /// The processes of the worker's connections.
