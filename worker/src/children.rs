@@ -110,17 +110,18 @@ impl Children {
 
     fn start(&mut self, own: &mut EventLoop, number: u16, connection: Connection) -> Result<(), Connection> {
         let Some(mut cx) = own.cx.share(usize::from(number), 0) else { return Err(connection) };
-        let lent: Vec<Buffer> = std::iter::from_fn(|| own.cx.buffers.take()).take(BUFFERS).collect();
+        let has = usize::from(connection.record.buffer().is_some());
+        let mut lent: Vec<Buffer> = std::iter::from_fn(|| own.cx.buffers.take()).take(BUFFERS - has).collect();
         if lent.is_empty() {
             return Err(connection);
         }
         let (fd, lane, track, record) = (connection.fd, cx.lane_number, cx.track, connection.record);
         track.forget_orders();
-        if cx.is_unready() {
-            track.order(Order::Unready);
-        }
+        track.set_child(None);
+        track.set_thread(None);
+        standing_orders(own).for_each(|order| track.order(order));
         track.last_words().into_iter().flatten().for_each(|word| word.store(0, Ordering::Release));
-        track.set_lent(lent.iter().map(Buffer::index));
+        track.set_lent(lent.iter().map(Buffer::index).chain(connection.record.buffer()));
         let owner = Owner::Child { of: cx.incarnation, lane: lane as u8, track: number };
         let files = Owner::ChildFile { of: cx.incarnation, lane: lane as u8, track: number };
         record.set_owner(owner);
@@ -142,6 +143,8 @@ impl Children {
                 track.set_thread(Some(pid.as_raw()));
                 // From here on the child counts as alive for whoever finds it, and begins.
                 track.set_child(Some(pidfd));
+                // Its copy of the connection has it.
+                lent.extend(connection.into_buffer());
                 self.serving.insert(pidfd, Child { fd, pid, owner, files, lane, number, track, lent });
                 if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                     warn!("watch process {pid}: {error}");
@@ -171,8 +174,10 @@ impl Children {
         }
         // Whoever finds this process on record may not take it for dead. Should the worker die before it could write it down,
         // nobody ever heard of this process.
-        while cx.track.child().is_none() {
-            if getppid() != worker && cx.track.child().is_none() {
+        let (track, own) = (cx.track, getpid().as_raw());
+        let is_written_down = || track.child().is_some() && track.thread() == Some(own);
+        while !is_written_down() {
+            if getppid() != worker && !is_written_down() {
                 process::exit_now(UNFIT);
             }
             std::thread::yield_now();
@@ -205,6 +210,8 @@ impl Children {
             let files = Owner::ChildFile { of, lane: lane as u8, track: number };
             let child = Child { fd, pid: Pid::from_raw(pid), owner, files, lane, number, track, lent };
             self.serving.insert(pidfd, child);
+            standing_orders(own).for_each(|order| track.order(order));
+            call(pidfd, CALL);
             if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                 warn!("watch process {pid}: {error}");
             }
@@ -213,6 +220,14 @@ impl Children {
 
     /// A process has ended, if `pidfd` is one's; else none.
     pub(crate) fn ended(&mut self, own: &mut EventLoop, pidfd: RawFd) -> Option<Ended> {
+        // An event may be about one that had the number before, in the same turn.
+        let mut watched = [poll::watched(pidfd, Interest::Read)];
+        let at_once = time_limit(Some(Duration::ZERO));
+        if self.serving.contains_key(&pidfd)
+            && !rustix::event::poll(&mut watched, at_once.as_ref()).is_ok_and(|told| told > 0)
+        {
+            return None;
+        }
         let child = self.serving.remove(&pidfd)?;
         let _closed_anyway = own.poller.remove(pidfd);
         // One that another worker started is nobody's child here.
@@ -221,14 +236,16 @@ impl Children {
         child.track.settle(|fd| own.cx.ledger.record(fd));
         rescue::sweep::close_what_a_track_was_closing(&own.cx.ledger, &child.track, self.inheritance);
         child.track.set_child(None);
-        child.track.set_lent([]);
         table::close(pidfd);
-        let indices: Vec<usize> = child.lent.iter().map(Buffer::index).collect();
         let record = own.cx.ledger.record(child.fd);
         let left = record.filter(|record| record.owner() == Some(child.owner));
-        let given = record.filter(|record| record.owner() == Some(Owner::Given)).and_then(|record| record.buffer());
+        if record.is_some_and(|record| record.owner() == Some(Owner::Given)) {
+            // It may have died before it could ring.
+            self.inheritance.handover.ring();
+        }
+        let still: Vec<usize> = child.track.lent().collect();
         let (pid, fd) = (child.pid, child.fd);
-        let own_doing = died_of_itself(status.as_ref(), &child.track);
+        let (own_doing, child_track) = (died_of_itself(status.as_ref(), &child.track), child.track);
         let code = status.as_ref().and_then(WaitIdStatus::exit_status);
         if code != Some(0) {
             rescue::close_files_of(&mut own.cx, child.files);
@@ -249,7 +266,9 @@ impl Children {
             rescue::take_over_one(&mut own.cx, fd, record)
         });
         let kept = connection.as_ref().and_then(|connection| connection.record.buffer());
-        for index in indices.into_iter().filter(|index| Some(*index) != kept && Some(*index) != given) {
+        child_track.set_lent([]);
+        // One that it has given away with its connection is no longer named.
+        for index in still.into_iter().filter(|index| Some(*index) != kept) {
             let free = own.cx.ledger.buffer(index);
             free.into_iter().for_each(|buffer| own.cx.buffers.put(buffer));
         }
@@ -318,8 +337,10 @@ impl Children {
         let found = self.watch.look(now, limit, self.serving.iter().filter_map(at_work));
         let tell = |Endless { number, thread, age, class, given_up }: Endless| {
             let pidfd = (number & 0xf_ffff) as RawFd;
-            let record = own.cx.ledger.record(self.serving.get(&pidfd)?.fd)?;
-            if given_up {
+            let child = self.serving.get(&pidfd)?;
+            let record = own.cx.ledger.record(child.fd)?;
+            let is_at_it = || child.track.busy_since().is_some() && record.owner() == Some(child.owner);
+            if given_up && is_at_it() {
                 record.condemn(Guilt::Hang);
                 call(pidfd, Signal::SIGKILL);
             }
@@ -343,6 +364,12 @@ fn take_stand(cx: &Context, files: Owner) -> io::Result<()> {
     let mut blocked = SigSet::empty();
     blocked.add(CALL);
     process::set_signal_mask(&blocked)
+}
+
+/// What the worker has ordered those who serve for it.
+fn standing_orders(own: &EventLoop) -> impl Iterator<Item = Order> {
+    let lane = own.cx.lane;
+    [Order::Unready, Order::Give, Order::CloseIdle].into_iter().filter(move |order| lane.is_ordered(*order))
 }
 
 /// It has ended already, or has had the call: either will do.

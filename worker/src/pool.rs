@@ -151,6 +151,11 @@ impl Pool {
         (self.threads.manners.short && !self.flights.is_empty()).then_some(HELD_BACK_AT_MOST)
     }
 
+    /// Whether a thread is at work, or was given up and may be at work for ever.
+    pub fn is_at_work(&self) -> bool {
+        self.threads.is_at_work()
+    }
+
     /// Hands the jobs of this turn over.
     pub fn hand_over(&mut self) {
         self.threads.hand_over(&mut self.outbox);
@@ -393,6 +398,28 @@ mod tests {
         assert_eq!(wait_for(&mut pool, 1)[0].0, 6);
         assert_eq!(runs.load(Ordering::SeqCst), 0);
         assert!(pool.threads.lock().running.is_empty());
+    }
+
+    /// A ring that came between the look and the silencing of the bell was silenced with it, and its result never looked at.
+    #[test]
+    fn whoever_waits_for_the_bell_alone_gets_every_result() {
+        for short in [false, true] {
+            let mut pool = Pool::new(Manners { name: "test", threads: 4, queue: 1024, short });
+            let bell = pool.hang_bell().unwrap();
+            let (mut given, mut taken) = (0, 0);
+            while taken < 20_000 {
+                while given < 20_000 && given - taken < 16 {
+                    pool.submit(given, Job::new(|| 1u8)).unwrap();
+                    given += 1;
+                }
+                pool.hand_over();
+                let mut watched = [crate::event::poll::watched(bell, crate::event::Interest::Read)];
+                let long = crate::event::time_limit(Some(Duration::from_secs(10)));
+                assert_eq!(rustix::event::poll(&mut watched, long.as_ref()).unwrap(), 1, "{taken} of {given}");
+                taken += pool.results().0.len() as RawFd;
+            }
+            assert!(pool.flights.is_empty());
+        }
     }
 
     #[test]

@@ -63,6 +63,9 @@ impl Solo<'_> {
         cx.stats.set(Counter::Connections, 0);
         cx.track.set_idle(None);
         if is_given {
+            // What it has in its buffer goes with it.
+            let kept: Vec<usize> = cx.track.lent().filter(|index| Some(*index) != connection.record.buffer()).collect();
+            cx.track.set_lent(kept);
             connection.give();
             handover.ring();
         } else {
@@ -74,7 +77,9 @@ impl Solo<'_> {
 
     fn act(&mut self, act: impl FnOnce(&mut Connection, &mut Context) -> Fate) -> Fate {
         self.events += 1;
-        let (begun, cx) = (Instant::now(), &mut self.cx);
+        let cx = &mut self.cx;
+        cx.clock.tick();
+        let begun = cx.clock.now();
         cx.track.set_current(Some(self.connection.fd));
         cx.track.set_busy_since(Some(cx.clock.since_boot()));
         let fate = act(&mut self.connection, cx);

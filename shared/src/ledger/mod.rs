@@ -107,10 +107,13 @@ impl Table {
 
     /// Track `number` of lane `lane`; none when the ledger has no room for that number. Number 0 is the lane's own.
     pub fn track(&self, lane: usize, number: usize) -> Option<Track> {
+        if lane >= LANES {
+            return None;
+        }
         let Some(index) = number.checked_sub(1) else { return Some(self.lane(lane).track()) };
         let per_lane = self.layout.tracks_per_lane();
         let offset = self.layout.tracks() + (lane * per_lane + index) * track::BYTES;
-        (lane < LANES && index < per_lane).then(|| Track::new(self.region.words(offset, track::OWN_WORDS)))
+        (index < per_lane).then(|| Track::new(self.region.words(offset, track::OWN_WORDS)))
     }
 
     /// The tracks of a lane that are or were in use.

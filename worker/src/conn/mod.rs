@@ -381,6 +381,11 @@ impl Connection {
         self.record.set_owner(Owner::Given);
     }
 
+    /// Its buffer, of one that another process has from now on.
+    pub fn into_buffer(self) -> Option<Buffer> {
+        self.buffer
+    }
+
     /// Closes it: the record first, since the number is used again by whoever shares the table.
     pub fn close(mut self, cx: &mut Context) {
         // Its peer may have read answers that the end of the batch never came to count.

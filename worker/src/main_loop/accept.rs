@@ -14,7 +14,7 @@ use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{error, warn};
 
-use super::MainLoop;
+use super::{MainLoop, Stage};
 use crate::conn::{Connection, TURNED_AWAY};
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
@@ -133,6 +133,10 @@ impl MainLoop {
 
     /// Gives a connection to whoever is to have it; returned: this loop.
     fn place(&mut self, connection: Connection) -> Option<Connection> {
+        // What comes to a worker that leaves is not worth a thread or a process.
+        if self.stage == Stage::Retiring {
+            return Some(connection);
+        }
         let left = self.children.take(&mut self.own, connection)?;
         self.crew.take(&mut self.own, left)
     }
@@ -198,6 +202,9 @@ impl MainLoop {
 
     pub(super) fn start_accepting(&mut self) {
         self.door.open = true;
+        if self.is_shut() {
+            return;
+        }
         for (_, fd, address) in self.listeners() {
             match self.own.poller.add(fd, Interest::Read) {
                 Ok(()) => {}

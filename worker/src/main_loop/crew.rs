@@ -18,8 +18,13 @@ pub(crate) trait Crew {
     /// Connections that they have.
     fn count(&self) -> u32;
 
-    /// What the main loop is to watch for them, and what else is theirs in the table.
+    /// What is theirs in the table, and stands in no track.
     fn descriptors(&self) -> Vec<RawFd>;
+
+    /// Which of those the main loop is to watch for them.
+    fn watched(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
 
     /// Something has happened on one of those descriptors; false when it is none of theirs.
     fn react(&mut self, own: &mut EventLoop, event: &Event) -> bool;

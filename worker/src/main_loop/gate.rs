@@ -31,6 +31,11 @@ impl MainLoop {
         self
     }
 
+    /// Nobody is let in for now.
+    pub(super) fn is_shut(&self) -> bool {
+        self.gate == Gate::Shut
+    }
+
     /// How long until an idle connection may have to make room; none: there is none.
     pub(super) fn next_room(&self) -> Option<Duration> {
         (self.gate == Gate::Shut && self.own.is_idle_for(Duration::ZERO, Duration::ZERO)).then_some(IDLE / 4)

@@ -22,6 +22,7 @@ use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
 use crate::event::{Event, Interest};
 use crate::event_loop::{EventLoop, Stuck};
+use crate::pool::Pool;
 use crate::rescue::fetch::Formers;
 use crate::rescue::giver::answer_fetches;
 use crate::tasks::Tasks;
@@ -106,7 +107,7 @@ impl MainLoop {
         let Booted { cx, duty, formers, inheritance, workers, connections, serve_at_once, .. } = booted;
         let fail = |error: std::io::Error| format!("wait for events: {error}");
         let mut own = EventLoop::new(cx, workers.poller).map_err(fail)?;
-        for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(crew.descriptors()) {
+        for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(crew.watched()) {
             own.poller.add(fd, Interest::Read).map_err(fail)?;
         }
         let children = Children::new(inheritance, &own.cx, &workers, most_children);
@@ -170,9 +171,12 @@ impl MainLoop {
     }
 
     /// Ends the loop, and tells the exit code.
-    pub(crate) fn leave(self) -> i32 {
+    pub(crate) fn leave(mut self) -> i32 {
+        // Each has ended its turn then, and written down what it had to write.
+        self.crew.check(&mut self.own);
+        self.crew.check(&mut self.own);
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
-        if self.crew.may_be_at_work() {
+        if self.crew.may_be_at_work() || self.own.cx.pools().any(Pool::is_at_work) {
             // Threads that use what was noted end with the process; whoever buries this worker closes it then.
             process::exit_now(0);
         }

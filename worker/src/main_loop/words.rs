@@ -124,6 +124,8 @@ impl MainLoop {
             }
             self.adopt(taken);
             self.children.adopt_orphans(&mut self.own);
+            // It may have given some and died before it could say so.
+            self.take_given();
         }
         self.duty.say(Word::Buried(dead));
     }
@@ -138,6 +140,7 @@ impl MainLoop {
         self.stage = Stage::Retiring;
         self.own.give(&self.inheritance.handover);
         self.crew.give(&self.inheritance.handover);
+        self.own.cx.lane.order(Order::Give);
         self.children.order(Order::Give);
     }
 
@@ -207,6 +210,7 @@ impl MainLoop {
             }
             self.own.close_idle(IDLE_GRACE);
             self.crew.close_idle(IDLE_GRACE);
+            self.own.cx.lane.order(Order::CloseIdle);
             self.children.order(Order::CloseIdle);
         }
         if self.count() == 0 && (now >= idle_until || !self.door.open) {

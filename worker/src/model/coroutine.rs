@@ -24,6 +24,8 @@ use crate::tasks::Tasks;
 
 pub(super) const MODEL: Model = Model { equip, serve };
 
+/// Turns of the loop before tasks get theirs.
+const ROUNDS: usize = 4;
 /// How long a sleep is that nothing but an event ends.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -54,10 +56,12 @@ async fn run(mut main: MainLoop) -> Result<i32, String> {
     let events_are_there = readable(nested).map_err(fail)?;
     let mut sleep = pin!(tokio::time::sleep(LONG));
     let mut events = Vec::new();
+    // All that the poller had to tell was taken: it will be told of what comes.
+    let mut drained = true;
     loop {
         let limit = main.next_wait();
         main.hand_over();
-        if limit == Some(Duration::ZERO) {
+        if !drained || limit == Some(Duration::ZERO) {
             tokio::task::yield_now().await;
         } else {
             sleep.as_mut().reset(Instant::now() + limit.unwrap_or(LONG));
@@ -80,8 +84,9 @@ async fn run(mut main: MainLoop) -> Result<i32, String> {
             })
             .await;
         }
-        // The runtime is told of events once: all are taken before it is asked again.
-        loop {
+        // The runtime is told of events once: all are taken before it is asked again. But the tasks get their turn.
+        drained = false;
+        for _round in 0..ROUNDS {
             main.take_events(&mut events).map_err(fail)?;
             main.turn(&events);
             if main.is_over() {
@@ -89,6 +94,7 @@ async fn run(mut main: MainLoop) -> Result<i32, String> {
                 return Ok(main.leave());
             }
             if events.is_empty() {
+                drained = true;
                 break;
             }
         }

@@ -174,6 +174,10 @@ impl Crew for Loops {
         vec![self.news.bell.as_fd().as_raw_fd()]
     }
 
+    fn watched(&self) -> Vec<RawFd> {
+        self.descriptors()
+    }
+
     fn react(&mut self, _own: &mut EventLoop, event: &Event) -> bool {
         // What it is about is asked for at the end of the turn.
         event.fd == self.news.bell.as_fd().as_raw_fd() && self.news.bell.read().is_ok()

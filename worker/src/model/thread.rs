@@ -239,7 +239,7 @@ impl Threads {
         let number = (number & 0x7fff) as usize;
         let fd = self.serving.get(number)?.as_ref()?.fd;
         let record = own.cx.ledger.record(fd)?;
-        if given_up {
+        if given_up && self.serving.get(number)?.as_ref()?.track.busy_since().is_some() {
             // Nothing ends a thread but the end of its process: whoever takes its connection over then answers for it.
             record.condemn(Guilt::Hang);
             self.given_up.insert(number);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,10 @@ pub(super) struct Threads {
     work_is_there: Condvar,
     /// Jobs given and not begun, those included that a loop has not handed over yet.
     waiting: AtomicUsize,
+    /// Jobs that threads are at.
+    at_work: AtomicUsize,
+    /// Some thread was given up.
+    has_given_up: AtomicBool,
     /// Changed under the lock.
     count: AtomicUsize,
     next: AtomicU64,
@@ -109,13 +113,13 @@ impl Returns {
 
     pub(super) fn take(&self) -> (Vec<(u64, Done)>, Duration) {
         let mut state = lock(&self.state);
-        let rung = std::mem::take(&mut state.rung);
-        let taken = (std::mem::take(&mut state.done), std::mem::take(&mut state.worked));
-        drop(state);
-        if rung && let Some(bell) = self.bell.get() {
+        // Under the lock, as the ring: a ring that came in between would be silenced with its result still there.
+        if std::mem::take(&mut state.rung)
+            && let Some(bell) = self.bell.get()
+        {
             let _silent = bell.read();
         }
-        taken
+        (std::mem::take(&mut state.done), std::mem::take(&mut state.worked))
     }
 
     pub(super) fn put(&self, flight: u64, done: Done) {
@@ -128,12 +132,14 @@ impl Returns {
 
     /// Tells the loop that there is something, if it does not know that already.
     pub(super) fn ring(&self) {
-        if !std::mem::replace(&mut lock(&self.state).rung, true)
+        let mut state = lock(&self.state);
+        if !std::mem::replace(&mut state.rung, true)
             && let Some(bell) = self.bell.get()
         {
             // It cannot be full: the loop reads it.
             let _rung = bell.write(1);
         }
+        drop(state);
     }
 }
 
@@ -155,6 +161,8 @@ impl Threads {
             state: Mutex::default(),
             work_is_there: Condvar::new(),
             waiting: AtomicUsize::new(0),
+            at_work: AtomicUsize::new(0),
+            has_given_up: AtomicBool::new(false),
             count: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             loops: AtomicUsize::new(0),
@@ -167,14 +175,19 @@ impl Threads {
 
     /// Counts one more job that waits; false, and nothing counted, when as many do as may.
     pub(super) fn admit(&self) -> bool {
-        let most = self.manners.queue;
+        let most = self.most_waiting();
         let admit = |waiting: usize| (waiting < most).then_some(waiting + 1);
         self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, admit).is_ok()
     }
 
     /// Whether as many jobs wait as may.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) >= self.manners.queue
+        self.waiting.load(Ordering::Acquire) >= self.most_waiting()
+    }
+
+    /// As many as the queue holds, and one for each thread that has, or would have, nothing to do.
+    fn most_waiting(&self) -> usize {
+        self.manners.queue + self.manners.threads.saturating_sub(self.at_work.load(Ordering::Acquire))
     }
 
     /// Jobs that were admitted will not be done.
@@ -280,6 +293,7 @@ impl Threads {
                 state.running.push(Running { flight, works_for: word, thread, begun, returns: of });
                 let more = !state.queue.is_empty() && state.idle > 0;
                 drop(state);
+                self.at_work.fetch_add(1, Ordering::AcqRel);
                 self.dismiss(1);
                 if more {
                     self.work_is_there.notify_one();
@@ -304,6 +318,7 @@ impl Threads {
         let Some(at) = state.of_flight(flight) else { return false };
         state.running.swap_remove(at).works_for.store(works_for(None), Ordering::Release);
         drop(state);
+        self.at_work.fetch_sub(1, Ordering::AcqRel);
         returns.put(flight, done);
         true
     }
@@ -315,12 +330,18 @@ impl Threads {
         let given_up = state.running.swap_remove(at);
         given_up.works_for.store(works_for(None), Ordering::Release);
         self.count.fetch_sub(1, Ordering::AcqRel);
+        self.at_work.fetch_sub(1, Ordering::AcqRel);
+        self.has_given_up.store(true, Ordering::Release);
         if !state.queue.is_empty() {
             self.add_thread();
         }
         drop(state);
         given_up.returns.put(flight, Err(Failure::GaveUp));
         given_up.returns.ring();
+    }
+
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Acquire) > 0 || self.has_given_up.load(Ordering::Acquire)
     }
 
     /// A job is done for another from now on, or for nobody: then it need not begin, and is given back if it has not.
