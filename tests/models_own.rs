@@ -276,6 +276,20 @@ fn a_process_that_hangs_is_ended_and_its_request_told_504() {
 }
 
 #[test]
+fn processes_of_connections_end_with_the_service_whatever_they_do() {
+    let _machine = beside_others();
+    let limit = "request_timeout = \"0s\"";
+    let server = setup("process").set("workers", "allow_faults = true").set("workers", limit).routes(FAULTS).start();
+    let worker = server.worker(0);
+    let mut client = server.connect();
+    client.send(&get("/spin"));
+    wait_until("it has a process", SOON, || processes_of(worker).len() == 1);
+    let process = processes_of(worker)[0].pid;
+    server.cli("stop", &["--fast"]).assert_code(0);
+    wait_until("the process is gone", SOON, || !processes::lives(process));
+}
+
+#[test]
 fn processes_of_connections_live_on_without_their_worker() {
     let _machine = beside_others();
     let server = setup("process").start();

@@ -31,6 +31,8 @@ use crate::rescue;
 use crate::solo::{Caller, Solo};
 use crate::watch::{AtWork, Endless, Watch};
 
+/// How a process of a connection is titled; its number and its worker follow.
+pub(crate) const TITLE: &str = "phalanx: connection ";
 /// Buffers that a process has: one for its connection, one to move that to.
 const BUFFERS: usize = 2;
 /// How long the end of a process that was told to end is waited for.
@@ -44,6 +46,7 @@ const CALL: Signal = Signal::SIGUSR1;
 pub(crate) struct Children {
     /// Numbers of tracks that no process writes; empty when none are to be started.
     free: Vec<u16>,
+    starts: bool,
     /// By their descriptor.
     serving: HashMap<RawFd, Child>,
     watch: Watch,
@@ -57,8 +60,6 @@ struct Child {
     fd: RawFd,
     pid: Pid,
     owner: Owner,
-    /// Who what it opens is that of.
-    files: Owner,
     lane: usize,
     number: u16,
     track: Track,
@@ -80,15 +81,22 @@ impl Children {
         let most = most.min(usize::from(u16::MAX) - 1) as u16;
         let is_free = |number: &u16| {
             let track = cx.ledger.table().track(cx.lane_number, usize::from(*number));
-            track.is_some_and(|track| !rescue::is_alive(&track))
+            // One that has died is still looked after by whoever watches it.
+            track.is_some_and(|track| track.child().is_none())
         };
         Children {
             free: (1..=most).rev().filter(is_free).collect(),
+            starts: most > 0,
             serving: HashMap::new(),
             watch: Watch::default(),
             inheritance,
             exits_with_master: workers.on_master_death == OnMasterDeath::Exit,
         }
+    }
+
+    /// Who comes gets a process, or is refused.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.starts
     }
 
     /// How many there are.
@@ -123,7 +131,6 @@ impl Children {
         track.last_words().into_iter().flatten().for_each(|word| word.store(0, Ordering::Release));
         track.set_lent(lent.iter().map(Buffer::index).chain(connection.record.buffer()));
         let owner = Owner::Child { of: cx.incarnation, lane: lane as u8, track: number };
-        let files = Owner::ChildFile { of: cx.incarnation, lane: lane as u8, track: number };
         record.set_owner(owner);
         let worker = getpid();
         let cloned = process::block_signals().and_then(|mask| {
@@ -145,7 +152,7 @@ impl Children {
                 track.set_child(Some(pidfd));
                 // Its copy of the connection has it.
                 lent.extend(connection.into_buffer());
-                self.serving.insert(pidfd, Child { fd, pid, owner, files, lane, number, track, lent });
+                self.serving.insert(pidfd, Child { fd, pid, owner, lane, number, track, lent });
                 if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                     warn!("watch process {pid}: {error}");
                 }
@@ -162,7 +169,7 @@ impl Children {
 
     /// The life of the child.
     fn live(&self, cx: Context, number: u16, connection: Connection, worker: Pid) -> ! {
-        title::set(&format!("phalanx: connection {} of worker {}", connection.fd, self.inheritance.slot.0));
+        title::set(&format!("{TITLE}{} of worker {}", connection.fd, self.inheritance.slot.0));
         let files = Owner::ChildFile { of: cx.incarnation, lane: cx.lane_number as u8, track: number };
         if let Err(error) = take_stand(&cx, files) {
             error!("a process for a connection: {error}");
@@ -199,7 +206,6 @@ impl Children {
     pub(crate) fn adopt_orphans(&mut self, own: &mut EventLoop) {
         for fd in std::mem::take(&mut own.cx.orphans) {
             let record = own.cx.ledger.record(fd);
-            let Some(Owner::Child { of, .. }) = record.and_then(|record| record.owner()) else { continue };
             let adopted = record.and_then(|record| record.adopt_child(record.owner()?, own.cx.incarnation));
             // It may have given its connection, or closed it, since it was found.
             let Some(owner @ Owner::Child { lane, track: number, .. }) = adopted else { continue };
@@ -207,8 +213,7 @@ impl Children {
             let Some(track) = own.cx.ledger.table().track(lane, usize::from(number)) else { continue };
             let (Some(pidfd), Some(pid)) = (track.child(), track.thread()) else { continue };
             let lent = track.lent().filter_map(|index| own.cx.ledger.buffer(index)).collect();
-            let files = Owner::ChildFile { of, lane: lane as u8, track: number };
-            let child = Child { fd, pid: Pid::from_raw(pid), owner, files, lane, number, track, lent };
+            let child = Child { fd, pid: Pid::from_raw(pid), owner, lane, number, track, lent };
             self.serving.insert(pidfd, child);
             standing_orders(own).for_each(|order| track.order(order));
             call(pidfd, CALL);
@@ -248,7 +253,7 @@ impl Children {
         let (own_doing, child_track) = (died_of_itself(status.as_ref(), &child.track), child.track);
         let code = status.as_ref().and_then(WaitIdStatus::exit_status);
         if code != Some(0) {
-            rescue::close_files_of(&mut own.cx, child.files);
+            rescue::close_files_of(&mut own.cx, child.lane, child.number);
         }
         if child.lane == own.cx.lane_number {
             self.free.push(child.number);
@@ -283,6 +288,11 @@ impl Children {
                 call(*pidfd, CALL);
             }
         }
+    }
+
+    /// Ends them all.
+    pub(crate) fn end(&self) {
+        self.serving.keys().for_each(|pidfd| call(*pidfd, Signal::SIGKILL));
     }
 
     /// As [`EventLoop::oldest_idle`].
@@ -355,8 +365,7 @@ impl Children {
 /// What the child makes of the descriptors, signals and handlers that it has from its worker.
 fn take_stand(cx: &Context, files: Owner) -> io::Result<()> {
     cx.setting.become_of(files);
-    cx.router.take_own_descriptors()?;
-    cx.router.descriptors().into_iter().for_each(|fd| cx.setting.open_files.note_descriptor(fd));
+    cx.router.take_own_descriptors(|fd| cx.setting.open_files.note_descriptor(fd))?;
     process::interrupt_waits_by(CALL)?;
     if let Some(words) = cx.track.last_words() {
         crash_signal::install(words)?;
@@ -372,6 +381,13 @@ fn standing_orders(own: &EventLoop) -> impl Iterator<Item = Order> {
     [Order::Unready, Order::Give, Order::CloseIdle].into_iter().filter(move |order| lane.is_ordered(*order))
 }
 
+/// Calls the process that writes a track of another table, where its descriptor says nothing.
+pub(crate) fn call_by_pid(track: &Track) {
+    if let Some(pid) = track.thread() {
+        let _ended = nix::sys::signal::kill(Pid::from_raw(pid), CALL);
+    }
+}
+
 /// It has ended already, or has had the call: either will do.
 fn call(pidfd: RawFd, signal: Signal) {
     let signal = if signal == Signal::SIGKILL { rustix::process::Signal::KILL } else { rustix::process::Signal::USR1 };
@@ -380,13 +396,9 @@ fn call(pidfd: RawFd, signal: Signal) {
 
 /// Whether a process that left its connection did that to itself: by a fault, or by an exit in the middle of a request.
 fn died_of_itself(status: Option<&WaitIdStatus>, track: &Track) -> bool {
-    let Some(words) = track.last_words() else { return false };
-    let word = |index: usize| words[index].load(Ordering::Acquire);
-    let spoke = word(crash_signal::OWN_FAULT) == 1;
     match status {
         Some(status) if status.exited() => status.exit_status() != Some(UNFIT),
-        Some(status) => spoke && status.terminating_signal().is_some_and(|it| word(crash_signal::SIGNAL) == it as u64),
-        None => spoke && word(crash_signal::SIGNAL) != 0,
+        _ => rescue::fell_by_own_fault(track),
     }
 }
 

@@ -11,6 +11,7 @@ mod ground;
 mod handover;
 mod health;
 mod news;
+mod offspring;
 mod page;
 mod recycling;
 mod reload;
@@ -358,6 +359,7 @@ impl Supervisor {
 
     fn close(&mut self, slot: SlotId) {
         if let Some(ground) = self.grounds.remove(&slot) {
+            offspring::end(&ground.ledger);
             self.retired.add(&ground::final_stats(&ground.ledger));
             self.common.forget_connections(&ground.ledger);
             ground.stop_listening();
@@ -486,6 +488,7 @@ impl Supervisor {
             end(pid, Signal::SIGKILL);
             let _reaped_already = waitpid(pid, None);
         }
+        self.all_grounds().for_each(|(_, ground)| offspring::end(&ground.ledger));
         self.grounds.clear();
         self.formers.clear();
         self.common.first_slot.clear();

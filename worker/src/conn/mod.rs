@@ -303,6 +303,11 @@ impl Connection {
         self.waiting.is_some()
     }
 
+    /// A response is on its way.
+    pub fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
     /// Asks for its turn to go on; false when it has asked already.
     pub fn ask_to_go_on(&mut self) -> bool {
         !std::mem::replace(&mut self.goes_on, true)

@@ -112,8 +112,12 @@ impl MainLoop {
             self.own.insert(connection);
             return self.own.with(fd, Connection::turn_away);
         }
-        if let Some(connection) = self.place(connection) {
-            self.own.insert(connection);
+        let Some(connection) = self.place(connection) else { return };
+        self.own.insert(connection);
+        if self.crew.takes_all() || self.children.takes_all() {
+            // A handler would hold up this loop, which has others to look after.
+            self.say_overload("no thread or process can be started for a connection");
+            self.own.with(fd, Connection::turn_away);
         }
     }
 
@@ -126,7 +130,9 @@ impl MainLoop {
     pub(crate) fn adopt(&mut self, connections: Vec<Connection>) {
         for connection in connections {
             // What a pool does for it comes back to this loop.
-            let left = if connection.is_waiting() { Some(connection) } else { self.place(connection) };
+            // … and what it sends from is open here.
+            let stays = connection.is_waiting() || connection.has_output();
+            let left = if stays { Some(connection) } else { self.place(connection) };
             left.into_iter().for_each(|connection| self.own.adopt(connection));
         }
     }

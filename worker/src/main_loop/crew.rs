@@ -15,6 +15,11 @@ pub(crate) trait Crew {
     /// Takes a connection in; it goes on where it stands. Gives it back when the main loop is to have it.
     fn take(&mut self, own: &mut EventLoop, connection: Connection) -> Option<Connection>;
 
+    /// Who comes is theirs: the main loop serves only what it would lose otherwise.
+    fn takes_all(&self) -> bool {
+        false
+    }
+
     /// Connections that they have.
     fn count(&self) -> u32;
 

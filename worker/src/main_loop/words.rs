@@ -217,6 +217,7 @@ impl MainLoop {
             self.stage = Stage::Gone;
         } else if now >= deadline {
             warn!("{} connections did not end within drain_timeout: closed", self.count());
+            self.children.end();
             self.stage = Stage::Gone;
         }
     }

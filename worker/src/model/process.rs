@@ -23,8 +23,9 @@ pub(super) const MODEL: Model = Model {
 fn equip(cx: &mut Context, workers: &Workers) -> Result<(), String> {
     cx.blocking = true;
     cx.bound_connections(workers.threads.unwrap_or(PROCESSES), "workers.threads");
-    // Each process takes a descriptor beside that of its connection.
-    let room = u32::try_from(cx.ledger.descriptors() / 5 * 2).unwrap_or(u32::MAX);
+    // Each process takes a descriptor beside that of its connection, and one for each root of files.
+    let each = 2 + cx.router.descriptors().len();
+    let room = u32::try_from(cx.ledger.descriptors() / 5 * 4 / each).unwrap_or(u32::MAX);
     cx.bound_connections(room, "the number of descriptors");
     Ok(())
 }

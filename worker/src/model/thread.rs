@@ -77,7 +77,7 @@ struct Serving {
 
 impl Threads {
     fn new(booted: &Booted) -> io::Result<Threads> {
-        let most = booted.workers.threads.unwrap_or(THREADS) as usize;
+        let most = (booted.workers.threads.unwrap_or(THREADS) as usize).min(booted.cx.ledger.connections());
         let curtain = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Threads {
             free: (1..=most).rev().collect(),
@@ -146,7 +146,10 @@ impl Crew for Threads {
     fn take(&mut self, own: &mut EventLoop, connection: Connection) -> Option<Connection> {
         self.collect();
         let Some(number) = self.free.pop() else { return Some(connection) };
-        let Some(cx) = own.cx.share(number, 1) else { return Some(connection) };
+        let Some(cx) = own.cx.share(number, 1) else {
+            self.free.push(number);
+            return Some(connection);
+        };
         let serving = Serving { fd: connection.fd, track: cx.track };
         if let Err(connection) = self.start(number, cx, connection) {
             self.free.push(number);
@@ -157,6 +160,10 @@ impl Crew for Threads {
         }
         self.serving[number] = Some(serving);
         None
+    }
+
+    fn takes_all(&self) -> bool {
+        true
     }
 
     fn count(&self) -> u32 {
@@ -194,14 +201,15 @@ impl Crew for Threads {
     fn close_if_idle_since(&mut self, fd: RawFd, event: u64) -> bool {
         self.collect();
         let found = self.serving().find(|(_, serving)| serving.fd == fd && serving.track.idle() == Some(event));
-        let Some((_, serving)) = found else { return false };
+        let Some((number, _)) = found else { return false };
         // A request that has come since is answered first. To its thread it looks as if the peer had finished.
         if has_unread(borrow(fd)) || shutdown(fd, Shutdown::Read).is_err() {
             return false;
         }
-        let (track, late) = (serving.track, Instant::now() + PATIENCE);
-        while track.thread().is_some() && Instant::now() < late {
+        let late = Instant::now() + PATIENCE;
+        while self.serving[number].is_some() && Instant::now() < late {
             std::thread::yield_now();
+            self.collect();
         }
         true
     }

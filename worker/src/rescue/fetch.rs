@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ipc::fetch::{Ask, BATCH, Named, Sent};
 use phalanx_shared::ipc::line::{self, Wait};
-use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::ledger::lane::{Counter, Order};
 use phalanx_shared::ledger::record::{Owner, Record};
-use phalanx_shared::ledger::{LANES, Ledger};
+use phalanx_shared::ledger::{LANES, Ledger, Track};
 use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::{info, warn};
 
-use super::{Lost, Refusal, adopt, close, rescue, reset, settle, sweep};
+use super::{Lost, Refusal, adopt, close, rescue, reset, settle_where, sweep};
 use crate::conn::{Connection, Context, uncount};
 use crate::crash_point::{self, Point};
 use crate::enter::Former;
@@ -65,7 +65,11 @@ impl Formers {
         let has_left = |&mut (index, dead): &mut (usize, Incarnation)| {
             let former = formers.get(index).filter(|former| !former.gone.get());
             former.is_some_and(|former| {
-                connections(&former.ledger).any(|(_, it)| it.owner() == Some(Owner::Worker(dead)))
+                connections(&former.ledger).any(|(_, it)| match it.owner() {
+                    Some(Owner::Worker(of)) => of == dead,
+                    Some(Owner::Child { of, lane, track }) => of == dead && !lives(former, lane, track),
+                    _ => false,
+                })
             })
         };
         self.burying.extract_if(.., |buried| !has_left(buried)).map(|(_, dead)| dead).collect()
@@ -91,7 +95,7 @@ impl Formers {
         let mut later: HashSet<u64> = connections(ledger).map(|(_, record)| record.cookie()).collect();
         for former in formers {
             let (moved, there): (Vec<_>, Vec<_>) = connections(&former.ledger)
-                .partition(|(_, record)| later.contains(&record.cookie()) && self.may_fetch(record));
+                .partition(|(_, record)| later.contains(&record.cookie()) && self.may_fetch(former, record));
             later.extend(there.iter().map(|(_, record)| record.cookie()));
             moved.iter().for_each(|(_, record)| record.free());
             ask_to_close(former, moved.iter().map(|(fd, record)| Named { fd: *fd, cookie: record.cookie() }).collect());
@@ -99,15 +103,18 @@ impl Formers {
     }
 
     /// Whether nobody there touches the connection any more.
-    fn may_fetch(&self, record: &Record) -> bool {
+    fn may_fetch(&self, former: &Former, record: &Record) -> bool {
         match record.owner() {
             Some(Owner::Given) => true,
             // One born later may be fetching at this very moment.
-            Some(Owner::Worker(owner)) => {
-                owner < self.own && !self.alive.contains(&owner) || self.dead.contains(&owner)
-            }
+            Some(Owner::Worker(owner)) => self.is_dead(owner),
+            Some(Owner::Child { of, lane, track }) => self.is_dead(of) && !lives(former, lane, track),
             _ => false,
         }
+    }
+
+    fn is_dead(&self, owner: Incarnation) -> bool {
+        owner < self.own && !self.alive.contains(&owner) || self.dead.contains(&owner)
     }
 
     /// Asks everybody for what there is to fetch.
@@ -121,7 +128,7 @@ impl Formers {
         if self.asked[index].is_some() || former.gone.get() {
             return;
         }
-        let ready = former.ledger.recorded().filter(|(_, record)| self.may_fetch(record));
+        let ready = former.ledger.recorded().filter(|(_, record)| self.may_fetch(former, record));
         let named: Vec<Named> = ready.map(|(fd, record)| Named { fd, cookie: record.cookie() }).take(BATCH).collect();
         if !named.is_empty() && put(former, &Ask::Send(named)) {
             self.asked[index] = Some(Instant::now());
@@ -138,7 +145,9 @@ impl Formers {
             return self.burying.push((0, dead));
         };
         if lane < LANES {
-            settle(&self.formers[index].ledger, lane..lane + 1);
+            let former = &self.formers[index];
+            settle_where(&former.ledger, lane..lane + 1, |track| !lives_elsewhere(track));
+            call_in(former, dead);
             self.finish_moves(&cx.ledger);
             put(&self.formers[index], &Ask::Fresh { lane });
         }
@@ -197,7 +206,7 @@ impl Formers {
             let Some(record) = former.ledger.record(named.fd).filter(|record| record.cookie() == named.cookie) else {
                 continue;
             };
-            if self.may_fetch(&record) {
+            if self.may_fetch(former, &record) {
                 warn!("connection {} of {:?} is on record in a former table and not in it", named.fd, record.peer());
                 cx.stats.add(Counter::Closed, 1);
                 uncount(cx, &record);
@@ -219,7 +228,8 @@ impl Formers {
         for (named, descriptor) in named.iter().zip(descriptors) {
             let Some(theirs) = former.ledger.record(named.fd) else { continue };
             // The answer to a question of a worker that died may come twice, and later than what it is about.
-            let Some(owner) = theirs.owner().filter(|_| theirs.cookie() == named.cookie && self.may_fetch(&theirs))
+            let Some(owner) =
+                theirs.owner().filter(|_| theirs.cookie() == named.cookie && self.may_fetch(former, &theirs))
             else {
                 continue;
             };
@@ -229,6 +239,12 @@ impl Formers {
             // A successor may be fetching already.
             if !theirs.claim(owner, cx.incarnation) {
                 continue;
+            }
+            // What its process had begun is carried out before it is looked at.
+            if let Owner::Child { lane, track, .. } = owner
+                && let Some(track) = former.ledger.table().track(lane.into(), track.into())
+            {
+                track.settle(|fd| former.ledger.record(fd));
             }
             moved.push(*named);
             let fd = descriptor.into_raw_fd();
@@ -241,6 +257,30 @@ impl Formers {
         cx.track.set_current(None);
         ask_to_close(former, moved);
         lost.tell(come.len() - before);
+    }
+}
+
+/// Whether a process of a former table lives that a track there is written by.
+fn lives(former: &Former, lane: u8, track: u16) -> bool {
+    former.ledger.table().track(lane.into(), track.into()).is_some_and(|track| lives_elsewhere(&track))
+}
+
+/// The same, told from outside of its table, where its descriptor says nothing.
+fn lives_elsewhere(track: &Track) -> bool {
+    let pid = track.thread().filter(|_| track.child().is_some());
+    let title = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
+    title.is_some_and(|title| title.starts_with(crate::children::TITLE.as_bytes()))
+}
+
+/// Has the processes that a dead worker of a former table has left give their connections.
+fn call_in(former: &Former, dead: Incarnation) {
+    for (_, record) in former.ledger.recorded() {
+        let Some(Owner::Child { of, lane, track }) = record.owner() else { continue };
+        let track = former.ledger.table().track(lane.into(), track.into());
+        if let Some(track) = track.filter(|track| of == dead && lives_elsewhere(track)) {
+            track.order(Order::Give);
+            crate::children::call_by_pid(&track);
+        }
     }
 }
 

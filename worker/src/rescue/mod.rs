@@ -11,12 +11,14 @@ pub(crate) mod sweep;
 mod tests;
 
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Counter;
-use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
+use phalanx_shared::ledger::record::{Guilt, Owner, Peer, Phase, Record, State};
 use phalanx_shared::ledger::{BUFFER_BYTES, Ledger, Track};
+use phalanx_shared::sys::crash_signal;
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::socket::{cookie, counters};
 use phalanx_shared::sys::table::{self, borrow};
@@ -61,6 +63,7 @@ fn take_over_from(cx: &mut Context, is_dead: impl Fn(Incarnation) -> bool) -> Ve
                     cx.orphans.push(fd);
                     continue;
                 }
+                settle_child(&cx.ledger, lane, track, &record);
             }
             // The process that has it may live on without its worker.
             Some(Owner::ChildFile { lane, track, .. }) if is_child_alive(&cx.ledger, lane, track) => continue,
@@ -100,10 +103,41 @@ fn is_child_alive(ledger: &Ledger, lane: u8, track: u16) -> bool {
     ledger.table().track(lane.into(), track.into()).is_some_and(|track| is_alive(&track))
 }
 
+/// Carries out what a process had begun that has died, and forgets it.
+fn settle_child(ledger: &Ledger, lane: u8, track: u16, record: &Record) {
+    let Some(track) = ledger.table().track(lane.into(), track.into()) else { return };
+    if fell_by_own_fault(&track) {
+        record.condemn(Guilt::Fault);
+    }
+    track.settle(|fd| ledger.record(fd));
+    if let Some(pidfd) = track.child().filter(|pidfd| is_pidfd(*pidfd)) {
+        table::close(pidfd);
+    }
+    track.set_child(None);
+    track.set_lent([]);
+}
+
+/// Whether the last words of a process tell of a fault of its own.
+pub(crate) fn fell_by_own_fault(track: &Track) -> bool {
+    let word = |words: &[AtomicU64], index: usize| words[index].load(Ordering::Acquire);
+    track
+        .last_words()
+        .is_some_and(|words| word(words, crash_signal::SIGNAL) != 0 && word(words, crash_signal::OWN_FAULT) == 1)
+}
+
+/// Whether a descriptor is that of a process. The ledger may name any.
+fn is_pidfd(fd: RawFd) -> bool {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).is_ok_and(|info| info.contains("\nPid:\t"))
+}
+
 /// Closes what a process that has died held open.
-pub(crate) fn close_files_of(cx: &mut Context, owner: Owner) {
+pub(crate) fn close_files_of(cx: &mut Context, lane: usize, number: u16) {
+    let is_of = |record: &Record| match record.owner() {
+        Some(Owner::ChildFile { lane: of, track, .. }) => usize::from(of) == lane && track == number,
+        _ => false,
+    };
     let recorded: Vec<(RawFd, Record)> = cx.ledger.recorded().collect();
-    for (fd, record) in recorded.into_iter().filter(|(_, record)| record.owner() == Some(owner)) {
+    for (fd, record) in recorded.into_iter().filter(|(_, record)| is_of(record)) {
         record.free();
         sweep::close_file(cx, fd);
     }
@@ -112,12 +146,10 @@ pub(crate) fn close_files_of(cx: &mut Context, owner: Owner) {
 /// Whether the process that has a track lives. The ledger may name any descriptor.
 pub(crate) fn is_alive(track: &Track) -> bool {
     let Some(pidfd) = track.child() else { return false };
-    let is_one =
-        || std::fs::read_to_string(format!("/proc/self/fdinfo/{pidfd}")).is_ok_and(|info| info.contains("\nPid:\t"));
     let mut watched = [poll::watched(pidfd, Interest::Read)];
     let lives =
         rustix::event::poll(&mut watched, time_limit(Some(Duration::ZERO)).as_ref()).is_ok_and(|told| told == 0);
-    lives && is_one()
+    lives && is_pidfd(pidfd)
 }
 
 /// Connections that a rescue could not keep, for one line in the log.
@@ -158,7 +190,12 @@ pub(crate) fn take_given(cx: &mut Context) -> Vec<Connection> {
 
 /// Carries out what the journals of dead workers' lanes had begun.
 pub(crate) fn settle(ledger: &Ledger, lanes: impl IntoIterator<Item = usize>) {
-    for track in lanes.into_iter().flat_map(|lane| ledger.tracks_of(lane)).filter(|track| !is_alive(track)) {
+    settle_where(ledger, lanes, |track| !is_alive(track));
+}
+
+/// As [`settle`], of the tracks alone that nobody writes any more, as `is_dead` tells.
+fn settle_where(ledger: &Ledger, lanes: impl IntoIterator<Item = usize>, is_dead: impl Fn(&Track) -> bool) {
+    for track in lanes.into_iter().flat_map(|lane| ledger.tracks_of(lane)).filter(is_dead) {
         track.settle(|fd| ledger.record(fd));
     }
 }

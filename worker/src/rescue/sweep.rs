@@ -17,7 +17,18 @@ use crate::enter::Inheritance;
 
 /// Closes what is in the table and in no record, except sockets that a dead worker had accepted and not yet recorded: those
 /// are recorded now and returned. Only for a worker that is alone in its slot, before it opens anything of its own.
+///
+/// While processes of connections live, which go on opening and closing, only what the dead have noted is closed; the rest is left to
+/// a later worker.
 pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connection> {
+    if living(&cx.ledger).next().is_some() {
+        let mut adopted = Vec::new();
+        for lane in 0..LANES {
+            close_noted(cx, lane);
+            adopted.extend(unrecorded(cx, lane, inheritance));
+        }
+        return adopted;
+    }
     let closing: Vec<RawFd> = all_tracks(&cx.ledger).filter_map(|track| track.closing()).collect();
     // A connection fetched from a former table may look as if it had just been accepted; its record is still there.
     let accepting = (0..LANES).any(|lane| cx.ledger.lane(lane).is_accepting());
@@ -29,7 +40,10 @@ pub(crate) fn sweep(cx: &mut Context, inheritance: &Inheritance) -> Vec<Connecti
             None => table::close(fd),
         }
     }
-    all_tracks(&cx.ledger).filter(|track| !is_alive(track)).for_each(|track| track.set_closing(None));
+    for track in all_tracks(&cx.ledger) {
+        track.set_closing(None);
+        track.set_child(None);
+    }
     for number in 0..LANES {
         let lane = cx.ledger.lane(number);
         lane.set_accepting(false);
@@ -71,13 +85,20 @@ pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritanc
     close_what_was_closing(&cx.ledger, lane, inheritance);
     let lane = cx.ledger.lane(lane);
     let mut adopted = Vec::new();
+    // Asked again for each: a process of a connection may be closing it at this moment.
+    let is_being_closed = |ledger: &Ledger, fd| living(ledger).any(|track| track.closing() == Some(fd));
     if lane.is_fetching() {
         // What it had received and not recorded is still where it came from.
-        let received = in_no_record(&cx.ledger, inheritance).into_iter().filter(|fd| is_connection(*fd, inheritance));
-        received.for_each(table::close);
+        for fd in in_no_record(&cx.ledger, inheritance) {
+            if is_connection(fd, inheritance) && !is_being_closed(&cx.ledger, fd) {
+                table::close(fd);
+            }
+        }
     } else if lane.is_accepting() {
         for fd in in_no_record(&cx.ledger, inheritance) {
-            adopted.extend(adopt_fresh(cx, fd, inheritance));
+            if !is_being_closed(&cx.ledger, fd) {
+                adopted.extend(adopt_fresh(cx, fd, inheritance));
+            }
         }
     }
     lane.set_accepting(false);

@@ -69,9 +69,13 @@ impl Router {
         self.find(head.host, &path)?.limit.as_ref()
     }
 
-    /// Has the routes go on with descriptors of their own, in a process that is a copy of another.
-    pub(crate) fn take_own_descriptors(&self) -> std::io::Result<()> {
-        self.sites.iter().flat_map(|site| &site.0).try_for_each(|route| route.service.take_own_descriptor())
+    /// Has the routes go on with descriptors of their own, in a process that is a copy of another. Each is told to `note`.
+    pub(crate) fn take_own_descriptors(&self, note: impl Fn(std::os::fd::RawFd)) -> std::io::Result<()> {
+        self.sites.iter().flat_map(|site| &site.0).try_for_each(|route| {
+            route.service.take_own_descriptor()?;
+            route.service.descriptor().into_iter().for_each(&note);
+            Ok(())
+        })
     }
 
     /// The descriptors that the routes hold open.
