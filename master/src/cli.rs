@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use phalanx_shared::config::{self, Config, Count, ListenAddress, Model, Poller, Problems};
 use phalanx_worker::MODELS;
 
@@ -45,11 +45,11 @@ enum Action {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
         workers: Option<u16>,
         /// The concurrency model of the workers
-        #[arg(long, value_name = "M", value_parser = PossibleValuesParser::new(MODELS), default_value = MODELS[0])]
+        #[arg(long, value_name = "M", value_parser = model_names(), default_value = MODELS[0].name)]
         model: String,
         /// How the workers wait for events
-        #[arg(long, value_name = "P", value_enum, default_value = "epoll")]
-        poller: PollerName,
+        #[arg(long, value_name = "P", value_parser = poller_names(), default_value = Poller::ALL[0].name())]
+        poller: String,
         /// A control socket, so that `phalanx status --control SOCKET` works
         #[arg(long, value_name = "SOCKET")]
         control: Option<PathBuf>,
@@ -153,22 +153,21 @@ enum Action {
     },
 }
 
-/// How a worker waits, as typed.
-#[derive(Clone, Copy, ValueEnum)]
-enum PollerName {
-    Epoll,
-    Poll,
-    Select,
+fn model_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(MODELS.iter().map(|model| model.name))
 }
 
-impl From<PollerName> for Poller {
-    fn from(name: PollerName) -> Poller {
-        match name {
-            PollerName::Epoll => Poller::Epoll,
-            PollerName::Poll => Poller::Poll,
-            PollerName::Select => Poller::Select,
-        }
-    }
+fn poller_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(Poller::ALL.iter().map(|poller| poller.name()))
+}
+
+/// How the workers of a model are to wait, by its name. An error says what else there is.
+fn poller_for(model: &str, name: &str) -> Result<Poller, String> {
+    let able = MODELS.iter().find(|known| known.name == model).map_or(Poller::ALL, |model| model.pollers);
+    able.iter().copied().find(|poller| poller.name() == name).ok_or_else(|| {
+        let able: Vec<&str> = able.iter().map(|poller| poller.name()).collect();
+        format!("serve: the model {model} does not wait by {name}\n  hint: --poller {}", able.join(" or "))
+    })
 }
 
 #[derive(Args)]
@@ -204,10 +203,14 @@ pub fn main() -> ExitCode {
 fn run(action: Action) -> u8 {
     match action {
         Action::Serve { dir, listen, workers, model, poller, control } => {
+            let poller = match poller_for(&model, &poller) {
+                Ok(poller) => poller,
+                Err(why) => return complain(BAD_USAGE, &why),
+            };
             let how = |config: &mut Config| {
                 config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
                 config.workers.model = Model(model);
-                config.workers.poller = poller.into();
+                config.workers.poller = poller;
             };
             serve(dir, listen, control, how)
         }

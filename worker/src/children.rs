@@ -13,8 +13,8 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpid, getppid};
 use phalanx_shared::config::{OnMasterDeath, Workers};
 use phalanx_shared::ledger::Track;
-use phalanx_shared::ledger::lane::Order;
 use phalanx_shared::ledger::record::{Guilt, Owner};
+use phalanx_shared::ledger::words::Order;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::socket::has_unread;
@@ -25,14 +25,12 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, wa
 
 use crate::conn::{Connection, Context};
 use crate::enter::Inheritance;
-use crate::event::{Interest, poll, time_limit};
+use crate::event::{Interest, poll};
 use crate::event_loop::{EventLoop, Stuck};
 use crate::rescue;
 use crate::solo::{Caller, Solo};
 use crate::watch::{AtWork, Endless, Watch};
 
-/// How a process of a connection is titled; its number and its worker follow.
-pub(crate) const TITLE: &str = "phalanx: connection ";
 /// Buffers that a process has: one for its connection, one to move that to.
 const BUFFERS: usize = 2;
 /// How long the end of a process that was told to end is waited for.
@@ -124,10 +122,10 @@ impl Children {
             return Err(connection);
         }
         let (fd, lane, track, record) = (connection.fd, cx.lane_number, cx.track, connection.record);
-        track.forget_orders();
+        track.orders().forget();
         track.set_child(None);
         track.set_thread(None);
-        standing_orders(own).for_each(|order| track.order(order));
+        standing_orders(own).for_each(|order| track.orders().give(order));
         track.last_words().into_iter().flatten().for_each(|word| word.store(0, Ordering::Release));
         track.set_lent(lent.iter().map(Buffer::index).chain(connection.record.buffer()));
         let owner = Owner::Child { of: cx.incarnation, lane: lane as u8, track: number };
@@ -169,7 +167,7 @@ impl Children {
 
     /// The life of the child.
     fn live(&self, cx: Context, number: u16, connection: Connection, worker: Pid) -> ! {
-        title::set(&format!("{TITLE}{} of worker {}", connection.fd, self.inheritance.slot.0));
+        title::set(&format!("{}{} of worker {}", title::CONNECTION, connection.fd, self.inheritance.slot.0));
         let files = Owner::ChildFile { of: cx.incarnation, lane: cx.lane_number as u8, track: number };
         if let Err(error) = take_stand(&cx, files) {
             error!("a process for a connection: {error}");
@@ -215,7 +213,7 @@ impl Children {
             let lent = track.lent().filter_map(|index| own.cx.ledger.buffer(index)).collect();
             let child = Child { fd, pid: Pid::from_raw(pid), owner, lane, number, track, lent };
             self.serving.insert(pidfd, child);
-            standing_orders(own).for_each(|order| track.order(order));
+            standing_orders(own).for_each(|order| track.orders().give(order));
             call(pidfd, CALL);
             if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                 warn!("watch process {pid}: {error}");
@@ -226,11 +224,7 @@ impl Children {
     /// A process has ended, if `pidfd` is one's; else none.
     pub(crate) fn ended(&mut self, own: &mut EventLoop, pidfd: RawFd) -> Option<Ended> {
         // An event may be about one that had the number before, in the same turn.
-        let mut watched = [poll::watched(pidfd, Interest::Read)];
-        let at_once = time_limit(Some(Duration::ZERO));
-        if self.serving.contains_key(&pidfd)
-            && !rustix::event::poll(&mut watched, at_once.as_ref()).is_ok_and(|told| told > 0)
-        {
+        if self.serving.contains_key(&pidfd) && !poll::is_any_readable([pidfd], Duration::ZERO) {
             return None;
         }
         let child = self.serving.remove(&pidfd)?;
@@ -283,8 +277,8 @@ impl Children {
     /// Gives all of them an order, and calls them.
     pub(crate) fn order(&self, order: Order) {
         for (pidfd, child) in &self.serving {
-            if !child.track.is_ordered(order) {
-                child.track.order(order);
+            if !child.track.orders().stands(order) {
+                child.track.orders().give(order);
                 call(*pidfd, CALL);
             }
         }
@@ -310,9 +304,7 @@ impl Children {
         if has_unread(borrow(fd)) || shutdown(fd, Shutdown::Read).is_err() {
             return false;
         }
-        let mut watched = [poll::watched(pidfd, Interest::Read)];
-        let told = rustix::event::poll(&mut watched, time_limit(Some(PATIENCE)).as_ref());
-        if !told.is_ok_and(|told| told > 0) {
+        if !poll::is_any_readable([pidfd], PATIENCE) {
             return false;
         }
         let ended = self.ended(own, pidfd);
@@ -332,21 +324,14 @@ impl Children {
         if self.serving.is_empty() || !self.watch.is_due(now, limit) {
             return Vec::new();
         }
-        let since_boot = own.cx.clock.since_boot();
         let at_work = |(pidfd, child): (&RawFd, &Child)| {
-            let since = child.track.busy_since()?;
-            let begun = now - since_boot.saturating_sub(since);
-            // Told from what the same process was at before by when it began.
-            Some(AtWork {
-                number: (since.as_nanos() as u64) << 20 | *pidfd as u64,
-                thread: child.pid,
-                is_process: true,
-                begun,
-            })
+            let at_work = AtWork::of_track(&child.track, *pidfd as u32, child.pid, &own.cx.clock)?;
+            Some(AtWork { is_process: true, ..at_work })
         };
         let found = self.watch.look(now, limit, self.serving.iter().filter_map(at_work));
-        let tell = |Endless { number, thread, age, class, given_up }: Endless| {
-            let pidfd = (number & 0xf_ffff) as RawFd;
+        let tell = |endless: Endless| {
+            let pidfd = endless.tag() as RawFd;
+            let Endless { thread, age, class, given_up, .. } = endless;
             let child = self.serving.get(&pidfd)?;
             let record = own.cx.ledger.record(child.fd)?;
             let is_at_it = || child.track.busy_since().is_some() && record.owner() == Some(child.owner);
@@ -378,7 +363,7 @@ fn take_stand(cx: &Context, files: Owner) -> io::Result<()> {
 /// What the worker has ordered those who serve for it.
 fn standing_orders(own: &EventLoop) -> impl Iterator<Item = Order> {
     let lane = own.cx.lane;
-    [Order::Unready, Order::Give, Order::CloseIdle].into_iter().filter(move |order| lane.is_ordered(*order))
+    [Order::Unready, Order::Give, Order::CloseIdle].into_iter().filter(move |order| lane.orders().stands(*order))
 }
 
 /// Calls the process that writes a track of another table, where its descriptor says nothing.

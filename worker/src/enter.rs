@@ -7,7 +7,6 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use phalanx_shared::clients::Clients;
-use phalanx_shared::clock::Clock;
 use phalanx_shared::config::{Cache, Config, Limits, Listen, Poller, SELECT_CONNECTIONS, SELECT_DESCRIPTORS, Workers};
 use phalanx_shared::ipc::channel::{Doorbell, WorkerEnd};
 use phalanx_shared::ipc::keeper::Birth;
@@ -20,14 +19,11 @@ use phalanx_shared::{error, warn};
 use rustix::process::{PTracer, set_ptracer};
 
 use crate::access_log::AccessLog;
-use crate::conn::buffers::Buffers;
-use crate::conn::{Connection, Context, Patience};
+use crate::conn::{Connection, Context};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
-use crate::http::DateCache;
 use crate::model::Model;
 use crate::open_file::OpenFiles;
-use crate::pool::{Manners, Pool};
 use crate::rescue::fetch::Formers;
 use crate::service::Setting;
 use crate::service::router::Router;
@@ -141,7 +137,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     let lane = ledger.lane(birth.lane);
     in_handler::install_panic_hook();
     process::reset_dispositions(&IGNORED).map_err(|error| format!("reset signal dispositions: {error}"))?;
-    lane.forget_orders();
+    lane.orders().forget();
     for word in lane.last_words() {
         word.store(0, std::sync::atomic::Ordering::Release);
     }
@@ -192,51 +188,19 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
 }
 
 fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
-    let lane = inheritance.ledger.lane(birth.lane);
-    let nothing = Config { sites: Vec::new(), ..config.clone() };
-    let open_files = OpenFiles::new(inheritance.ledger.table(), birth.lane, birth.incarnation);
-    let (limits, cache) = within_descriptors(config, inheritance.ledger.descriptors());
+    let ledger = &inheritance.ledger;
+    let open_files = OpenFiles::new(ledger.table(), birth.lane, birth.incarnation);
+    let (limits, cache) = within_descriptors(config, ledger.descriptors());
     let setting = Setting::new(open_files, &cache).with_quarantine(inheritance.quarantine);
+    let bare = Context::new(ledger, birth.lane, birth.incarnation, config, inheritance.clients, setting);
     Ok(Context {
-        incarnation: birth.incarnation,
-        ledger: inheritance.ledger.clone(),
         infrastructure: &inheritance.infrastructure,
-        lane_number: birth.lane,
-        lane,
-        track: lane.track(),
-        stats: lane.stats(),
-        buffers: Buffers::new(&inheritance.ledger, birth.lane),
-        router: Arc::new(Router::new(&nothing, &setting).map_err(|error| with_cause(&error))?),
-        pool: Pool::new(Manners {
-            name: "phalanx-io",
-            threads: config.workers.io_threads.into(),
-            queue: MAX_QUEUED,
-            short: false,
-        }),
-        handlers: None,
-        tasks: None,
-        runtime: None,
         listens: listens(config).into(),
-        clients: inheritance.clients,
-        setting,
         limits,
-        patience: Arc::new(Patience::new(&config.timeouts)),
-        rescue: config.rescue.clone(),
-        clock: Clock::default(),
-        date: DateCache::new(),
         access_log: AccessLog::new(inheritance.access_log, config.log.format),
-        out: Vec::new(),
-        bound_by: "limits.connections",
-        crowded: false,
-        is_child: false,
-        blocking: false,
-        orphans: Vec::new(),
-        turned_away: 0,
+        ..bare.map_err(|error| with_cause(&error))?
     })
 }
-
-/// Jobs that wait for a disk or a compressor; with more, requests are refused. Each may hold a file open and a buffer.
-const MAX_QUEUED: usize = 1024;
 
 /// Descriptors that connections leave to the slot's own needs and to files, where there are many.
 const SPARE_DESCRIPTORS: usize = 512;

@@ -22,6 +22,9 @@ use crate::event::{Event, Interest, Poller, poller};
 use crate::pool::{self, Pool};
 use crate::tasks::Tasks;
 
+/// How long an idle connection is kept that is to be closed: a request may be on its way.
+pub(crate) const IDLE_GRACE: Duration = Duration::from_millis(100);
+
 /// The loop's connections, and what it waits for them with.
 pub(crate) struct EventLoop {
     pub(crate) poller: Box<dyn Poller>,

@@ -5,11 +5,13 @@ use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::ledger::{Lane, Record, Table};
+
+use crate::lock::lock;
 
 /// Where a worker notes what it opens. Any of its threads may.
 #[derive(Clone)]
@@ -52,11 +54,11 @@ impl OpenFiles {
 
     /// What is opened from now on is that of `owner`, an [`Owner::ChildFile`]: this is its process, a copy of the worker's.
     pub fn become_of(&self, owner: Owner) {
-        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+        *lock(&self.owner) = owner;
     }
 
     fn owner(&self) -> Owner {
-        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.owner)
     }
 
     /// Notes the descriptor of something that is none of a connection's.

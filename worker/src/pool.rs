@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use job::{Done, Failure, Job};
-pub use threads::Manners;
-use threads::{Queued, Returns, Threads};
-
 use nix::unistd::Pid;
 use phalanx_shared::stall::Class;
 use phalanx_shared::sys::crash_signal::worked_for;
+
+pub use job::{Done, Failure, Job};
+pub use threads::Manners;
+use threads::{Queued, Returns, Threads};
 
 use crate::watch::{AtWork, Endless, Watch};
 

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use phalanx_shared::error;
 use phalanx_shared::ipc::channel::Doorbell;
-use phalanx_shared::ledger::lane::{Counter, Order};
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::ledger::words::Order;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::borrow;
 
 use crate::conn::{Connection, Context, Fate};
 use crate::event::timers::Ticks;
 use crate::event::{Event, Interest, poll, time_limit};
-use crate::event_loop::nanoseconds;
+use crate::event_loop::{IDLE_GRACE, nanoseconds};
 
 /// One connection, and all that it takes to serve it.
 pub(crate) struct Solo<'a> {
@@ -35,9 +36,6 @@ pub(crate) enum Caller<'a> {
     /// A signal comes, which is blocked but in the wait. When the master dies, `lifeline` hangs up.
     Signal { let_in: &'a SigSet, lifeline: RawFd, exits_with_master: bool },
 }
-
-/// How long an idle connection is kept that is to be closed: a request may be on its way.
-const IDLE_GRACE: Duration = Duration::from_millis(100);
 
 impl Solo<'_> {
     pub(crate) fn new<'a>(cx: Context, connection: Connection, caller: Caller<'a>, handover: &'a Doorbell) -> Solo<'a> {
@@ -141,9 +139,7 @@ impl Solo<'_> {
     /// The master has died.
     fn is_fatherless(&self) -> bool {
         let Caller::Signal { lifeline, .. } = self.caller else { return false };
-        let mut watched = [poll::watched(lifeline, Interest::Nothing)];
-        let told = rustix::event::poll(&mut watched, time_limit(Some(Duration::ZERO)).as_ref());
-        told.is_ok() && poll::told(lifeline, &watched[0]).is_some_and(|event| event.is_broken())
+        poll::is_any_readable([lifeline], Duration::ZERO)
     }
 
     /// As a worker would: ends what is under way, or at once.
@@ -151,8 +147,8 @@ impl Solo<'_> {
         if matches!(self.caller, Caller::Signal { exits_with_master: true, .. }) {
             return Fate::Close;
         }
-        self.cx.track.order(Order::Unready);
-        self.cx.track.order(Order::CloseIdle);
+        self.cx.track.orders().give(Order::Unready);
+        self.cx.track.orders().give(Order::CloseIdle);
         Fate::Stay
     }
 

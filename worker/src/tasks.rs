@@ -4,19 +4,21 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use phalanx_shared::error;
 use phalanx_shared::ledger::Track;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::in_handler;
+use crate::lock::lock;
 use crate::pool::{Done, Failure, Ticket};
 
 /// What a task does.
@@ -24,7 +26,9 @@ pub type Work = Pin<Box<dyn Future<Output = Box<dyn Any + Send>> + Send>>;
 
 /// The tasks of a loop.
 pub struct Tasks {
-    runtime: Handle,
+    /// Runs them; taken by the loop, which does so from then on.
+    runtime: Option<Runtime>,
+    handle: Handle,
     running: HashMap<Ticket, AbortHandle>,
     returns: Arc<Returns>,
 }
@@ -37,9 +41,19 @@ struct Returns {
 }
 
 impl Tasks {
-    /// None yet, to be run by `runtime`.
-    pub fn new(runtime: Handle) -> Tasks {
-        Tasks { runtime, running: HashMap::new(), returns: Arc::default() }
+    /// None yet.
+    ///
+    /// # Errors
+    /// That their runtime cannot be made.
+    pub fn new() -> io::Result<Tasks> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        Ok(Tasks { runtime: Some(runtime), handle, running: HashMap::new(), returns: Arc::default() })
+    }
+
+    /// What runs them, for whoever is to; once.
+    pub fn take_runtime(&mut self) -> Option<Runtime> {
+        self.runtime.take()
     }
 
     /// Begins a task for connection `fd`. While it is polled, `track` names that as the one to blame.
@@ -47,10 +61,10 @@ impl Tasks {
         let (ticket, returns) = (Ticket::fresh(), self.returns.clone());
         let task = async move {
             let done = Blamed { fd, track, work }.await;
-            returns.done.lock().unwrap_or_else(PoisonError::into_inner).push((fd, ticket, done));
+            lock(&returns.done).push((fd, ticket, done));
             returns.bell.notify_one();
         };
-        self.running.insert(ticket, self.runtime.spawn(task).abort_handle());
+        self.running.insert(ticket, self.handle.spawn(task).abort_handle());
         ticket
     }
 
@@ -63,7 +77,7 @@ impl Tasks {
 
     /// What has been done, and for whom.
     pub fn results(&mut self) -> Vec<(RawFd, Ticket, Done)> {
-        let done = std::mem::take(&mut *self.returns.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = std::mem::take(&mut *lock(&self.returns.done));
         done.into_iter().filter(|(_, ticket, _)| self.running.remove(ticket).is_some()).collect()
     }
 
@@ -115,18 +129,14 @@ mod tests {
 
     use super::*;
 
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
-    }
-
     fn boxed<T: Any + Send>(work: impl Future<Output = T> + Send + 'static) -> Work {
         Box::pin(async move { Box::new(work.await) as Box<dyn Any + Send> })
     }
 
     #[test]
     fn thousands_wait_at_once_and_one_that_panics_fails_alone() {
-        let (runtime, track) = (runtime(), Ledger::create("test", 8, 1).unwrap().0.lane(0).track());
-        let mut tasks = Tasks::new(runtime.handle().clone());
+        let (mut tasks, track) = (Tasks::new().unwrap(), Ledger::create("test", 8, 1).unwrap().0.lane(0).track());
+        let runtime = tasks.take_runtime().unwrap();
         for fd in 0..5000 {
             let work = async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -160,8 +170,8 @@ mod tests {
                 self.0.store(true, Ordering::SeqCst);
             }
         }
-        let (runtime, track) = (runtime(), Ledger::create("test", 8, 1).unwrap().0.lane(0).track());
-        let (mut tasks, dropped) = (Tasks::new(runtime.handle().clone()), Arc::new(AtomicBool::new(false)));
+        let (mut tasks, track) = (Tasks::new().unwrap(), Ledger::create("test", 8, 1).unwrap().0.lane(0).track());
+        let (runtime, dropped) = (tasks.take_runtime().unwrap(), Arc::new(AtomicBool::new(false)));
         let guard = Guard(dropped.clone());
         let work = async move {
             let _guard = guard;

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use phalanx_shared::clock::Clock;
+use phalanx_shared::ledger::Track;
 use phalanx_shared::stall::{Class, Stall};
 use phalanx_shared::sys::rest::{scheduling, thread_scheduling};
 
@@ -36,6 +38,27 @@ pub(crate) struct Endless {
     pub(crate) class: Class,
     /// It has worked for as long as it may; else it may yet end.
     pub(crate) given_up: bool,
+}
+
+/// Bits of a number that tell whose work it is.
+const TAG: u32 = 20;
+
+impl AtWork {
+    /// What a thread is at with the one connection that it serves and tells of in its track. It is told from what the same thread was
+    /// at before by when it began, and from what others are at by `tag`, which is below 2^20.
+    pub(crate) fn of_track(track: &Track, tag: u32, thread: Pid, clock: &Clock) -> Option<AtWork> {
+        let since = track.busy_since()?;
+        let number = (since.as_nanos() as u64) << TAG | u64::from(tag);
+        let begun = clock.now() - clock.since_boot().saturating_sub(since);
+        Some(AtWork { number, thread, is_process: false, begun })
+    }
+}
+
+impl Endless {
+    /// That of [`AtWork::of_track`].
+    pub(crate) fn tag(&self) -> u32 {
+        (self.number & ((1 << TAG) - 1)) as u32
+    }
 }
 
 /// How often work is looked at that may last for `limit`.

@@ -1,21 +1,19 @@
 //! Processes that workers of the model `process` have started: they outlive their workers, but not their slot.
 
 use phalanx_shared::ledger::{LANES, Ledger};
+use phalanx_shared::sys::title;
 use phalanx_shared::warn;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
-/// How they are titled; another process that has the number by now is not.
-const TITLE: &str = "phalanx: connection ";
 
 /// Ends those that still serve connections of a slot: nobody looks after them any more.
 pub(super) fn end(ledger: &Ledger) {
     let tracks = (0..LANES).flat_map(|lane| ledger.tracks_of(lane));
     let mut ended = 0;
     for pid in tracks.filter(|track| track.child().is_some()).filter_map(|track| Pid::from_raw(track.thread()?)) {
-        // The descriptor first: what the title says is said of the process that it means.
+        // The descriptor first: what the title says is said of the process that it means. Another that has the number by now is not
+        // titled so.
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        let title = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        if title.starts_with(TITLE.as_bytes()) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+        if title::is_connection(pid.as_raw_nonzero().get()) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
             ended += 1;
         }
     }

@@ -6,7 +6,7 @@ use toml_edit::{Document, TableLike, TomlError};
 
 use super::listen;
 use super::problem::{Problems, Refusal};
-use super::resolved::{Config, MOST_LISTENERS};
+use super::resolved::{Config, KnownModel, MOST_LISTENERS};
 use super::source::Source;
 use super::table::Table;
 use super::written::{CACHE, CANARY, LIMITS, LISTEN, LOG, MASTER, QUARANTINE, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
@@ -16,7 +16,7 @@ use super::{limits, log, master, site, workers};
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// See [`super::parse`].
-pub(super) fn parse(text: &str, origin: &Path, models: &[&str]) -> Result<Config, Problems> {
+pub(super) fn parse(text: &str, origin: &Path, models: &[KnownModel]) -> Result<Config, Problems> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(text, origin);
     match Document::parse(text) {
@@ -51,7 +51,7 @@ pub(super) fn defaults() -> Config {
     read(&mut Table::new(&Source::new("", Path::new("/")), &ROOT, None, 0), &[])
 }
 
-fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, models: &[&str]) -> Config {
+fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, models: &[KnownModel]) -> Config {
     let mut root = Table::new(source, &ROOT, Some(document), 0);
     let config = read(&mut root, models);
     if !root.has("listen") {
@@ -70,7 +70,7 @@ fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, models: &[&
     config
 }
 
-fn read(root: &mut Table<'_>, models: &[&str]) -> Config {
+fn read(root: &mut Table<'_>, models: &[KnownModel]) -> Config {
     let workers = workers::workers(root.table("workers", &WORKERS), models);
     Config {
         master: master::master(root.table("master", &MASTER)),

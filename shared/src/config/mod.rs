@@ -44,12 +44,12 @@ pub use listen::parse_listen;
 pub use problem::{Place, Problem, Problems};
 pub use resolved::*;
 
-/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8. `models` are the names of the
-/// models that the program has.
+/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8. `models` are those that
+/// the program has.
 ///
 /// # Errors
 /// Every problem of the file, in the order of its lines; or the one reason why it cannot be read.
-pub fn load(path: &Path, models: &[&str]) -> Result<Config, Problems> {
+pub fn load(path: &Path, models: &[KnownModel]) -> Result<Config, Problems> {
     let text = file::read(path).map_err(|problem| Problems(vec![problem]))?;
     parse(&text, path, models)
 }
@@ -59,7 +59,7 @@ pub fn load(path: &Path, models: &[&str]) -> Result<Config, Problems> {
 ///
 /// # Errors
 /// Every problem of the text, in the order of its lines.
-pub fn parse(text: &str, origin: &Path, models: &[&str]) -> Result<Config, Problems> {
+pub fn parse(text: &str, origin: &Path, models: &[KnownModel]) -> Result<Config, Problems> {
     document::parse(text, origin, models)
 }
 

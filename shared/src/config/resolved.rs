@@ -122,6 +122,15 @@ pub enum Count {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model(pub String);
 
+/// A model that the program has.
+#[derive(Debug)]
+pub struct KnownModel {
+    /// Its name.
+    pub name: &'static str,
+    /// How its workers can wait for events.
+    pub pollers: &'static [Poller],
+}
+
 impl Default for Model {
     /// One event loop per worker.
     fn default() -> Model {
@@ -145,6 +154,20 @@ pub enum Poller {
     Poll,
     /// select(2), for descriptors below [`SELECT_DESCRIPTORS`].
     Select,
+}
+
+impl Poller {
+    /// All, the default first.
+    pub const ALL: &'static [Poller] = &[Poller::Epoll, Poller::Poll, Poller::Select];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Poller::Epoll => "epoll",
+            Poller::Poll => "poll",
+            Poller::Select => "select",
+        }
+    }
 }
 
 /// What a worker does when it finds the master gone.

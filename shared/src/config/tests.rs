@@ -10,8 +10,11 @@ use std::path::Path;
 
 use super::*;
 
-/// Names of models, as the program would have them.
-const MODELS: &[&str] = &["reactor", "thread"];
+/// Models, as the program would have them.
+const MODELS: &[KnownModel] = &[
+    KnownModel { name: "reactor", pollers: Poller::ALL },
+    KnownModel { name: "thread", pollers: &[Poller::Epoll, Poller::Poll] },
+];
 
 /// A listener and a site, which every file needs.
 const REST: &str = "\n[[listen]]\naddress = \"127.0.0.1:8080\"\n[[site]]\n[[site.route]]\npath = \"/\"\nrespond = {}\n";

@@ -7,22 +7,22 @@ use super::bounds::{
     REQUESTS, SIZE, THREADS, TRIAL, UNREADY,
 };
 use super::entry::{Choices, Entry};
-use super::resolved::{Canary, Count, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
+use super::resolved::{Canary, Count, KnownModel, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
 use super::table::Table;
-
-const POLLERS: Choices<Poller> =
-    Choices { what: "poller", known: &[("epoll", Poller::Epoll), ("poll", Poller::Poll), ("select", Poller::Select)] };
 
 const ON_MASTER_DEATH: Choices<OnMasterDeath> = Choices {
     what: "answer to the master's death",
     known: &[("drain", OnMasterDeath::Drain), ("exit", OnMasterDeath::Exit)],
 };
 
-pub(super) fn workers(mut table: Table<'_>, models: &[&str]) -> Workers {
+pub(super) fn workers(mut table: Table<'_>, models: &[KnownModel]) -> Workers {
+    let names: Vec<&str> = models.iter().map(|model| model.name).collect();
+    let pollers: Vec<&str> = Poller::ALL.iter().map(|poller| poller.name()).collect();
+    let poller = |name: String| Poller::ALL.iter().copied().find(|poller| poller.name() == name);
     let workers = Workers {
         count: table.entry("count").and_then(|entry| count(&entry)).unwrap_or(Count::Auto),
-        model: table.word("model", "model", models).map_or_else(Model::default, Model),
-        poller: table.choice("poller", Poller::Epoll, &POLLERS),
+        model: table.word("model", "model", &names).map_or_else(Model::default, Model),
+        poller: table.word("poller", "poller", &pollers).and_then(poller).unwrap_or(Poller::Epoll),
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
         request_timeout: table.duration_within("request_timeout", Duration::from_secs(60), &REQUEST_TIME),
@@ -42,6 +42,12 @@ pub(super) fn workers(mut table: Table<'_>, models: &[&str]) -> Workers {
         io_threads: table.number("io_threads", 4, &IO_THREADS),
         allow_faults: table.flag("allow_faults", false),
     };
+    if let Some(model) = models.iter().find(|model| model.name == workers.model.0)
+        && !model.pollers.contains(&workers.poller)
+    {
+        let text = format!("workers.poller: the model {} does not wait by {}", model.name, workers.poller.name());
+        table.refuse_key("poller", text, format!("leave the key out, or choose another model than {}", model.name));
+    }
     table.finish();
     workers
 }

@@ -1,5 +1,5 @@
-//! A lane: the part of a ledger that one living worker writes; its first thread, but for the [tracks](super::track) of others. Predecessor and successor use different lanes, so neither
-//! needs a lock.
+//! A lane: the part of a ledger that one living worker writes; its first thread, but for the [tracks](super::track) of others.
+//! Predecessor and successor use different lanes, so neither needs a lock.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::journal::Journal;
 use super::track::{self, Track};
+use super::words::{Notes, Orders};
 use crate::stats::Snapshot;
 use crate::sys::crash_signal::{self, Suspect};
 
@@ -41,17 +42,6 @@ pub enum Wish {
     Stop = 3,
     /// `ToWorker::Unready`.
     Unready = 4,
-}
-
-/// What all threads of a worker, and the processes that serve connections for it, are to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Every response from now on is its connection's last: the worker is to get no new work soon.
-    Unready = 1,
-    /// Connections are given to another worker as soon as they are quiet.
-    Give = 2,
-    /// Idle connections are closed.
-    CloseIdle = 4,
 }
 
 /// What is counted. Totals never go back: they stay when the worker goes. `Connections` is the one gauge.
@@ -162,23 +152,14 @@ impl Lane {
         self.words[FETCHING].store(fetching.into(), Ordering::Release);
     }
 
-    /// The worker's own descriptors, neither the slot's nor a connection: who buries it closes them. Numbers that do not fit
-    /// are closed by the next worker that boots alone.
-    pub fn note(&self, fds: &[RawFd]) {
-        for (word, fd) in self.words[NOTES..][..MAX_NOTES].iter().zip(fds) {
-            word.store(*fd as u64 + 1, Ordering::Release);
-        }
+    /// The worker's own descriptors, but for those that its threads have in their tracks.
+    pub fn notes(&self) -> Notes {
+        Notes(&self.words[NOTES..][..MAX_NOTES])
     }
 
-    /// Takes the notes back: before the worker closes what it noted itself, or after its heir has.
-    pub fn forget_notes(&self) {
-        self.words[NOTES..][..MAX_NOTES].iter().for_each(|word| word.store(0, Ordering::Release));
-    }
-
-    /// What [`Lane::note`] has noted.
-    pub fn noted(&self) -> Vec<RawFd> {
-        let notes = self.words[NOTES..][..MAX_NOTES].iter().map(|word| word.load(Ordering::Acquire));
-        notes.filter_map(|word| RawFd::try_from(word.checked_sub(1)?).ok()).collect()
+    /// The orders that stand for the worker.
+    pub fn orders(&self) -> Orders {
+        Orders(&self.words[ORDERS])
     }
 
     /// The highest descriptor that ever had a record here.
@@ -192,21 +173,6 @@ impl Lane {
         if fd > self.high_water() {
             self.words[HIGH_WATER].fetch_max(fd as u64, Ordering::AcqRel);
         }
-    }
-
-    /// Whether an order stands.
-    pub fn is_ordered(&self, order: Order) -> bool {
-        self.words[ORDERS].load(Ordering::Relaxed) & order as u64 != 0
-    }
-
-    /// Gives an order, which stands as long as the worker lives.
-    pub fn order(&self, order: Order) {
-        self.words[ORDERS].fetch_or(order as u64, Ordering::AcqRel);
-    }
-
-    /// Takes back what the worker before was ordered.
-    pub fn forget_orders(&self) {
-        self.words[ORDERS].store(0, Ordering::Release);
     }
 
     /// Counts a turn of the loop: the lane's heartbeat.
@@ -252,6 +218,7 @@ impl Lane {
             1 => Some(Wish::Yield),
             2 => Some(Wish::Drain),
             3 => Some(Wish::Stop),
+            4 => Some(Wish::Unready),
             _ => None,
         }
     }
@@ -325,6 +292,21 @@ impl Stats {
             closed: get(Counter::Closed),
             connections: get(Counter::Connections),
             busy_ns: get(Counter::Busy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    #[test]
+    fn every_wish_is_heard() {
+        let lane = Ledger::create("test", 8, 1).unwrap().0.lane(0);
+        for wish in [None, Some(Wish::Yield), Some(Wish::Drain), Some(Wish::Stop), Some(Wish::Unready)] {
+            lane.set_wish(wish);
+            assert_eq!(lane.wish(), wish);
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod raw;
 pub mod record;
 pub mod response;
 pub mod track;
+pub mod words;
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -123,15 +124,13 @@ impl Table {
 
     /// The own descriptors of all threads of a lane's worker.
     pub fn noted(&self, lane: usize) -> Vec<RawFd> {
-        let mut noted = self.lane(lane).noted();
-        noted.extend(self.tracks_of(lane).flat_map(|track| track.noted()));
-        noted
+        self.lane(lane).notes().get().chain(self.tracks_of(lane).flat_map(|track| track.notes().get())).collect()
     }
 
     /// Takes back what those have noted.
     pub fn forget_notes(&self, lane: usize) {
-        self.lane(lane).forget_notes();
-        self.tracks_of(lane).for_each(|track| track.forget_notes());
+        self.lane(lane).notes().forget();
+        self.tracks_of(lane).for_each(|track| track.notes().forget());
     }
 
     /// The counters of a lane, those of its tracks added up.

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::journal::{self, Journal};
-use super::lane::{COUNTERS, Counter, Order, Stats};
+use super::lane::{COUNTERS, Counter, Stats};
+use super::words::{Notes, Orders};
 use crate::sys::crash_signal;
 
 /// Words of a track that stands in a lane.
@@ -60,22 +61,14 @@ impl Track {
         &self.words[CURRENT]
     }
 
-    /// The thread's own descriptors, as those of [`Lane::note`](super::Lane::note); at most six.
-    pub fn note(&self, fds: &[RawFd]) {
-        for (word, fd) in self.words[NOTES..][..MAX_NOTES].iter().zip(fds) {
-            word.store(*fd as u64 + 1, Ordering::Release);
-        }
+    /// The thread's own descriptors, at most six.
+    pub fn notes(&self) -> Notes {
+        Notes(&self.words[NOTES..][..MAX_NOTES])
     }
 
-    /// Takes the notes back.
-    pub fn forget_notes(&self) {
-        self.words[NOTES..][..MAX_NOTES].iter().for_each(|word| word.store(0, Ordering::Release));
-    }
-
-    /// What [`Track::note`] has noted.
-    pub fn noted(&self) -> impl Iterator<Item = RawFd> + use<> {
-        let words = &self.words[NOTES..][..MAX_NOTES];
-        words.iter().filter_map(|word| RawFd::try_from(word.load(Ordering::Acquire).checked_sub(1)?).ok())
+    /// The orders that stand for the process that writes the track.
+    pub fn orders(&self) -> Orders {
+        Orders(&self.words[ORDERS])
     }
 
     /// The number of the last event of the one connection that is served here, if that is idle.
@@ -131,21 +124,6 @@ impl Track {
         for (word, number) in self.words[LENT..][..MAX_LENT].iter().zip(numbers) {
             word.store(number, Ordering::Release);
         }
-    }
-
-    /// Whether an order stands for the process that writes the track.
-    pub fn is_ordered(&self, order: Order) -> bool {
-        self.words[ORDERS].load(Ordering::Acquire) & order as u64 != 0
-    }
-
-    /// Gives that process an order.
-    pub fn order(&self, order: Order) {
-        self.words[ORDERS].fetch_or(order as u64, Ordering::AcqRel);
-    }
-
-    /// Takes back what the process before was ordered.
-    pub fn forget_orders(&self) {
-        self.words[ORDERS].store(0, Ordering::Release);
     }
 
     /// Where the fatal-signal handler of such a process writes; none in a track that stands in its lane.

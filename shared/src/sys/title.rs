@@ -2,6 +2,14 @@
 
 use std::sync::OnceLock;
 
+/// How a process that serves one connection is titled; the connection's number and its worker follow.
+pub const CONNECTION: &str = "phalanx: connection ";
+
+/// Whether process `pid` is titled as one that serves one connection.
+pub fn is_connection(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.starts_with(CONNECTION.as_bytes()))
+}
+
 /// Where the arguments and the environment stand in this process's memory.
 struct Area {
     start: usize,

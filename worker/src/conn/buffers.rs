@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use phalanx_shared::ledger::Ledger;
 use phalanx_shared::sys::region::Buffer;
+
+use crate::lock::lock;
 
 /// The free buffers of a lane, as one thread of the worker has them.
 pub struct Buffers {
@@ -82,7 +84,7 @@ impl Buffers {
 
     /// A thread that panicked holds nothing of it open.
     fn depot(&self) -> MutexGuard<'_, Depot> {
-        self.depot.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.depot)
     }
 }
 

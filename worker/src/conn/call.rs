@@ -2,12 +2,12 @@
 //! request is on record as in its handler from the moment on in which a thread begins with it; before, a successor begins anew.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use phalanx_shared::config::Effort;
 use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
-use super::serve::{Turnout, ask_handler, run_handler};
+use super::serve::{Turnout, run_handler};
 use crate::http::encode::{self, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
@@ -73,7 +73,7 @@ impl Call {
         };
         let mut done = None;
         let reply = loop {
-            match run_handler(&self.router, &head, self.date, done.take(), self.unready) {
+            match run_handler(&self.router, &head, self.date, done.take(), self.unready, false) {
                 Turnout::Reply(reply) | Turnout::Effort(_, reply) => break reply,
                 Turnout::Later(job) => done = Some(job.run()),
             }
@@ -81,48 +81,33 @@ impl Call {
         self.answered(reply, head.minor_version, head.is_head())
     }
 
-    /// The same as a task, which holds up nobody while it waits.
-    pub(super) async fn run_as_task(self) -> Answered {
-        let wait = self.work();
-        tokio::time::sleep(wait).await;
-        self.run_through()
-    }
-
-    /// Does what the handler computes before it waits; returns for how long it does.
-    fn work(&self) -> Duration {
-        let mut scratch = HeaderScratch::new();
-        let Ok(Progress::Done(head)) = head::parse(&self.head, self.limit, &mut scratch) else { return Duration::ZERO };
-        match ask_handler(&self.router, &head, self.date, None, self.unready) {
-            Turnout::Effort(effort, _) => {
-                effort::work(effort.work);
-                effort.wait
-            }
-            _ => Duration::ZERO,
-        }
-    }
-
-    /// What the handler answers, its effort made.
-    fn run_through(&self) -> Answered {
-        let mut scratch = HeaderScratch::new();
-        let Ok(Progress::Done(head)) = head::parse(&self.head, self.limit, &mut scratch) else {
-            return self.answered(Reply::error(500), 1, false);
-        };
-        let reply = match ask_handler(&self.router, &head, self.date, None, self.unready) {
-            Turnout::Reply(reply) | Turnout::Effort(_, reply) => reply,
-            Turnout::Later(_) => Reply::error(500),
-        };
-        self.answered(reply, head.minor_version, head.is_head())
-    }
-
     fn answered(&self, reply: Reply<'_>, minor_version: u8, head_only: bool) -> Answered {
+        Answered::new(reply, minor_version, head_only, &self.date_text, self.last)
+    }
+}
+
+impl Answered {
+    /// What `reply` comes to, for a request of HTTP/1.`minor_version` that asks for its head alone or not. `last`: it ends its
+    /// connection.
+    fn new(reply: Reply<'_>, minor_version: u8, head_only: bool, date: &[u8; DATE], last: bool) -> Answered {
         // What has no length ends, for an HTTP/1.0 peer, with the connection.
-        let last = self.last || (reply.is_stream() && minor_version == 0);
-        let envelope = Envelope { date: &self.date_text, minor_version, keep_alive: !last, head_only };
+        let last = last || (reply.is_stream() && minor_version == 0);
+        let envelope = Envelope { date, minor_version, keep_alive: !last, head_only };
         let mut bytes = Vec::new();
         encode::append(&mut bytes, &reply, &envelope);
         let (status, validator, body_len) = (reply.status(), reply.validator(), reply.body_len());
         let (is_stream, chunked) = (reply.is_stream(), envelope.chunks());
         let tail = if head_only { Tail::None } else { reply.into_tail() };
         Answered { status, validator, last, is_stream, body_len, bytes, tail, chunked }
+    }
+
+    /// The answer to `head`, as a task that makes an effort first and holds up nobody while it waits.
+    pub(super) fn after(effort: Effort, reply: Reply<'_>, head: &Head<'_>, date: &[u8; DATE], last: bool) -> Job {
+        let answered = Answered::new(reply, head.minor_version, head.is_head(), date, last);
+        Job::task(async move {
+            effort::work(effort.work);
+            tokio::time::sleep(effort.wait).await;
+            answered
+        })
     }
 }

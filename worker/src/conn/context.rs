@@ -6,22 +6,21 @@ use std::sync::Arc;
 
 use phalanx_shared::clients::{Client, Clients, Verdict};
 use phalanx_shared::clock::{Clock, since_boot};
-use phalanx_shared::config::{Limits, Listen, Rescue};
+use phalanx_shared::config::{Config, Limits, Listen, Rescue};
 use phalanx_shared::ipc::Incarnation;
-use phalanx_shared::ledger::lane::{Order, Stats};
+use phalanx_shared::ledger::lane::Stats;
 use phalanx_shared::ledger::record::Peer;
+use phalanx_shared::ledger::words::Order;
 use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
-
-use tokio::runtime::Runtime;
 
 use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
 use crate::http::DateCache;
 use crate::http::{Head, forwarded};
-use crate::pool::Pool;
-use crate::service::Setting;
+use crate::pool::{Manners, Pool};
 use crate::service::router::{Limit, Router};
+use crate::service::{OpenRootError, Setting};
 use crate::tasks::Tasks;
 
 /// Stands for the peer of a Unix socket where its word is taken.
@@ -60,8 +59,6 @@ pub struct Context {
     pub handlers: Option<Pool>,
     /// Runs handlers that wait; none: they hold up their thread.
     pub tasks: Option<Tasks>,
-    /// What runs those, until the loop does.
-    pub runtime: Option<Runtime>,
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
@@ -113,7 +110,61 @@ pub(super) fn client_of(listens: &[Option<Listen>], record: &Record, head: &Head
     forwarded::client_of(head, Some(NO_ADDRESS), trusts).filter(|client| *client != NO_ADDRESS)
 }
 
+/// Jobs that wait for a disk or a compressor; with more, requests are refused. Each may hold a file open and a buffer.
+const MAX_QUEUED: usize = 1024;
+
 impl Context {
+    /// That of a worker on its own which writes lane `lane_number`: without routes, and with nothing that is its slot's.
+    ///
+    /// # Errors
+    /// What keeps the router from being made.
+    pub fn new(
+        ledger: &Ledger,
+        lane_number: usize,
+        incarnation: Incarnation,
+        config: &Config,
+        clients: Clients,
+        setting: Setting,
+    ) -> Result<Context, OpenRootError> {
+        let nothing = Config { sites: Vec::new(), ..config.clone() };
+        let lane = ledger.lane(lane_number);
+        Ok(Context {
+            incarnation,
+            ledger: ledger.clone(),
+            infrastructure: &[],
+            lane_number,
+            lane,
+            track: lane.track(),
+            stats: lane.stats(),
+            buffers: Buffers::new(ledger, lane_number),
+            router: Arc::new(Router::new(&nothing, &setting)?),
+            pool: Pool::new(Manners {
+                name: "phalanx-io",
+                threads: config.workers.io_threads.into(),
+                queue: MAX_QUEUED,
+                short: false,
+            }),
+            handlers: None,
+            tasks: None,
+            listens: Arc::new([]),
+            clients,
+            setting,
+            limits: config.limits.clone(),
+            patience: Arc::new(Patience::new(&config.timeouts)),
+            rescue: config.rescue.clone(),
+            clock: Clock::default(),
+            date: DateCache::new(),
+            access_log: AccessLog::new(None, config.log.format),
+            out: Vec::new(),
+            bound_by: "limits.connections",
+            crowded: false,
+            is_child: false,
+            blocking: false,
+            orphans: Vec::new(),
+            turned_away: 0,
+        })
+    }
+
     /// The worker as another of its threads has it, which writes track `number` of the lane and keeps at most `buffers` free ones to
     /// itself; none when the ledger has no such track.
     pub fn share(&mut self, number: usize, buffers: usize) -> Option<Context> {
@@ -130,7 +181,6 @@ impl Context {
             pool: self.pool.for_another_loop(),
             handlers: self.handlers.as_ref().map(Pool::for_another_loop),
             tasks: None,
-            runtime: None,
             limits: self.limits.clone(),
             patience: self.patience.clone(),
             rescue: self.rescue.clone(),
@@ -150,7 +200,7 @@ impl Context {
 
     /// Whether an order stands for this thread, or this process.
     pub fn is_ordered(&self, order: Order) -> bool {
-        if self.is_child { self.track.is_ordered(order) } else { self.lane.is_ordered(order) }
+        if self.is_child { self.track.orders().stands(order) } else { self.lane.orders().stands(order) }
     }
 
     /// Bounds the number of connections by another key of the configuration.

@@ -6,13 +6,13 @@ use phalanx_shared::ledger::response::Entry;
 use super::call::{Answered, Call};
 use super::context::client_of;
 use super::output::Output;
-use super::serve::{STREAMED, Turnout, ask_handler, run_handler};
+use super::serve::{STREAMED, Turnout, run_handler};
 use super::tail::Part;
 use super::{Connection, Context, Fate, Why};
 use crate::access_log::Outcome;
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::Tail;
-use crate::http::{Head, HeaderScratch, Progress, Reply, head};
+use crate::http::{HeaderScratch, Progress, Reply, head};
 use crate::pool::{Done, Job};
 
 /// What asking the service again came to.
@@ -97,11 +97,6 @@ impl Connection {
         let refused = (entry.kind.status == 429).then(|| cx.router.limit_of(&head)).flatten();
         let reply = match refused {
             Some(limit) => limit.refusal(),
-            None if cx.tasks.is_some() && done.is_none() && takes_time(cx, &head, entry) => {
-                let bytes = self.unanswered(self.record.start());
-                let call = Call::new(cx, &head, bytes, entry.date, entry.kind.last);
-                return Again::Later(Job::task(call.run_as_task()));
-            }
             None if matches!(&done, Some(Ok(answered)) if answered.is::<Answered>()) => {
                 return done.map_or(Again::Other, |done| called_again(done, entry));
             }
@@ -112,8 +107,12 @@ impl Connection {
                     Some(done) => called_again(done, entry),
                 };
             }
-            None => match run_handler(&cx.router, &head, entry.date, done, cx.is_unready()) {
-                Turnout::Reply(reply) | Turnout::Effort(_, reply) => reply,
+            None => match run_handler(&cx.router, &head, entry.date, done, cx.is_unready(), cx.tasks.is_some()) {
+                Turnout::Reply(reply) => reply,
+                Turnout::Effort(effort, reply) => {
+                    let date = cx.date.text(entry.date);
+                    return Again::Later(Answered::after(effort, reply, &head, date, entry.kind.last));
+                }
                 Turnout::Later(job) => return Again::Later(job),
             },
         };
@@ -138,12 +137,6 @@ impl Connection {
         let envelope = Envelope { date, minor_version: 1, keep_alive: !entry.kind.last, head_only };
         remake(Reply::error(entry.kind.status), &envelope, entry)
     }
-}
-
-/// Whether the handler of a request waits.
-fn takes_time(cx: &Context, head: &Head<'_>, entry: &Entry) -> bool {
-    let asked = ask_handler(&cx.router, head, entry.date, None, cx.is_unready());
-    matches!(asked, Turnout::Effort(effort, _) if !effort.wait.is_zero())
 }
 
 /// What a handler that ran elsewhere made again.

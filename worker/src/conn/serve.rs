@@ -306,24 +306,15 @@ impl Batch {
                 }
                 Turnout::Reply(Reply::error(503))
             }
-            None if cx.tasks.is_some() => match ask_handler(&cx.router, head, date, done, cx.is_unready()) {
-                Turnout::Effort(effort, _) if !effort.wait.is_zero() => {
-                    if self.count > 0 {
-                        return self.put_off();
-                    }
-                    let call = Call::new(cx, head, bytes, date, last);
-                    return Step::Later(Some((Job::task(call.run_as_task()), Why::Call(request_end))));
-                }
-                Turnout::Effort(effort, reply) => {
-                    effort::work(effort.work);
-                    Turnout::Reply(reply)
-                }
-                turnout => turnout,
-            },
-            None => run_handler(&cx.router, head, date, done, cx.is_unready()),
+            None => run_handler(&cx.router, head, date, done, cx.is_unready(), cx.tasks.is_some()),
         };
         let reply = match turnout {
-            Turnout::Reply(reply) | Turnout::Effort(_, reply) => reply,
+            Turnout::Reply(reply) => reply,
+            Turnout::Effort(..) if self.count > 0 => return self.put_off(),
+            Turnout::Effort(effort, reply) => {
+                let task = Answered::after(effort, reply, head, cx.date.text(date), last);
+                return Step::Later(Some((task, Why::Call(request_end))));
+            }
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
             Turnout::Later(job) => {
                 // Not on record while it waits: a death then is none in a handler.
@@ -489,36 +480,30 @@ pub(super) enum Turnout<'r> {
     Reply(Reply<'r>),
     /// It goes on when this is done.
     Later(Job),
-    /// This, once the effort is made.
+    /// This, once the effort is made, which waits.
     Effort(Effort, Reply<'r>),
 }
 
-/// Runs the handler, and makes the effort that it may ask for here; else as [`ask_handler`].
+/// Runs the handler, and makes the effort that it may ask for, but for one that waits where that is made `elsewhere`. A panic in it,
+/// or in what it waited for, is a 500 on a connection that lives on.
 pub(super) fn run_handler<'r>(
     router: &'r Router,
     head: &Head<'_>,
     date: u64,
     done: Option<Done>,
     unready: bool,
+    elsewhere: bool,
 ) -> Turnout<'r> {
     match ask_handler(router, head, date, done, unready) {
-        Turnout::Effort(Effort { work, wait }, reply) => {
-            effort::work(work);
-            effort::wait(wait);
+        Turnout::Effort(effort, reply) if !elsewhere || effort.wait.is_zero() => {
+            effort::make(effort);
             Turnout::Reply(reply)
         }
         turnout => turnout,
     }
 }
 
-/// Asks the handler; a panic in it, or in what it waited for, is a 500 on a connection that lives on.
-pub(super) fn ask_handler<'r>(
-    router: &'r Router,
-    head: &Head<'_>,
-    date: u64,
-    done: Option<Done>,
-    unready: bool,
-) -> Turnout<'r> {
+fn ask_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<Done>, unready: bool) -> Turnout<'r> {
     let done = match done {
         Some(Err(Failure::Panicked)) => return Turnout::Reply(Reply::error(500)),
         Some(Err(Failure::GaveUp)) => return Turnout::Reply(Reply::error(504)),

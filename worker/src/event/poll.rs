@@ -90,6 +90,12 @@ impl Poller for Poll {
     }
 }
 
+/// Whether one of `fds` has something to be read, waiting at most `limit` for it. None of them is closed meanwhile.
+pub(crate) fn is_any_readable(fds: impl IntoIterator<Item = RawFd>, limit: Duration) -> bool {
+    let mut watched: Vec<PollFd<'_>> = fds.into_iter().map(|fd| watched(fd, Interest::Read)).collect();
+    rustix::event::poll(&mut watched, time_limit(Some(limit)).as_ref()).is_ok_and(|told| told > 0)
+}
+
 /// A descriptor that is watched for `interest`.
 pub(crate) fn watched(fd: RawFd, interest: Interest) -> PollFd<'static> {
     PollFd::from_borrowed_fd(borrow(fd), flags(interest))
@@ -139,9 +145,10 @@ pub(crate) fn wait_for_one(
         Interest::Write => PollFlags::POLLOUT,
         Interest::Finish | Interest::Nothing => PollFlags::empty(),
     };
-    let mut watched = vec![PollFd::new(borrow(fd), wanted)];
-    watched.extend(lifeline.map(|lifeline| PollFd::new(borrow(lifeline), PollFlags::empty())));
-    match nix::poll::ppoll(&mut watched, Some(limit.into()), Some(*let_in)) {
+    let mut watched =
+        [PollFd::new(borrow(fd), wanted), PollFd::new(borrow(lifeline.unwrap_or(fd)), PollFlags::empty())];
+    let count = if lifeline.is_some() { 2 } else { 1 };
+    match nix::poll::ppoll(&mut watched[..count], Some(limit.into()), Some(*let_in)) {
         Ok(_) => {}
         Err(nix::errno::Errno::EINTR) => return Ok(None),
         Err(error) => return Err(error.into()),

@@ -18,7 +18,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use phalanx_shared::clients::Clients;
 use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{self, Action, Config, Effort, Format, Level, Route, RoutePath};
+use phalanx_shared::config::{self, Action, Config, Effort, Level, Route, RoutePath};
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ipc::{Incarnation, SlotId};
 use phalanx_shared::ledger::record::{Owner, Peer, Phase};
@@ -29,11 +29,9 @@ use phalanx_shared::sys::process;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::{self, borrow};
 
-use crate::access_log::AccessLog;
-use crate::conn::buffers::Buffers;
-use crate::conn::{Connection, Context, Fate, Patience};
+use crate::conn::{Connection, Context, Fate};
 use crate::enter::Inheritance;
-use crate::http::{DateCache, Framing, HeaderScratch, Progress, head};
+use crate::http::{Framing, HeaderScratch, Progress, head};
 use crate::open_file::OpenFiles;
 use crate::pool::{Manners, Pool};
 use crate::rescue::{self, sweep};
@@ -164,7 +162,7 @@ impl Succession {
             }
             Heir::Buries | Heir::Takes => {
                 cx.router = Arc::new(self.router(&cx.setting));
-                cx.lane.note(&cx.router.descriptors());
+                cx.lane.notes().set(&cx.router.descriptors());
                 let mut taken = rescue::take_given(cx);
                 taken.append(&mut rescue::bury(cx, DEAD, 0, self.inheritance));
                 taken
@@ -279,39 +277,14 @@ impl Succession {
 
     /// A worker's context, without its routes.
     fn context(&self, incarnation: Incarnation, lane_number: usize) -> Context {
-        let nothing = Config { sites: Vec::new(), ..self.config.clone() };
-        let lane = self.ledger.lane(lane_number);
         let setting = Setting::new(OpenFiles::new(self.ledger.table(), lane_number, incarnation), &self.config.cache);
+        let clients = self.inheritance.clients;
+        let bare = Context::new(&self.ledger, lane_number, incarnation, &self.config, clients, setting);
         Context {
-            incarnation,
             infrastructure: &self.inheritance.infrastructure,
-            lane_number,
-            lane,
-            track: lane.track(),
-            stats: lane.stats(),
-            buffers: Buffers::new(&self.ledger, lane_number),
-            ledger: self.ledger.clone(),
-            router: Arc::new(Router::new(&nothing, &setting).expect("no routes, nothing to open")),
             pool: Pool::new(Manners { name: "test", threads: 1, queue: 1024, short: false }),
-            handlers: None,
-            tasks: None,
-            runtime: None,
-            listens: Arc::new([]),
-            clients: self.inheritance.clients,
-            setting,
-            limits: self.config.limits.clone(),
-            patience: Arc::new(Patience::new(&self.config.timeouts)),
-            rescue: self.config.rescue.clone(),
             clock: self.clock,
-            date: DateCache::new(),
-            access_log: AccessLog::new(None, Format::Combined),
-            out: Vec::new(),
-            bound_by: "limits.connections",
-            crowded: false,
-            is_child: false,
-            blocking: false,
-            orphans: Vec::new(),
-            turned_away: 0,
+            ..bare.expect("no routes, nothing to open")
         }
     }
 }

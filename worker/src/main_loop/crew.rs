@@ -24,7 +24,9 @@ pub(crate) trait Crew {
     fn count(&self) -> u32;
 
     /// What is theirs in the table, and stands in no track.
-    fn descriptors(&self) -> Vec<RawFd>;
+    fn descriptors(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
 
     /// Which of those the main loop is to watch for them.
     fn watched(&self) -> Vec<RawFd> {
@@ -32,7 +34,9 @@ pub(crate) trait Crew {
     }
 
     /// Something has happened on one of those descriptors; false when it is none of theirs.
-    fn react(&mut self, own: &mut EventLoop, event: &Event) -> bool;
+    fn react(&mut self, _event: &Event) -> bool {
+        false
+    }
 
     /// Gives to another worker what is quiet, and the rest when it becomes so; `bell` is rung for each.
     fn give(&mut self, bell: &'static Doorbell);
@@ -47,18 +51,23 @@ pub(crate) trait Crew {
     fn close_if_idle_since(&mut self, fd: RawFd, event: u64) -> bool;
 
     /// When the main loop is to look after them, where one request may be worked on for `limit`; none: no need.
-    fn next_look(&self, limit: Duration) -> Option<Instant>;
+    fn next_look(&self, _limit: Duration) -> Option<Instant> {
+        None
+    }
 
     /// Some of their threads may be at work, or wait for it.
     fn may_be_at_work(&self) -> bool {
         true
     }
 
-    /// Returns when each has shown that it goes on. Whoever never does is what the main loop hangs at from then on.
-    fn check(&mut self, own: &mut EventLoop);
+    /// Returns when each has shown that it goes on, and has written down what it had to write. Whoever never does is what the main
+    /// loop hangs at from then on. Those that show it by themselves are not waited for.
+    fn check(&mut self, _own: &mut EventLoop) {}
 
     /// What has been worked on for long, where that may last for `limit`.
-    fn stuck(&mut self, own: &EventLoop, limit: Duration) -> Vec<Stuck>;
+    fn stuck(&mut self, _own: &EventLoop, _limit: Duration) -> Vec<Stuck> {
+        Vec::new()
+    }
 }
 
 /// A worker of one thread.
@@ -73,14 +82,6 @@ impl Crew for Nobody {
         0
     }
 
-    fn descriptors(&self) -> Vec<RawFd> {
-        Vec::new()
-    }
-
-    fn react(&mut self, _own: &mut EventLoop, _event: &Event) -> bool {
-        false
-    }
-
     fn give(&mut self, _bell: &'static Doorbell) {}
 
     fn close_idle(&mut self, _grace: Duration) {}
@@ -93,17 +94,7 @@ impl Crew for Nobody {
         false
     }
 
-    fn next_look(&self, _limit: Duration) -> Option<Instant> {
-        None
-    }
-
     fn may_be_at_work(&self) -> bool {
         false
-    }
-
-    fn check(&mut self, _own: &mut EventLoop) {}
-
-    fn stuck(&mut self, _own: &EventLoop, _limit: Duration) -> Vec<Stuck> {
-        Vec::new()
     }
 }

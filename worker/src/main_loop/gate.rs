@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use rustix::event::PollFd;
-
 use super::MainLoop;
-use crate::event::{Interest, poll, time_limit};
+use crate::event::poll;
 
 /// How long a connection may be idle while others wait. Whoever sends one request after the other is not that slow.
 const IDLE: Duration = Duration::from_millis(100);
@@ -80,9 +78,6 @@ impl MainLoop {
         if self.gate == Gate::None || !self.door.open {
             return false;
         }
-        let mut watched: Vec<PollFd<'_>> =
-            self.listeners().iter().map(|(_, fd, _)| poll::watched(*fd, Interest::Read)).collect();
-        let at_once = time_limit(Some(Duration::ZERO));
-        rustix::event::poll(&mut watched, at_once.as_ref()).is_ok_and(|count| count > 0)
+        poll::is_any_readable(self.listeners().iter().map(|(_, fd, _)| *fd), Duration::ZERO)
     }
 }

@@ -27,9 +27,6 @@ use crate::rescue::fetch::Formers;
 use crate::rescue::giver::answer_fetches;
 use crate::tasks::Tasks;
 
-/// How long a draining worker waits for requests on idle connections before it closes them.
-const IDLE_GRACE: Duration = Duration::from_millis(100);
-
 /// How often it looks then which are idle by now.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
 
@@ -172,8 +169,6 @@ impl MainLoop {
 
     /// Ends the loop, and tells the exit code.
     pub(crate) fn leave(mut self) -> i32 {
-        // Each has ended its turn then, and written down what it had to write.
-        self.crew.check(&mut self.own);
         self.crew.check(&mut self.own);
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
         if self.crew.may_be_at_work() || self.own.cx.pools().any(Pool::is_at_work) {
@@ -252,7 +247,7 @@ impl MainLoop {
     }
 
     fn react(&mut self, event: &Event) {
-        if self.own.react(event) || self.crew.react(&mut self.own, event) {
+        if self.own.react(event) || self.crew.react(event) {
             return;
         }
         self.own.cx.track.set_current(None);

@@ -6,16 +6,17 @@ use std::time::Instant;
 use nix::sys::socket::{Shutdown, shutdown};
 use phalanx_shared::config::{ListenAddress, OnMasterDeath};
 use phalanx_shared::ipc::{Closing, Incarnation, ToWorker, Word};
-use phalanx_shared::ledger::lane::Order;
 use phalanx_shared::ledger::record::Owner;
+use phalanx_shared::ledger::words::Order;
 use phalanx_shared::ledger::{LANES, Record};
 use phalanx_shared::sys::rest::refuse_connections;
 use phalanx_shared::sys::table::borrow;
 use phalanx_shared::{error, info, warn};
 
 use super::accept::ACCEPT_BATCH;
-use super::{IDLE_GRACE, MainLoop, SLOT_GRACE, Stage};
+use super::{MainLoop, SLOT_GRACE, Stage};
 use crate::event::Interest;
+use crate::event_loop::IDLE_GRACE;
 use crate::rescue;
 use crate::service::fault;
 
@@ -34,7 +35,7 @@ impl MainLoop {
         own.extend(self.door.descriptor());
         own.extend(self.own.cx.router.descriptors());
         own.extend(self.assisted.iter().map(|(fd, _)| *fd));
-        self.own.cx.lane.note(&own);
+        self.own.cx.lane.notes().set(&own);
     }
 
     pub(super) fn hear(&mut self) {
@@ -110,7 +111,7 @@ impl MainLoop {
     }
 
     fn become_unready(&mut self) {
-        self.own.cx.lane.order(Order::Unready);
+        self.own.cx.lane.orders().give(Order::Unready);
         self.children.order(Order::Unready);
     }
 
@@ -140,7 +141,7 @@ impl MainLoop {
         self.stage = Stage::Retiring;
         self.own.give(&self.inheritance.handover);
         self.crew.give(&self.inheritance.handover);
-        self.own.cx.lane.order(Order::Give);
+        self.own.cx.lane.orders().give(Order::Give);
         self.children.order(Order::Give);
     }
 
@@ -210,7 +211,7 @@ impl MainLoop {
             }
             self.own.close_idle(IDLE_GRACE);
             self.crew.close_idle(IDLE_GRACE);
-            self.own.cx.lane.order(Order::CloseIdle);
+            self.own.cx.lane.orders().give(Order::CloseIdle);
             self.children.order(Order::CloseIdle);
         }
         if self.count() == 0 && (now >= idle_until || !self.door.open) {

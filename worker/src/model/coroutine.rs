@@ -13,7 +13,6 @@ use phalanx_shared::config::{Poller, Workers};
 use phalanx_shared::error;
 use phalanx_shared::sys::asynchronous::readable;
 use phalanx_shared::sys::table::borrow;
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 
 use super::Model;
@@ -22,26 +21,21 @@ use crate::enter::Booted;
 use crate::main_loop::MainLoop;
 use crate::tasks::Tasks;
 
-pub(super) const MODEL: Model = Model { equip, serve };
+pub(super) const MODEL: Model = Model { pollers: &[Poller::Epoll], equip, serve };
 
 /// Turns of the loop before tasks get theirs.
 const ROUNDS: usize = 4;
 /// How long a sleep is that nothing but an event ends.
 const LONG: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn equip(cx: &mut Context, workers: &Workers) -> Result<(), String> {
-    if workers.poller != Poller::Epoll {
-        return Err("the model coroutine waits by epoll alone: leave workers.poller out".to_owned());
-    }
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("the runtime of the coroutines: {error}"))?;
-    cx.tasks = Some(Tasks::new(runtime.handle().clone()));
-    cx.runtime = Some(runtime);
+fn equip(cx: &mut Context, _workers: &Workers) -> Result<(), String> {
+    cx.tasks = Some(Tasks::new().map_err(|error| format!("the runtime of the coroutines: {error}"))?);
     Ok(())
 }
 
 fn serve(mut booted: Booted) -> Result<i32, String> {
-    let runtime: Runtime = booted.cx.runtime.take().ok_or("the runtime of the coroutines is missing")?;
+    let runtime = booted.cx.tasks.as_mut().and_then(Tasks::take_runtime);
+    let runtime = runtime.ok_or("the runtime of the coroutines is missing")?;
     let main = MainLoop::new(booted)?;
     runtime.block_on(run(main))
 }

@@ -1,6 +1,6 @@
 //! How a worker turns events into answers. Each model is one file, and one line here.
 
-use phalanx_shared::config::Workers;
+use phalanx_shared::config::{KnownModel, Poller, Workers};
 
 use crate::conn::Context;
 use crate::enter::Booted;
@@ -13,8 +13,8 @@ macro_rules! models {
         /// The models by their names, the default first.
         const MODELS: &[(&str, &Model)] = &[$(($name, &$module::MODEL)),*];
 
-        /// Their names.
-        pub const NAMES: &[&str] = &[$($name),*];
+        /// What a configuration may say of them.
+        pub const KNOWN: &[KnownModel] = &[$(KnownModel { name: $name, pollers: $module::MODEL.pollers }),*];
     };
 }
 
@@ -30,6 +30,8 @@ models! {
 
 /// A way to turn events into answers.
 pub(crate) struct Model {
+    /// How its workers can wait.
+    pub(crate) pollers: &'static [Poller],
     /// Gives the worker what its connections are to be served with, before those of the dead are taken over.
     pub(crate) equip: fn(&mut Context, &Workers) -> Result<(), String>,
     /// Serves until the worker is to leave, and tells its exit code; an error is why it cannot begin.

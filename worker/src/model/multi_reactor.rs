@@ -6,11 +6,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use phalanx_shared::config::Workers;
+use phalanx_shared::config::{Poller, Workers};
 use phalanx_shared::error;
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ledger::Track;
@@ -22,12 +21,13 @@ use crate::conn::{Connection, Context};
 use crate::enter::Booted;
 use crate::event::{Event, Interest};
 use crate::event_loop::{Count, EventLoop, Stuck};
+use crate::lock::lock;
 use crate::main_loop::{Crew, MainLoop};
 
 /// Buffers that a loop keeps at hand.
 const BUFFERS: usize = 64;
 
-pub(super) const MODEL: Model = Model { equip: reactor_pool::equip, serve };
+pub(super) const MODEL: Model = Model { pollers: Poller::ALL, equip: reactor_pool::equip, serve };
 
 fn serve(mut booted: Booted) -> Result<i32, String> {
     let loops = Loops::start(&mut booted.cx, &booted.workers).map_err(|error| format!("start a loop: {error}"))?;
@@ -47,13 +47,13 @@ struct Other {
 /// What a loop is to do next, with a bell.
 struct Inbox {
     acts: Mutex<Vec<Act>>,
-    bell: EventFd,
+    bell: Doorbell,
 }
 
 /// What loops have to tell the main one, with a bell.
 struct News {
     stuck: Mutex<Vec<Stuck>>,
-    bell: EventFd,
+    bell: Doorbell,
 }
 
 /// All loops but the main one.
@@ -62,13 +62,9 @@ struct Loops {
     news: Arc<News>,
 }
 
-fn bell() -> io::Result<EventFd> {
-    Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
-}
-
 impl Loops {
     fn start(cx: &mut Context, workers: &Workers) -> io::Result<Loops> {
-        let news = Arc::new(News { stuck: Mutex::default(), bell: bell()? });
+        let news = Arc::new(News { stuck: Mutex::default(), bell: Doorbell::new()? });
         let others = (1..usize::from(workers.loops)).map(|number| Other::start(cx, workers, number, news.clone()));
         Ok(Loops { others: others.collect::<io::Result<_>>()?, news })
     }
@@ -86,12 +82,12 @@ impl Other {
         }
         let track = cx.track;
         let mut own = EventLoop::new(cx, workers.poller)?;
-        let bell = bell()?;
+        let bell = Doorbell::new()?;
         own.poller.add(bell.as_fd().as_raw_fd(), Interest::Read)?;
         let inbox = Arc::new(Inbox { acts: Mutex::default(), bell });
         let mut descriptors = own.descriptors();
         descriptors.push(inbox.bell.as_fd().as_raw_fd());
-        track.note(&descriptors);
+        track.notes().set(&descriptors);
         let (count, limit) = (own.counter(), workers.request_timeout);
         let thread = {
             let inbox = inbox.clone();
@@ -103,11 +99,10 @@ impl Other {
 
     /// Has the loop do something in its next turn.
     fn tell(&self, act: impl FnOnce(&mut EventLoop) + Send + 'static) {
-        let mut acts = self.inbox.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acts = lock(&self.inbox.acts);
         acts.push(Box::new(act));
         if acts.len() == 1 {
-            // It cannot be full: the loop reads it.
-            let _rung = self.inbox.bell.write(1);
+            self.inbox.bell.ring();
         }
     }
 
@@ -135,8 +130,8 @@ fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, news: &News) -> ! {
         own.begin_turn();
         for event in &events {
             if event.fd == inbox.bell.as_fd().as_raw_fd() {
-                let _silent = inbox.bell.read();
-                let acts = std::mem::take(&mut *inbox.acts.lock().unwrap_or_else(PoisonError::into_inner));
+                inbox.bell.silence();
+                let acts = std::mem::take(&mut *lock(&inbox.acts));
                 acts.into_iter().for_each(|act| act(&mut own));
             } else {
                 own.react(event);
@@ -145,9 +140,8 @@ fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, news: &News) -> ! {
         own.end_turn();
         let mut found = own.watch(limit);
         if !found.is_empty() {
-            news.stuck.lock().unwrap_or_else(PoisonError::into_inner).append(&mut found);
-            // It cannot be full: the main loop reads it.
-            let _rung = news.bell.write(1);
+            lock(&news.stuck).append(&mut found);
+            news.bell.ring();
         }
         own.tidy_up();
     }
@@ -178,9 +172,13 @@ impl Crew for Loops {
         self.descriptors()
     }
 
-    fn react(&mut self, _own: &mut EventLoop, event: &Event) -> bool {
-        // What it is about is asked for at the end of the turn.
-        event.fd == self.news.bell.as_fd().as_raw_fd() && self.news.bell.read().is_ok()
+    fn react(&mut self, event: &Event) -> bool {
+        let is_news = event.fd == self.news.bell.as_fd().as_raw_fd();
+        if is_news {
+            // What it is about is asked for at the end of the turn.
+            self.news.bell.silence();
+        }
+        is_news
     }
 
     fn give(&mut self, bell: &'static Doorbell) {
@@ -204,16 +202,12 @@ impl Crew for Loops {
         for other in &self.others {
             // Should it not answer, it is what it works on that is to blame.
             own.cx.track.set_current(other.track.current());
-            other.ask(|_| ());
+            other.ask(|own| own.cx.access_log.flush());
         }
         own.cx.track.set_current(None);
     }
 
-    fn next_look(&self, _limit: Duration) -> Option<Instant> {
-        None
-    }
-
     fn stuck(&mut self, _own: &EventLoop, _limit: Duration) -> Vec<Stuck> {
-        std::mem::take(&mut *self.news.stuck.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.news.stuck))
     }
 }

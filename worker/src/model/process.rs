@@ -3,7 +3,7 @@
 //! each connection and the memory of a process for as long as that lasts; above `workers.threads` who comes is refused. Known from
 //! inetd and PostgreSQL.
 
-use phalanx_shared::config::Workers;
+use phalanx_shared::config::{Poller, Workers};
 
 use super::Model;
 use crate::conn::Context;
@@ -13,6 +13,7 @@ use crate::main_loop::MainLoop;
 const PROCESSES: u32 = 1024;
 
 pub(super) const MODEL: Model = Model {
+    pollers: Poller::ALL,
     equip,
     serve: |booted| {
         let most = booted.workers.threads.unwrap_or(PROCESSES) as usize;

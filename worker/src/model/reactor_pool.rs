@@ -2,7 +2,7 @@
 //! computes delays nobody else; an instant one pays for two changes of threads. Suits handlers that block. Known from Netty and from
 //! application servers.
 
-use phalanx_shared::config::Workers;
+use phalanx_shared::config::{Poller, Workers};
 
 use super::Model;
 use crate::conn::Context;
@@ -12,7 +12,7 @@ use crate::pool::{Manners, Pool};
 /// Threads where the configuration names no number: enough to wait for a database with.
 const THREADS: u32 = 16;
 
-pub(super) const MODEL: Model = Model { equip, serve: |booted| Ok(MainLoop::new(booted)?.run()) };
+pub(super) const MODEL: Model = Model { pollers: Poller::ALL, equip, serve: |booted| Ok(MainLoop::new(booted)?.run()) };
 
 /// The pool, none of its threads started.
 pub(super) fn equip(cx: &mut Context, workers: &Workers) -> Result<(), String> {

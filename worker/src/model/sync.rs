@@ -3,13 +3,13 @@
 //! there are connections at work. While others wait, each response is its connection's last, and an idle connection is closed. Known
 //! from Apache's prefork and gunicorn's sync workers.
 
-use phalanx_shared::config::Workers;
+use phalanx_shared::config::{Poller, Workers};
 
 use super::Model;
 use crate::conn::Context;
 use crate::main_loop::MainLoop;
 
-pub(super) const MODEL: Model = Model { equip, serve: |booted| Ok(MainLoop::new(booted)?.one_at_a_time().run()) };
+pub(super) const MODEL: Model = Model { pollers: Poller::ALL, equip, serve: |booted| Ok(MainLoop::new(booted)?.one_at_a_time().run()) };
 
 fn equip(cx: &mut Context, _workers: &Workers) -> Result<(), String> {
     cx.blocking = true;

@@ -7,16 +7,16 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
-use phalanx_shared::config::Workers;
+use phalanx_shared::config::{Poller, Workers};
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ledger::Track;
-use phalanx_shared::ledger::lane::{Lane, Order};
+use phalanx_shared::ledger::lane::Lane;
+use phalanx_shared::ledger::words::Order;
 use phalanx_shared::ledger::record::Guilt;
 use phalanx_shared::sys::crash_signal::{Prepared, Word};
 use phalanx_shared::sys::socket::has_unread;
@@ -26,8 +26,8 @@ use phalanx_shared::warn;
 use super::Model;
 use crate::conn::{Connection, Context};
 use crate::enter::Booted;
-use crate::event::Event;
 use crate::event_loop::{EventLoop, Stuck};
+use crate::lock::lock;
 use crate::main_loop::{Crew, MainLoop};
 use crate::solo::{Caller, Solo};
 use crate::watch::{AtWork, Endless, Watch};
@@ -39,7 +39,7 @@ const STACK: usize = 256 * 1024;
 /// How long the end of a thread that was told to end is waited for.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-pub(super) const MODEL: Model = Model { equip, serve };
+pub(super) const MODEL: Model = Model { pollers: Poller::ALL, equip, serve };
 
 fn equip(cx: &mut Context, workers: &Workers) -> Result<(), String> {
     cx.blocking = true;
@@ -61,7 +61,7 @@ struct Threads {
     /// Numbers of threads that have ended.
     ended: Arc<Mutex<Vec<usize>>>,
     /// Readable once there are orders.
-    curtain: Arc<EventFd>,
+    curtain: Arc<Doorbell>,
     lane: Lane,
     handover: &'static Doorbell,
     watch: Watch,
@@ -78,13 +78,12 @@ struct Serving {
 impl Threads {
     fn new(booted: &Booted) -> io::Result<Threads> {
         let most = (booted.workers.threads.unwrap_or(THREADS) as usize).min(booted.cx.ledger.connections());
-        let curtain = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Threads {
             free: (1..=most).rev().collect(),
             serving: Vec::new(),
             count: Arc::default(),
             ended: Arc::default(),
-            curtain: Arc::new(curtain),
+            curtain: Arc::new(Doorbell::new()?),
             lane: booted.cx.lane,
             handover: &booted.inheritance.handover,
             watch: Watch::default(),
@@ -94,7 +93,7 @@ impl Threads {
 
     /// Takes note of the threads that have ended.
     fn collect(&mut self) {
-        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = std::mem::take(&mut *lock(&self.ended));
         for number in ended {
             self.serving[number] = None;
             self.given_up.remove(&number);
@@ -103,9 +102,9 @@ impl Threads {
     }
 
     fn order(&self, order: Order) {
-        self.lane.order(order);
-        // Never read: it stays up.
-        let _raised = self.curtain.write(1);
+        self.lane.orders().give(order);
+        // Never silenced: it stays up.
+        self.curtain.ring();
     }
 
     /// Starts a thread for a connection; gives it back when that is not possible.
@@ -117,21 +116,21 @@ impl Threads {
         let of_thread = cell.clone();
         count.fetch_add(1, Ordering::AcqRel);
         let serve = move || {
-            let taken = of_thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let taken = lock(&of_thread).take();
             if let Some((cx, connection)) = taken {
                 let word = Word::Shared(cx.track.current_word());
                 let _to_die_in_order = Prepared::this_thread(word)
                     .inspect_err(|error| warn!("a stack for the signals of a thread: {error}"));
                 Solo::new(cx, connection, Caller::Curtain(curtain.as_fd()), handover).serve();
             }
-            ended.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+            lock(&ended).push(number);
             count.fetch_sub(1, Ordering::AcqRel);
         };
         let started = std::thread::Builder::new().name("phalanx-conn".to_owned()).stack_size(STACK).spawn(serve);
         let Err(error) = started else { return Ok(()) };
         self.count.fetch_sub(1, Ordering::AcqRel);
         warn!("start a thread for a connection: {error}");
-        match cell.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match lock(&cell).take() {
             Some((_, connection)) => Err(connection),
             None => Ok(()),
         }
@@ -175,16 +174,12 @@ impl Crew for Threads {
         vec![self.curtain.as_fd().as_raw_fd()]
     }
 
-    fn react(&mut self, _own: &mut EventLoop, _event: &Event) -> bool {
-        false
-    }
-
     fn give(&mut self, _bell: &'static Doorbell) {
         self.order(Order::Give);
     }
 
     fn close_idle(&mut self, _grace: Duration) {
-        if !self.lane.is_ordered(Order::CloseIdle) {
+        if !self.lane.orders().stands(Order::CloseIdle) {
             self.order(Order::CloseIdle);
         }
     }
@@ -218,21 +213,15 @@ impl Crew for Threads {
         (self.count() > 0 && !limit.is_zero()).then(|| self.watch.next_look(limit))
     }
 
-    fn check(&mut self, _own: &mut EventLoop) {}
-
     fn stuck(&mut self, own: &EventLoop, limit: Duration) -> Vec<Stuck> {
         let now = own.now();
         if self.count() == 0 || !self.watch.is_due(now, limit) {
             return Vec::new();
         }
         self.collect();
-        let since_boot = own.cx.clock.since_boot();
         let at_work = |(number, serving): (usize, &Serving)| {
-            let (since, thread) = (serving.track.busy_since()?, serving.track.thread()?);
-            let begun = now - since_boot.saturating_sub(since);
-            // Told from what the same thread was at before by when it began.
-            let number = (since.as_nanos() as u64) << 15 | number as u64;
-            Some(AtWork { number, thread: Pid::from_raw(thread), is_process: false, begun })
+            let thread = Pid::from_raw(serving.track.thread()?);
+            AtWork::of_track(&serving.track, number as u32, thread, &own.cx.clock)
         };
         let at_work: Vec<AtWork> =
             self.serving().filter(|(number, _)| !self.given_up.contains(number)).filter_map(at_work).collect();
@@ -243,8 +232,8 @@ impl Crew for Threads {
 
 impl Threads {
     fn tell(&mut self, own: &EventLoop, endless: Endless) -> Option<Stuck> {
-        let Endless { number, thread, age, class, given_up } = endless;
-        let number = (number & 0x7fff) as usize;
+        let number = endless.tag() as usize;
+        let Endless { thread, age, class, given_up, .. } = endless;
         let fd = self.serving.get(number)?.as_ref()?.fd;
         let record = own.cx.ledger.record(fd)?;
         if given_up && self.serving.get(number)?.as_ref()?.track.busy_since().is_some() {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
+use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ledger::record::Mark;
 use phalanx_shared::sys::crash_signal::{Prepared, Word, works_for};
 use phalanx_shared::warn;
 
 use super::job::{Done, Failure, Work, run};
+use crate::lock::lock;
 
 /// How long the results of short jobs may wait for one another.
 const HELD_BACK: Duration = Duration::from_micros(50);
@@ -83,7 +84,7 @@ pub(super) struct Queued {
 #[derive(Default)]
 pub(super) struct Returns {
     state: Mutex<Returned>,
-    bell: OnceLock<EventFd>,
+    bell: OnceLock<Doorbell>,
 }
 
 #[derive(Default)]
@@ -95,15 +96,10 @@ struct Returned {
     rung: bool,
 }
 
-/// A lock whose holder panicked: it holds no invariant of these open.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Returns {
     /// Hangs the bell up; its descriptor is readable when results are there.
     pub(super) fn hang_bell(&self) -> io::Result<RawFd> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let bell = Doorbell::new()?;
         Ok(self.bell.get_or_init(|| bell).as_fd().as_raw_fd())
     }
 
@@ -117,7 +113,7 @@ impl Returns {
         if std::mem::take(&mut state.rung)
             && let Some(bell) = self.bell.get()
         {
-            let _silent = bell.read();
+            bell.silence();
         }
         (std::mem::take(&mut state.done), std::mem::take(&mut state.worked))
     }
@@ -136,10 +132,8 @@ impl Returns {
         if !std::mem::replace(&mut state.rung, true)
             && let Some(bell) = self.bell.get()
         {
-            // It cannot be full: the loop reads it.
-            let _rung = bell.write(1);
+            bell.ring();
         }
-        drop(state);
     }
 }
 

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ipc::fetch::{Ask, BATCH, Named, Sent};
 use phalanx_shared::ipc::line::{self, Wait};
-use phalanx_shared::ledger::lane::{Counter, Order};
+use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Record};
+use phalanx_shared::ledger::words::Order;
 use phalanx_shared::ledger::{LANES, Ledger, Track};
 use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::{self, borrow};
+use phalanx_shared::sys::title;
 use phalanx_shared::{info, warn};
 
 use super::{Lost, Refusal, adopt, close, rescue, reset, settle_where, sweep};
@@ -267,9 +269,7 @@ fn lives(former: &Former, lane: u8, track: u16) -> bool {
 
 /// The same, told from outside of its table, where its descriptor says nothing.
 fn lives_elsewhere(track: &Track) -> bool {
-    let pid = track.thread().filter(|_| track.child().is_some());
-    let title = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
-    title.is_some_and(|title| title.starts_with(crate::children::TITLE.as_bytes()))
+    track.child().is_some() && track.thread().is_some_and(title::is_connection)
 }
 
 /// Has the processes that a dead worker of a former table has left give their connections.
@@ -278,7 +278,7 @@ fn call_in(former: &Former, dead: Incarnation) {
         let Some(Owner::Child { of, lane, track }) = record.owner() else { continue };
         let track = former.ledger.table().track(lane.into(), track.into());
         if let Some(track) = track.filter(|track| of == dead && lives_elsewhere(track)) {
-            track.order(Order::Give);
+            track.orders().give(Order::Give);
             crate::children::call_by_pid(&track);
         }
     }

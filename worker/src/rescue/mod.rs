@@ -26,7 +26,7 @@ use phalanx_shared::{debug, warn};
 
 use crate::conn::{Connection, Context, plausible, uncount};
 use crate::enter::Inheritance;
-use crate::event::{Interest, poll, time_limit};
+use crate::event::poll;
 
 /// Why a connection is closed instead of kept.
 type Refusal = &'static str;
@@ -146,10 +146,7 @@ pub(crate) fn close_files_of(cx: &mut Context, lane: usize, number: u16) {
 /// Whether the process that has a track lives. The ledger may name any descriptor.
 pub(crate) fn is_alive(track: &Track) -> bool {
     let Some(pidfd) = track.child() else { return false };
-    let mut watched = [poll::watched(pidfd, Interest::Read)];
-    let lives =
-        rustix::event::poll(&mut watched, time_limit(Some(Duration::ZERO)).as_ref()).is_ok_and(|told| told == 0);
-    lives && is_pidfd(pidfd)
+    is_pidfd(pidfd) && !poll::is_any_readable([pidfd], Duration::ZERO)
 }
 
 /// Connections that a rescue could not keep, for one line in the log.

@@ -6,19 +6,14 @@ use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use phalanx_shared::clock::Clock;
-use phalanx_shared::config::{self, Action, Effort, Format, Route, RoutePath};
+use phalanx_shared::config::{self, Action, Effort, Route, RoutePath};
 use phalanx_shared::ledger::record::Guilt;
 use phalanx_shared::ledger::response::{Entry, Kind};
 
 use super::sweep::peer_of;
 use super::*;
-use crate::access_log::AccessLog;
-use crate::conn::buffers::Buffers;
-use crate::conn::{Fate, Patience};
-use crate::http::DateCache;
+use crate::conn::Fate;
 use crate::open_file::OpenFiles;
-use crate::pool::{Manners, Pool};
 use crate::service::{Router, Setting};
 
 const DEAD: Incarnation = Incarnation(1);
@@ -34,39 +29,10 @@ fn context() -> Context {
     };
     config.sites[0].routes = vec![Route::new(RoutePath::Prefix("/".to_owned()), action)];
     let (ledger, _fd) = Ledger::create("test", 4096, 64).unwrap();
-    let lane = ledger.lane(1);
     let setting = Setting::new(OpenFiles::new(ledger.table(), 1, Incarnation(2)), &config.cache);
-    Context {
-        incarnation: Incarnation(2),
-        infrastructure: &[],
-        lane_number: 1,
-        lane,
-        track: lane.track(),
-        stats: lane.stats(),
-        buffers: Buffers::new(&ledger, 1),
-        ledger,
-        router: Arc::new(Router::new(&config, &setting).unwrap()),
-        pool: Pool::new(Manners { name: "test", threads: 1, queue: 1024, short: false }),
-        handlers: None,
-        tasks: None,
-        runtime: None,
-        listens: Arc::new([]),
-        clients: phalanx_shared::clients::Clients::create(64).unwrap().0,
-        setting,
-        limits: config.limits,
-        patience: Arc::new(Patience::new(&config.timeouts)),
-        rescue: config.rescue,
-        clock: Clock::default(),
-        date: DateCache::new(),
-        access_log: AccessLog::new(None, Format::Combined),
-        out: Vec::new(),
-        bound_by: "limits.connections",
-        crowded: false,
-        is_child: false,
-        blocking: false,
-        orphans: Vec::new(),
-        turned_away: 0,
-    }
+    let router = Arc::new(Router::new(&config, &setting).unwrap());
+    let clients = phalanx_shared::clients::Clients::create(64).unwrap().0;
+    Context { router, ..Context::new(&ledger, 1, Incarnation(2), &config, clients, setting).unwrap() }
 }
 
 /// A connection that a dead worker owned: its client, its descriptor, its record.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use phalanx_shared::config::Effort;
 
 /// Turns between two looks at the clock, which is a system call.
 const TURNS: u32 = 200;
@@ -19,10 +20,11 @@ pub(crate) fn work(time: Duration) {
     }
 }
 
-/// Sleeps for so long, and the thread with it.
-pub(crate) fn wait(time: Duration) {
-    if !time.is_zero() {
-        std::thread::sleep(time);
+/// Works, and then sleeps, and the thread with it.
+pub(crate) fn make(effort: Effort) {
+    work(effort.work);
+    if !effort.wait.is_zero() {
+        std::thread::sleep(effort.wait);
     }
 }
 
@@ -43,7 +45,7 @@ mod tests {
         let worked = on_processor().unwrap();
         assert!(worked - begun >= Duration::from_millis(5), "{:?}", worked - begun);
         let (asleep, since) = (Duration::from_millis(20), Instant::now());
-        wait(asleep);
+        make(Effort { work: Duration::ZERO, wait: asleep });
         assert!(since.elapsed() >= asleep);
         assert!(on_processor().unwrap() - worked < asleep / 2);
     }

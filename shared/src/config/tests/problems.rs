@@ -152,6 +152,13 @@ fn words_are_known_planned_or_misspelt() {
             "limits.connections: 901 is more than 900, which is what workers.poller = \"select\" has room for",
             "poller = \"epoll\"",
         ),
+        (
+            "[workers]\nmodel = \"thread\"\npoller = \"select\"",
+            3,
+            1,
+            "workers.poller: the model thread does not wait by select",
+            "leave the key out",
+        ),
         ("[workers]\non_master_death = \"die\"", 2, 19, "\"die\"", "use \"drain\" or \"exit\""),
         ("[log]\nlevel = \"warning\"", 2, 9, "unknown level \"warning\"", "\"warn\""),
         ("[log]\nformat = \"JSON\"", 2, 10, "unknown format \"JSON\"", "did you mean \"json\"?"),
