@@ -9,7 +9,7 @@ use phalanx_shared::config::{self, Config};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match config::parse(text, Path::new("/etc/phalanx.toml"), &["reactor"]) {
+    match config::parse(text, Path::new("/etc/phalanx.toml"), phalanx_worker::MODELS) {
         Ok(config) => {
             let blueprint = config.to_blueprint().expect("a configuration can be written");
             let again = Config::from_blueprint(&blueprint).expect("what was written can be read");
