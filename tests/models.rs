@@ -104,4 +104,5 @@ models! {
     process: "process", "epoll";
     sync: "sync", "epoll";
     coroutine: "coroutine", "epoll";
+    uring: "uring", "epoll";
 }

@@ -94,6 +94,11 @@ fn nobody_notices_200_kills_under_coroutine() {
     nobody_notices_kills("coroutine");
 }
 
+#[test]
+fn nobody_notices_200_kills_under_uring() {
+    nobody_notices_kills("uring");
+}
+
 /// The model reactor has `chaos` for this. Under `sync` clients are told to come again, since others wait.
 #[test]
 fn nobody_who_comes_again_notices_200_kills_under_sync() {

@@ -105,21 +105,19 @@ impl Children {
     /// Starts a process for a connection; gives it back when that is not possible.
     pub(crate) fn take(&mut self, own: &mut EventLoop, connection: Connection) -> Option<Connection> {
         let Some(number) = self.free.pop() else { return Some(connection) };
-        match self.start(own, number, connection) {
-            Ok(()) => None,
-            Err(connection) => {
-                self.free.push(number);
-                Some(connection)
-            }
+        let back = self.start(own, number, connection);
+        if back.is_some() {
+            self.free.push(number);
         }
+        back
     }
 
-    fn start(&mut self, own: &mut EventLoop, number: u16, connection: Connection) -> Result<(), Connection> {
-        let Some(mut cx) = own.cx.share(usize::from(number), 0) else { return Err(connection) };
+    fn start(&mut self, own: &mut EventLoop, number: u16, connection: Connection) -> Option<Connection> {
+        let Some(mut cx) = own.cx.share(usize::from(number), 0) else { return Some(connection) };
         let has = usize::from(connection.record.buffer().is_some());
         let mut lent: Vec<Buffer> = std::iter::from_fn(|| own.cx.buffers.take()).take(BUFFERS - has).collect();
         if lent.is_empty() {
-            return Err(connection);
+            return Some(connection);
         }
         let (fd, lane, track, record) = (connection.fd, cx.lane_number, cx.track, connection.record);
         track.orders().forget();
@@ -154,13 +152,13 @@ impl Children {
                 if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                     warn!("watch process {pid}: {error}");
                 }
-                Ok(())
+                None
             }
             Err(error) => {
                 warn!("start a process for a connection: {error}");
                 record.set_owner(Owner::Worker(cx.incarnation));
                 lent.into_iter().for_each(|buffer| own.cx.buffers.put(buffer));
-                Err(connection)
+                Some(connection)
             }
         }
     }

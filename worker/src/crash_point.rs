@@ -37,6 +37,8 @@ pub enum Point {
     AfterPool,
     /// A connection fetched from a former table is on record here, and still there.
     Moved,
+    /// What the ring of a dead worker had received on one connection is on record.
+    RingSettled,
     /// A worker boots.
     Booting,
 }

@@ -12,12 +12,15 @@ use phalanx_shared::config;
 use phalanx_shared::ipc::channel::Doorbell;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::stall::Class;
+use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::socket::has_unread;
 use phalanx_shared::sys::table::borrow;
 use phalanx_shared::warn;
 
+use crate::conn::buffers::Buffers;
 use crate::conn::{Connection, Context, Fate};
 use crate::event::timers::{Span, Timers};
+use crate::event::uring::{Done, Uring};
 use crate::event::{Event, Interest, Poller, poller};
 use crate::pool::{self, Pool};
 use crate::tasks::Tasks;
@@ -92,8 +95,11 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
 
 impl EventLoop {
     /// A loop without connections, which waits for the pools of `cx` too.
-    pub(crate) fn new(cx: Context, which: config::Poller) -> io::Result<EventLoop> {
-        let mut poller = poller(which)?;
+    pub(crate) fn new(mut cx: Context, which: config::Poller) -> io::Result<EventLoop> {
+        let mut poller = match cx.ring.take() {
+            Some(ring) => Box::new(ring),
+            None => poller(which)?,
+        };
         for bell in cx.pools().filter_map(Pool::bell) {
             poller.add(bell, Interest::Read)?;
         }
@@ -149,6 +155,9 @@ impl EventLoop {
     /// Waits for events, at most for `limit`; none: for ever.
     pub(crate) fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
         self.hand_over();
+        if let Some(ring) = self.poller.completing() {
+            provide(ring, &mut self.cx.buffers);
+        }
         self.poller.wait(events, limit)
     }
 
@@ -176,6 +185,38 @@ impl EventLoop {
             self.connection_event(event);
         }
         true
+    }
+
+    /// Does what an operation calls for that is complete; told: a connection has come, or could not.
+    pub(crate) fn complete(&mut self, event: &Event) -> Option<io::Result<RawFd>> {
+        let ring = self.poller.completing()?;
+        match ring.done()? {
+            Done::Accepted(accepted) => {
+                self.cx.lane.set_accepting(true);
+                ring.is_taken();
+                return Some(accepted);
+            }
+            Done::Received(outcome, buffer) => self.received(event.fd, &outcome, buffer),
+            Done::Sent(outcome, bytes) => self.with(event.fd, |connection, cx| connection.sent(cx, &outcome, bytes)),
+            Done::Unwanted(buffer) => self.cx.buffers.put(buffer),
+        }
+        None
+    }
+
+    fn received(&mut self, fd: RawFd, outcome: &io::Result<usize>, buffer: Option<Buffer>) {
+        let Some(Some(connection)) = self.connections.get_mut(fd as usize) else { return };
+        let mut fate = Fate::Stay;
+        if let (Some(buffer), Ok(len)) = (buffer, outcome) {
+            self.cx.track.set_current(Some(fd));
+            fate = connection.take_received(&mut self.cx, buffer, *len);
+        }
+        if let Some(ring) = self.poller.completing() {
+            ring.is_taken();
+        }
+        self.with(fd, |connection, cx| match fate {
+            Fate::Stay => connection.received(cx, outcome),
+            fate => fate,
+        });
     }
 
     fn connection_event(&mut self, event: &Event) {
@@ -269,11 +310,43 @@ impl EventLoop {
         }
         self.connections[index] = Some(Box::new(connection));
         self.count.add();
-        if let Err(error) = self.poller.add(fd, Interest::Read) {
+        if let Err(error) = self.begin_to_watch(fd) {
             warn!("watch connection {fd}: {error}");
             return self.close(fd);
         }
         self.with(fd, |_, _| Fate::Stay);
+    }
+
+    fn begin_to_watch(&mut self, fd: RawFd) -> io::Result<()> {
+        match self.poller.completing() {
+            None => self.poller.add(fd, Interest::Read),
+            Some(ring) => {
+                let tag = ring.add_connection(fd)?;
+                // Before anything is received.
+                self.connection(fd).inspect(|connection| connection.record.set_ring(Some(tag)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Watches a listener.
+    pub(crate) fn listen(&mut self, fd: RawFd) -> io::Result<()> {
+        match self.poller.completing() {
+            None => self.poller.add(fd, Interest::Read),
+            Some(ring) => ring.add_listener(fd),
+        }
+    }
+
+    /// A worker with a ring is dead that accepted from the same sockets.
+    pub(crate) fn follow_ring(&mut self) {
+        if let Some(ring) = self.poller.completing() {
+            ring.poll_listeners();
+        }
+    }
+
+    /// Whether connections have come that no event has told yet.
+    pub(crate) fn has_accepted(&mut self) -> bool {
+        self.poller.completing().is_some_and(Uring::has_accepted)
     }
 
     /// Takes a connection in that another had; it goes on where it stood.
@@ -300,6 +373,14 @@ impl EventLoop {
             && self.poller.change(fd, interest).is_err()
         {
             fate = Fate::Close;
+        }
+        if let Some(ring) = self.poller.completing()
+            && go_on_by_ring(ring, connection).is_err()
+        {
+            fate = Fate::Close;
+        }
+        if fate == Fate::Stay && connection.has_more() && !connection.is_busy() {
+            fate = Fate::GoOn;
         }
         match fate {
             Fate::Close => {
@@ -341,8 +422,14 @@ impl EventLoop {
         if !slot.as_ref().is_some_and(|connection| connection.is_quiet()) {
             return;
         }
-        let Some(connection) = slot.take() else { return };
-        let _closed_already = self.poller.remove(fd);
+        let is_let_go = match self.poller.completing() {
+            Some(ring) => ring.let_go(fd),
+            None => {
+                let _closed_already = self.poller.remove(fd);
+                true
+            }
+        };
+        let Some(connection) = slot.take_if(|_| is_let_go) else { return };
         self.count.subtract();
         connection.give();
         bell.ring();
@@ -365,7 +452,7 @@ impl EventLoop {
         for fd in 0..self.connections.len() {
             let idle = self.connections[fd].as_ref().is_some_and(|connection| connection.is_idle_since(since));
             // A request that has come since the poll is answered first.
-            if idle && !has_unread(borrow(fd as RawFd)) {
+            if idle && !self.has_unread(fd as RawFd) {
                 self.close(fd as RawFd);
             }
         }
@@ -387,15 +474,42 @@ impl EventLoop {
     pub(crate) fn close_if_idle_since(&mut self, fd: RawFd, event: u64) -> bool {
         // A request that has come since the poll is answered first.
         let idle = self.connection(fd).is_some_and(|connection| connection.idle_since_event() == Some(event));
-        if !idle || has_unread(borrow(fd)) {
+        if !idle || self.has_unread(fd) {
             return false;
         }
         self.close(fd);
         true
     }
 
+    fn has_unread(&mut self, fd: RawFd) -> bool {
+        self.poller.completing().is_some_and(|ring| ring.has_untold(fd)) || has_unread(borrow(fd))
+    }
+
     /// The time of this turn.
     pub(crate) fn now(&self) -> Instant {
         self.cx.clock.now()
+    }
+}
+
+/// Hands to the ring what a connection has for it, and has it receive as long as there is room for what comes.
+fn go_on_by_ring(ring: &mut Uring, connection: &mut Connection) -> io::Result<()> {
+    if let Some(bytes) = connection.take_outgoing() {
+        ring.send(connection.fd, bytes)?;
+    }
+    if connection.holds_enough() {
+        ring.receive(connection.fd, false)?;
+    } else if !connection.has_more() && !connection.has_finished() {
+        ring.receive(connection.fd, true)?;
+    }
+    Ok(())
+}
+
+/// Sees to it that a ring has buffers to receive into.
+fn provide(ring: &mut Uring, buffers: &mut Buffers) {
+    for _ in 0..ring.lacks_buffers() {
+        let Some(buffer) = buffers.take() else { return };
+        if let Err(buffer) = ring.provide(buffer) {
+            return buffers.put(buffer);
+        }
     }
 }

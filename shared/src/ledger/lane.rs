@@ -28,6 +28,7 @@ const CRASH_POINTS: usize = 8;
 const TRACK: usize = 40;
 const NOTES: usize = 80;
 const LAST_WORDS: usize = 128;
+const RING: usize = 192;
 /// Descriptors that a worker can note as its own.
 const MAX_NOTES: usize = LAST_WORDS - NOTES;
 
@@ -204,6 +205,17 @@ impl Lane {
     /// The counters of the worker's first thread.
     pub fn stats(&self) -> Stats {
         self.track().stats()
+    }
+
+    /// The descriptor of the ring that the worker receives by, if it has one: what that has completed and the worker has not seen
+    /// is there after its death.
+    pub fn ring(&self) -> Option<RawFd> {
+        RawFd::try_from(self.words[RING].load(Ordering::Acquire).checked_sub(1)?).ok()
+    }
+
+    /// Sets [`Lane::ring`].
+    pub fn set_ring(&self, fd: Option<RawFd>) {
+        self.words[RING].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
     }
 
     /// Where the fatal-signal handler writes.

@@ -6,6 +6,7 @@
 //! matters is one store of one word, the *commit*; what spans several words goes through a journal entry that a successor
 //! can carry out again.
 
+pub mod held;
 pub mod journal;
 pub mod lane;
 #[cfg(feature = "fuzzing")]
@@ -19,6 +20,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use crate::sys::region::{Arena, Buffer, Region};
+pub use held::Held;
 pub use lane::Lane;
 pub use record::Record;
 pub use response::Pending;
@@ -26,7 +28,7 @@ pub use track::Track;
 
 /// The version of all that stands in a ledger and where. It changes with every change of that which a program of the version
 /// before would misread: an upgrade hands connections over between programs of one version, and lets them end otherwise.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 /// The largest number of descriptors or connections that a ledger of another program is believed to have.
 const MOST: usize = 1 << 24;
 /// Workers that can live in a slot at the same time: one that serves, its successor, and predecessors that still end what they
@@ -36,6 +38,8 @@ pub const LANES: usize = 4;
 pub const BUFFER_BYTES: usize = 16 * 1024;
 /// Responses of one connection that can be on their way at the same time: what is answered of a pipeline in one turn.
 pub const MAX_PENDING: usize = 32;
+/// Buffers that can hold what was received ahead on one connection: more than a ring receives between two looks.
+pub const MOST_HELD: usize = 128;
 /// Parts begin on a page, so that touching one does not make another resident.
 const PAGE: usize = 4096;
 
@@ -232,6 +236,27 @@ impl Ledger {
         Pending::new(self.table.region.words(offset, response::LIST_BYTES / 8))
     }
 
+    /// What stands beside buffer `index` while that holds bytes received ahead; none when there is no such buffer.
+    pub fn held(&self, index: usize) -> Option<Held> {
+        if index >= self.table.layout.buffer_count() {
+            return None;
+        }
+        let offset = self.table.layout.pending() + index * response::LIST_BYTES;
+        Some(Held::new(self.table.region.words(offset, response::LIST_BYTES / 8)))
+    }
+
+    /// The numbers of the buffers that hold what was received ahead on a connection, in order. The chain may have been scribbled on:
+    /// it ends after [`MOST_HELD`].
+    pub fn chain(&self, record: &Record) -> Vec<usize> {
+        let mut chain = Vec::new();
+        let mut next = record.held();
+        while let Some(held) = next.and_then(|index| self.held(index)).filter(|_| chain.len() < MOST_HELD) {
+            chain.extend(next);
+            next = held.next();
+        }
+        chain
+    }
+
     /// The numbers of the buffers that workers on `lane` take fresh ones from.
     pub fn buffers_of_lane(&self, lane: usize) -> std::ops::Range<usize> {
         let per_lane = self.table.layout.buffers_per_lane();
@@ -276,10 +301,10 @@ mod tests {
         let layout = Layout { descriptors: 1000, connections: 100 };
         let parts = [layout.tracks(), layout.records(), layout.pending(), layout.buffers()];
         let figures = [lane::BYTES, track::BYTES, record::BYTES, response::LIST_BYTES];
-        assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (2, 4, 16_384));
-        assert_eq!(figures, [2048, 832, 144, 1536]);
-        assert_eq!(parts, [8192, 344_064, 491_520, 1_720_320]);
-        assert_eq!(layout.bytes(), 1_720_320 + 800 * 16_384);
+        assert_eq!((LAYOUT, LANES, BUFFER_BYTES), (3, 4, 16_384));
+        assert_eq!(figures, [2048, 832, 160, 1536]);
+        assert_eq!(parts, [8192, 344_064, 507_904, 1_736_704]);
+        assert_eq!(layout.bytes(), 1_736_704 + 800 * 16_384);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The record of a descriptor: eighteen words at its index. Nearly always of a connection; an open file that a worker keeps has
+//! The record of a descriptor: twenty words at its index. Nearly always of a connection; an open file that a worker keeps has
 //! one too, which names its owner and nothing else, so that whoever buries the worker can close it.
 //!
 //! Positions in the two byte streams of a connection are counted from its first byte, as the kernel counts them. `consumed`
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::ipc::Incarnation;
 
 /// Words of a record.
-pub const WORDS: usize = 18;
+pub const WORDS: usize = 20;
 /// Bytes of a record.
 pub const BYTES: usize = WORDS * 8;
 
@@ -32,6 +32,8 @@ const ATTEMPTS: usize = 14;
 const ATTEMPT_AT: usize = 15;
 const ADMITTED: usize = 16;
 const COUNTED: usize = 17;
+const HELD: usize = 18;
+const RING: usize = 19;
 
 /// Who may touch a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +199,7 @@ impl Record {
     /// record is free, and a successor treats the socket as accepted but unrecorded.
     pub fn fill(&self, cookie: u64, peer: Peer, listener: u8) {
         let words = [STATE, CONSUMED, SENT, BUFFER, BASE, START, CONDEMNED, DOOM_AT, DOOM_STATUS];
-        for index in words.into_iter().chain([ATTEMPTS, ATTEMPT_AT, ADMITTED, COUNTED]) {
+        for index in words.into_iter().chain([ATTEMPTS, ATTEMPT_AT, ADMITTED, COUNTED, HELD, RING]) {
             self.set(index, 0);
         }
         self.set(COOKIE, cookie);
@@ -258,9 +260,9 @@ impl Record {
         owner.compare_exchange(from.to_word(), to.to_word(), Ordering::AcqRel, Ordering::Acquire).ok().map(|_| to)
     }
 
-    /// Copies what another ledger's record says of the same connection, all but its owner and its buffer.
+    /// Copies what another ledger's record says of the same connection, all but its owner and its buffers.
     pub fn copy(&self, other: &Record) {
-        for index in (0..WORDS).filter(|index| ![OWNER, BUFFER].contains(index)) {
+        for index in (0..WORDS).filter(|index| ![OWNER, BUFFER, HELD].contains(index)) {
             self.set(index, other.get(index));
         }
     }
@@ -330,6 +332,27 @@ impl Record {
     pub fn set_buffer(&self, buffer: Option<usize>) {
         // Saturating: a number from a scribbled journal stays out of range and does not become "none".
         self.set(BUFFER, buffer.map_or(0, |index| (index as u64).saturating_add(1)));
+    }
+
+    /// The number of the first buffer of those that hold what was received ahead ([`Held`](super::held::Held)).
+    pub fn held(&self) -> Option<usize> {
+        (self.get(HELD) as usize).checked_sub(1)
+    }
+
+    /// Sets [`Record::held`].
+    pub fn set_held(&self, held: Option<usize>) {
+        self.set(HELD, held.map_or(0, |index| (index as u64).saturating_add(1)));
+    }
+
+    /// The tag of the operation by which a ring receives on the connection; none: its owner reads by itself. Where a ring does, what
+    /// was taken from the kernel and is not on record stands in the ring's buffers.
+    pub fn ring(&self) -> Option<u32> {
+        (self.get(RING) as u32).checked_sub(1)
+    }
+
+    /// Sets [`Record::ring`].
+    pub fn set_ring(&self, tag: Option<u32>) {
+        self.set(RING, tag.map_or(0, |tag| u64::from(tag) + 1));
     }
 
     /// The request at this stream position gets this status instead of a handler, and the connection ends with it.

@@ -12,3 +12,4 @@ pub mod rest;
 pub mod socket;
 pub mod table;
 pub mod title;
+pub mod uring;

@@ -32,6 +32,7 @@ impl Buffers {
     /// The buffers of `lane` that no record of the ledger names and no process has that serves a connection.
     pub fn new(ledger: &Ledger, lane: usize) -> Buffers {
         let mut used: HashSet<usize> = ledger.recorded().filter_map(|(_, record)| record.buffer()).collect();
+        used.extend(ledger.recorded().flat_map(|(_, record)| ledger.chain(&record)));
         used.extend(crate::rescue::sweep::living(ledger).flat_map(|track| track.lent()));
         let lane = ledger.buffers_of_lane(lane);
         let depot = Depot { fresh: lane.clone(), used, returned: Vec::new() };

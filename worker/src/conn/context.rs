@@ -16,6 +16,7 @@ use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
+use crate::event::uring::Uring;
 use crate::http::DateCache;
 use crate::http::{Head, forwarded};
 use crate::pool::{Manners, Pool};
@@ -73,12 +74,20 @@ pub struct Context {
     pub access_log: AccessLog,
     /// Responses of the connection at hand, before they are written. Kept to be used again.
     pub out: Vec<u8>,
+    /// The same, of sends that are complete.
+    pub spare: Vec<Vec<u8>>,
     /// What `limits.connections` is bounded by, as the operator knows it.
     pub bound_by: &'static str,
     /// Others wait for a connection to end: every response is its connection's last.
     pub crowded: bool,
     /// This process serves one connection for the worker, and may outlive it.
     pub is_child: bool,
+    /// The ring by which connections are received from, until the loop has it.
+    pub ring: Option<Uring>,
+    /// A dead worker had a ring, by which it accepted from the same sockets.
+    pub follows_ring: bool,
+    /// A ring receives and sends: connections read what it brings.
+    pub by_ring: bool,
     /// Nothing else waits for this thread: what may block is done here and now.
     pub blocking: bool,
     /// Connections of processes whose worker has died, found by the one that takes over.
@@ -156,9 +165,13 @@ impl Context {
             date: DateCache::new(),
             access_log: AccessLog::new(None, config.log.format),
             out: Vec::new(),
+            spare: Vec::new(),
             bound_by: "limits.connections",
             crowded: false,
             is_child: false,
+            ring: None,
+            follows_ring: false,
+            by_ring: false,
             blocking: false,
             orphans: Vec::new(),
             turned_away: 0,
@@ -187,8 +200,10 @@ impl Context {
             date: DateCache::new(),
             access_log: self.access_log.for_another_thread(),
             out: Vec::new(),
+            spare: Vec::new(),
             orphans: Vec::new(),
             turned_away: 0,
+            ring: None,
             ..*self
         })
     }

@@ -90,6 +90,9 @@ impl Connection {
 
     /// Reads once to `at` in the buffer and records it.
     pub(super) fn read_at(&mut self, cx: &mut Context, at: usize) -> io::Result<Filled> {
+        if cx.by_ring || self.has_held() {
+            return Ok(self.read_held(cx, at));
+        }
         let Some(buffer) = self.buffer.as_mut() else { return Ok(Filled::Nothing) };
         if self.unix {
             self.record.set_state(phalanx_shared::ledger::record::State { in_call: true, ..self.record.state() });

@@ -4,10 +4,12 @@
 //! meaning of bytes to `http`, answers to `service`, waiting to `event`.
 
 pub mod buffers;
+mod by_ring;
 mod call;
 pub mod context;
 mod input;
 mod output;
+mod patience;
 mod proxied;
 mod resume;
 mod serve;
@@ -17,11 +19,9 @@ mod upload;
 
 use std::io;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, Shutdown, send};
 use phalanx_shared::clients::Client;
-use phalanx_shared::config::Timeouts;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
 use phalanx_shared::ledger::response::Entry;
@@ -31,10 +31,12 @@ use phalanx_shared::sys::table::{self, borrow};
 
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
-use crate::event::timers::{Span, Tick};
+use crate::event::timers::Tick;
 use crate::pool::{Done, Failure, Job, Ticket};
+use by_ring::Mail;
 pub use context::Context;
 use output::Output;
+pub use patience::{Patience, Waits};
 use upload::Upload;
 
 /// What becomes of a connection after an event.
@@ -48,26 +50,6 @@ pub enum Fate {
     Close,
 }
 
-/// What a connection waits for; decides its time limit, in the order of [`Patience::new`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waits {
-    /// The first byte of a request.
-    Idle,
-    /// The rest of a head.
-    Head,
-    /// The rest of a body.
-    Body,
-    /// The peer to read.
-    Write,
-    /// The peer to close, after the last response.
-    Linger,
-    /// A thread of the pool: not the peer's fault, however long it takes.
-    Pool,
-}
-
-/// How long a peer may take to close after the last response, and no longer.
-const LINGER_LIMIT: Duration = Duration::from_secs(2);
-
 /// What a connection gets that there is no room for: a 503 that says when to come again (RFC 9110, 10.2.3 and 15.6.4).
 pub const TURNED_AWAY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nServer: phalanx\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -75,37 +57,6 @@ pub const TURNED_AWAY: &[u8] =
 /// Connections that are turned away and given time to read why; more are closed at once, or else who is turned away would take
 /// the room of others.
 const LEAVING: u32 = 64;
-
-/// How long each wait may last.
-pub struct Patience {
-    limits: [Span; 6],
-    /// Bytes a second that must come of a body, and leave of a response, over its whole time; 0: no bound.
-    body_rate: u64,
-    write_rate: u64,
-}
-
-impl Patience {
-    /// As configured.
-    pub fn new(timeouts: &Timeouts) -> Patience {
-        let limits = [timeouts.idle, timeouts.head, timeouts.body, timeouts.write, LINGER_LIMIT, Duration::MAX];
-        let Timeouts { body_rate, write_rate, .. } = *timeouts;
-        Patience { limits: limits.map(Span::of), body_rate, write_rate }
-    }
-
-    fn with(&self, waits: Waits) -> Span {
-        self.limits[waits as usize]
-    }
-
-    /// How long `bytes` may take in all, the pause that is allowed between two of them included; none: no bound.
-    fn with_rate(&self, waits: Waits, bytes: u64) -> Option<Span> {
-        let rate = match waits {
-            Waits::Body => self.body_rate,
-            Waits::Write => self.write_rate,
-            _ => 0,
-        };
-        (rate > 0).then(|| self.with(waits).plus(Duration::from_millis(bytes.saturating_mul(1000) / rate)))
-    }
-}
 
 /// A thread of the pool works for the connection.
 struct Waiting {
@@ -170,6 +121,9 @@ pub struct Connection {
     scheduled: Tick,
     buffer: Option<Buffer>,
     output: Option<Box<Output>>,
+    /// A ring sends for it.
+    in_flight: bool,
+    mail: Option<Box<Mail>>,
     upload: Option<Box<Upload>>,
     waiting: Option<Box<Waiting>>,
 }
@@ -198,6 +152,8 @@ impl Connection {
             scheduled: Tick(u32::MAX),
             buffer,
             output: None,
+            in_flight: false,
+            mail: None,
             upload: None,
             waiting: None,
         }
@@ -216,6 +172,7 @@ impl Connection {
     /// What it waits for.
     pub fn wanted(&self) -> Interest {
         match (&self.waiting, &self.output) {
+            _ if self.in_flight => Interest::Nothing,
             (Some(waiting), _) if waiting.whose == Whose::Tasks => Interest::Finish,
             (Some(_), _) => Interest::Nothing,
             (None, Some(_)) => Interest::Write,
@@ -235,7 +192,7 @@ impl Connection {
         if self.waiting.as_ref().is_some_and(|waiting| waiting.whose == Whose::Tasks) {
             return Fate::Close;
         }
-        if self.output.is_some() || self.goes_on || self.waiting.is_some() {
+        if self.is_busy() {
             return Fate::Stay;
         }
         match self.record.state().phase {
@@ -250,9 +207,19 @@ impl Connection {
         }
     }
 
+    /// Something comes first, before it reads on.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.has_output() || self.goes_on || self.waiting.is_some()
+    }
+
+    /// Its peer sends no more, and all that it sent has been read.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.finished
+    }
+
     /// The peer has room for us.
     pub fn writable(&mut self, cx: &mut Context) -> Fate {
-        if self.output.is_none() || self.waiting.is_some() {
+        if self.output.is_none() || self.in_flight || self.waiting.is_some() {
             return Fate::Stay;
         }
         match self.resume_output(cx) {
@@ -264,7 +231,7 @@ impl Connection {
     /// Does what [`Fate::GoOn`] left for later.
     pub fn go_on(&mut self, cx: &mut Context) -> Fate {
         self.goes_on = false;
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || self.in_flight {
             return Fate::Stay;
         }
         if self.output.is_some() {
@@ -276,7 +243,10 @@ impl Connection {
         if self.upload.is_some() {
             return self.go_on_upload(cx);
         }
-        self.serve(cx)
+        match self.serve(cx) {
+            Fate::Stay if self.has_more() => self.readable(cx),
+            fate => fate,
+        }
     }
 
     /// A thread has done what the job of this ticket was; of another, a job that an earlier connection of this number left.
@@ -305,7 +275,7 @@ impl Connection {
 
     /// A response is on its way.
     pub fn has_output(&self) -> bool {
-        self.output.is_some()
+        self.output.is_some() || self.in_flight
     }
 
     /// Asks for its turn to go on; false when it has asked already.
@@ -377,12 +347,13 @@ impl Connection {
 
     /// All that there is to know of it stands in its record: it can be given to another worker.
     pub fn is_quiet(&self) -> bool {
-        self.is_done() && self.upload.is_none() && self.record.state().phase == Phase::Open
+        self.is_done() && self.upload.is_none() && !self.has_more() && self.record.state().phase == Phase::Open
     }
 
     /// Gives the connection to whoever takes it. The poller has forgotten it already.
     pub fn give(mut self) {
         drop(self.buffer.take());
+        self.record.set_ring(None);
         self.record.set_owner(Owner::Given);
     }
 
@@ -403,6 +374,7 @@ impl Connection {
             }
         }
         drop(self.output.take());
+        self.drop_held(cx);
         if let Some(buffer) = self.buffer.take() {
             cx.buffers.put(buffer);
         }
@@ -464,7 +436,7 @@ impl Connection {
         if self.waiting.is_some() {
             return Waits::Pool;
         }
-        if self.output.is_some() {
+        if self.has_output() {
             return Waits::Write;
         }
         match self.record.state().phase {
@@ -478,7 +450,7 @@ impl Connection {
 
     /// Nothing is on its way: neither output nor a result of the pool.
     fn is_done(&self) -> bool {
-        self.output.is_none() && self.waiting.is_none()
+        !self.has_output() && self.waiting.is_none()
     }
 
     /// Has a job done; what follows is [`Connection::arrived`].
@@ -521,7 +493,7 @@ impl Connection {
     }
 
     /// What comes after a response that is fully sent.
-    fn after_response(&mut self, cx: &mut Context) -> Fate {
+    pub(super) fn after_response(&mut self, cx: &mut Context) -> Fate {
         if self.record.state().phase == Phase::Lingering {
             return self.linger();
         }

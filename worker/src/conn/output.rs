@@ -23,6 +23,8 @@ use crate::pool::Job;
 
 /// Bytes of a file sent in one turn before other connections get theirs.
 const FILE_TURN: u64 = 2 * 1024 * 1024;
+/// What follows a head in memory is copied behind it for a ring to send, up to this length: more is sent by calls.
+const COPIED: u64 = 16 * 1024;
 /// Pieces in memory that leave in one call.
 const GATHERED: usize = 8;
 
@@ -61,6 +63,11 @@ impl Output {
         self.parts.is_empty() && self.stream.is_none()
     }
 
+    /// It is all in memory, and short.
+    fn is_short_memory(&self) -> bool {
+        self.stream.is_none() && self.len() <= COPIED && self.parts.iter().all(|part| part.in_memory().is_some())
+    }
+
     /// Bytes that are still to be sent, as far as that is known.
     pub(super) fn len(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
@@ -84,9 +91,21 @@ impl Output {
 
 impl Connection {
     /// Writes a batch: `out`, then `tail`. What the peer does not take stays in `self.output`.
-    pub(super) fn write_batch(&mut self, cx: &mut Context, out: &[u8], tail: Option<Output>) -> Fate {
+    pub(super) fn write_batch(&mut self, cx: &mut Context, mut out: Vec<u8>, tail: Option<Output>) -> Fate {
         crash_point::pass(Point::BeforeWrite);
-        let mut output = tail.unwrap_or_default();
+        let output = tail.unwrap_or_default();
+        if cx.by_ring && !self.unix && output.is_short_memory() {
+            output.parts.iter().filter_map(Part::in_memory).for_each(|bytes| out.extend_from_slice(bytes));
+            self.send_by_ring(out);
+            cx.out = cx.spare.pop().unwrap_or_default();
+            return Fate::Stay;
+        }
+        let fate = self.write_by_calls(cx, &out, output);
+        cx.out = out;
+        fate
+    }
+
+    fn write_by_calls(&mut self, cx: &mut Context, out: &[u8], mut output: Output) -> Fate {
         let mut at = 0;
         // What is in memory leaves in one call with what stands before it; a file cannot.
         if output.parts.front().is_none_or(|part| part.in_memory().is_none()) {
@@ -221,7 +240,14 @@ impl Connection {
         Wrote::All
     }
 
-    fn wrote(&self, cx: &Context, count: usize) {
+    /// The peer did not take what follows the first `at` bytes at once.
+    pub(super) fn leave_rest(&mut self, bytes: Vec<u8>, at: usize) {
+        let mut output = Output::default();
+        output.parts.push_front(Part::Bytes { bytes, at });
+        self.output = Some(Box::new(output));
+    }
+
+    pub(super) fn wrote(&self, cx: &Context, count: usize) {
         self.record.set_sent(self.record.sent() + count as u64);
         cx.stats.add(Counter::BytesOut, count as u64);
         self.leave_call();
@@ -245,7 +271,7 @@ impl Connection {
     }
 
     /// Takes the requests of a batch off the record.
-    fn batch_done(&mut self, cx: &mut Context) -> Fate {
+    pub(super) fn batch_done(&mut self, cx: &mut Context) -> Fate {
         if !self.retire_sent(cx) || self.record.state().pending != 0 {
             return Fate::Close;
         }

@@ -182,9 +182,11 @@ impl Connection {
     /// Writes what the batch holds. `Stay` without output left: all of it has left, the requests are off the record.
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
         self.served = batch.served;
-        let fate = if batch.count == 0 { Fate::Stay } else { self.write_batch(cx, &batch.out, batch.tail) };
+        if batch.count > 0 {
+            return self.write_batch(cx, batch.out, batch.tail);
+        }
         cx.out = batch.out;
-        fate
+        Fate::Stay
     }
 
     fn step(&self, cx: &mut Context, batch: &mut Batch) -> Step {

@@ -77,6 +77,7 @@ fn event(ready: &EpollEvent) -> Event {
         peer_finished: flags.contains(EpollFlags::EPOLLRDHUP),
         hung_up: flags.contains(EpollFlags::EPOLLHUP),
         error: flags.contains(EpollFlags::EPOLLERR),
+        completed: false,
     }
 }
 

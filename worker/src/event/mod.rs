@@ -4,6 +4,7 @@ pub mod epoll;
 pub mod poll;
 pub mod select;
 pub mod timers;
+pub mod uring;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -42,6 +43,8 @@ pub struct Event {
     pub hung_up: bool,
     /// The socket has an error, a reset for instance.
     pub error: bool,
+    /// An operation is complete that was begun before: what it came to is to be asked for ([`uring::Uring::done`]).
+    pub completed: bool,
 }
 
 impl Event {
@@ -55,6 +58,7 @@ impl Event {
             peer_finished: false,
             hung_up: false,
             error: false,
+            completed: false,
         }
     }
 
@@ -86,6 +90,10 @@ pub trait Poller: Send {
     fn closed(&mut self, fd: RawFd);
     /// The descriptor of its own that it has, if it has one.
     fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+    /// What it does beside, if it tells of completions.
+    fn completing(&mut self) -> Option<&mut uring::Uring> {
         None
     }
     /// Replaces `events` by what happened, waiting at most `limit` (none: for ever) for something to happen.

@@ -127,6 +127,7 @@ fn event(fd: RawFd, flags: PollFlags) -> Event {
         peer_finished: flags.contains(PollFlags::RDHUP),
         hung_up: flags.contains(PollFlags::HUP),
         error: flags.contains(PollFlags::ERR),
+        completed: false,
     }
 }
 
@@ -164,6 +165,7 @@ pub(crate) fn wait_for_one(
         peer_finished: false,
         hung_up: told(PollFlags::POLLHUP),
         error: told(PollFlags::POLLERR) || told(PollFlags::POLLNVAL),
+        completed: false,
     };
     Ok((!flags.is_empty()).then_some(event))
 }

@@ -17,7 +17,6 @@ use phalanx_shared::{error, warn};
 use super::{MainLoop, Stage};
 use crate::conn::{Connection, TURNED_AWAY};
 use crate::crash_point::{self, Point};
-use crate::event::Interest;
 use crate::rescue;
 
 /// Connections accepted from one listener in a turn, before those that are there get their turn.
@@ -98,6 +97,25 @@ impl MainLoop {
             }
             self.own.cx.lane.set_accepting(false);
         }
+    }
+
+    /// A ring has accepted a connection from `socket`, or has not been able to.
+    pub(super) fn accepted_by_ring(&mut self, socket: RawFd, accepted: io::Result<RawFd>) {
+        let seat =
+            self.inheritance.seats.iter().position(|seat| *seat == socket).and_then(|seat| u8::try_from(seat).ok());
+        let assisted = || self.assisted.iter().find(|(assisted, _)| *assisted == socket).map(|(_, seat)| *seat);
+        match (accepted, seat.or_else(assisted)) {
+            // Who buried a worker may have found it before.
+            (Ok(fd), _) if self.own.connection(fd).is_some() => {}
+            (Ok(fd), seat) => match seat.or_else(|| rescue::sweep::seat_of(fd, self.inheritance)) {
+                Some(seat) => self.accepted(fd, seat),
+                None => table::close(fd),
+            },
+            // A call tells the reason again, and does what it calls for.
+            (Err(_), Some(seat)) => self.accept_from(socket, seat),
+            (Err(_), None) => {}
+        }
+        self.own.cx.lane.set_accepting(false);
     }
 
     fn accepted(&mut self, fd: RawFd, listener: u8) {
@@ -212,7 +230,7 @@ impl MainLoop {
             return;
         }
         for (_, fd, address) in self.listeners() {
-            match self.own.poller.add(fd, Interest::Read) {
+            match self.own.listen(fd) {
                 Ok(()) => {}
                 // A canary has watched it all along.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -254,7 +272,7 @@ impl MainLoop {
             // Watched by descriptors of this worker's own: the master may put others into the places at any time.
             for (seat, fd, _) in places {
                 match borrow(fd).try_clone_to_owned().map(IntoRawFd::into_raw_fd) {
-                    Ok(own) => match self.own.poller.add(own, Interest::Read) {
+                    Ok(own) => match self.own.listen(own) {
                         Ok(()) => self.assisted.push((own, seat)),
                         Err(error) => {
                             warn!("watch another slot's socket: {error}");

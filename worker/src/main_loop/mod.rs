@@ -247,6 +247,13 @@ impl MainLoop {
     }
 
     fn react(&mut self, event: &Event) {
+        if event.completed {
+            if let Some(accepted) = self.own.complete(event) {
+                self.own.cx.track.set_current(None);
+                self.accepted_by_ring(event.fd, accepted);
+            }
+            return;
+        }
         if self.own.react(event) || self.crew.react(event) {
             return;
         }
@@ -310,7 +317,9 @@ impl MainLoop {
         }
         self.own.tidy_up();
         match self.stage {
-            Stage::Retiring if self.count() == 0 && !self.holds_what_it_gave() => self.stage = Stage::Gone,
+            Stage::Retiring if self.count() == 0 && !self.holds_what_it_gave() && !self.own.has_accepted() => {
+                self.stage = Stage::Gone;
+            }
             Stage::Draining { idle_until, deadline } => self.drain(now, idle_until, deadline),
             _ => {}
         }

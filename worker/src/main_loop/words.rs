@@ -119,6 +119,9 @@ impl MainLoop {
         if lane < LANES && lane != self.own.cx.lane_number {
             // What the dead one had fetched is this table's own.
             self.formers.finish_moves(&self.own.cx.ledger);
+            if self.own.cx.ledger.lane(lane).ring().is_some() {
+                self.own.follow_ring();
+            }
             let taken = rescue::bury(&mut self.own.cx, dead, lane, self.inheritance);
             if !taken.is_empty() {
                 info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());
@@ -214,7 +217,7 @@ impl MainLoop {
             self.own.cx.lane.orders().give(Order::CloseIdle);
             self.children.order(Order::CloseIdle);
         }
-        if self.count() == 0 && (now >= idle_until || !self.door.open) {
+        if self.count() == 0 && (now >= idle_until || !self.door.open) && !self.own.has_accepted() {
             self.stage = Stage::Gone;
         } else if now >= deadline {
             warn!("{} connections did not end within drain_timeout: closed", self.count());

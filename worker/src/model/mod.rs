@@ -26,6 +26,7 @@ models! {
     "process" = process;
     "sync" = sync;
     "coroutine" = coroutine;
+    "uring" = uring;
 }
 
 /// A way to turn events into answers.

@@ -108,7 +108,7 @@ impl Threads {
     }
 
     /// Starts a thread for a connection; gives it back when that is not possible.
-    fn start(&self, number: usize, cx: Context, connection: Connection) -> Result<(), Connection> {
+    fn start(&self, number: usize, cx: Context, connection: Connection) -> Option<Connection> {
         let (count, ended) = (self.count.clone(), self.ended.clone());
         let (curtain, handover) = (self.curtain.clone(), self.handover);
         // A thread that could not be started takes with it what it was to have.
@@ -127,13 +127,10 @@ impl Threads {
             count.fetch_sub(1, Ordering::AcqRel);
         };
         let started = std::thread::Builder::new().name("phalanx-conn".to_owned()).stack_size(STACK).spawn(serve);
-        let Err(error) = started else { return Ok(()) };
+        let Err(error) = started else { return None };
         self.count.fetch_sub(1, Ordering::AcqRel);
         warn!("start a thread for a connection: {error}");
-        match lock(&cell).take() {
-            Some((_, connection)) => Err(connection),
-            None => Ok(()),
-        }
+        lock(&cell).take().map(|(_, connection)| connection)
     }
 
     fn serving(&self) -> impl Iterator<Item = (usize, &Serving)> {
@@ -150,7 +147,7 @@ impl Crew for Threads {
             return Some(connection);
         };
         let serving = Serving { fd: connection.fd, track: cx.track };
-        if let Err(connection) = self.start(number, cx, connection) {
+        if let Some(connection) = self.start(number, cx, connection) {
             self.free.push(number);
             return Some(connection);
         }

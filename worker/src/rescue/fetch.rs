@@ -346,8 +346,12 @@ fn copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result
 
 fn try_copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result<Record, Refusal> {
     let record = cx.ledger.record(fd).ok_or("the ledger has no room for its descriptor")?;
+    if theirs.held().is_some() {
+        return Err("what was received ahead of it stands in buffers of another table");
+    }
     record.copy(theirs);
     record.set_buffer(None);
+    record.set_held(None);
     if let Some(number) = theirs.buffer() {
         let their_buffer = former.ledger.buffer(number).ok_or("its buffer is out of range or another's")?;
         let mut buffer = cx.buffers.take().ok_or("there is no buffer for it")?;

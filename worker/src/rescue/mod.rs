@@ -6,6 +6,7 @@
 pub(crate) mod fetch;
 pub mod giver;
 mod place;
+pub(crate) mod ring;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation], alone: bool) ->
 /// serves.
 pub(crate) fn bury(cx: &mut Context, dead: Incarnation, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
     settle(&cx.ledger, [lane]);
+    ring::settle(&cx.ledger, [lane], |owner| owner == dead);
     sweep::close_noted(cx, lane);
     let mut taken = sweep::unrecorded(cx, lane, inheritance);
     taken.append(&mut take_over_from(cx, |owner| owner == dead));
@@ -261,7 +263,10 @@ fn rescue(cx: &mut Context, fd: RawFd, record: Record) -> Result<Connection, Ref
         check_positions(&record, buffer.as_ref())?;
     }
     let mut connection = Connection::new(fd, record, buffer);
+    connection.take_left_behind(cx).ok_or("what was received ahead of it is damaged")?;
     connection.place(cx)?;
+    // Its owner reads by itself until it says otherwise.
+    record.set_ring(None);
     record.absolve();
     record.set_owner(Owner::Worker(cx.incarnation));
     cx.lane.raise_high_water(fd);
@@ -297,12 +302,18 @@ fn reconcile(cx: &Context, fd: RawFd, record: &Record, state: State, has_buffer:
     if kernel.consumed < record.consumed() || kernel.written < record.sent() {
         return Err("the record claims more than the kernel has seen");
     }
-    if kernel.consumed > record.consumed() && !has_buffer {
-        return Err("bytes were read into no buffer");
+    if record.ring().is_some() || record.held().is_some() {
+        if kernel.consumed != ring::end_on_record(&cx.ledger, record) {
+            return Err("what a ring has received on it is not all on record");
+        }
+    } else {
+        if kernel.consumed > record.consumed() && !has_buffer {
+            return Err("bytes were read into no buffer");
+        }
+        cx.stats.add(Counter::BytesIn, kernel.consumed - record.consumed());
+        record.set_consumed(kernel.consumed);
     }
-    cx.stats.add(Counter::BytesIn, kernel.consumed - record.consumed());
     cx.stats.add(Counter::BytesOut, kernel.written - record.sent());
-    record.set_consumed(kernel.consumed);
     record.set_sent(kernel.written);
     Ok(())
 }

@@ -155,7 +155,7 @@ fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
 }
 
 /// The seat of the listener that a connected socket came in by.
-fn seat_of(fd: RawFd, inheritance: &Inheritance) -> Option<u8> {
+pub(crate) fn seat_of(fd: RawFd, inheritance: &Inheritance) -> Option<u8> {
     let local = getsockname::<SockaddrStorage>(fd).ok()?;
     let came_by = |seat: &RawFd| getsockname(*seat).is_ok_and(|bound| came_by(&local, &bound));
     u8::try_from(inheritance.seats.iter().position(came_by)?).ok()

@@ -1,0 +1,127 @@
+//! What the ring of a dead worker had received and its worker had not seen: put on record, after what was on record already, so that
+//! the rescue finds it there.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+
+use phalanx_shared::ipc::Incarnation;
+use phalanx_shared::ledger::lane::Counter;
+use phalanx_shared::ledger::record::{Owner, Peer, Phase};
+use phalanx_shared::ledger::{BUFFER_BYTES, Ledger, MOST_HELD, Record};
+use phalanx_shared::sys::socket::{cookie, counters};
+use phalanx_shared::sys::table::borrow;
+use phalanx_shared::sys::uring::{Kind, Unseen, unseen};
+use phalanx_shared::warn;
+
+use crate::crash_point::{self, Point};
+
+/// Bytes in a buffer, from its first one on.
+struct Piece {
+    buffer: usize,
+    len: usize,
+}
+
+/// Carries over what the rings of dead workers' lanes had to tell; `is_dead` says whose connections are concerned. True if there was
+/// a ring. May be done again by a successor, if this one dies over it.
+pub(crate) fn settle(
+    ledger: &Ledger,
+    lanes: impl IntoIterator<Item = usize>,
+    is_dead: impl Fn(Incarnation) -> bool,
+) -> bool {
+    let mut were_rings = false;
+    for number in lanes {
+        let lane = ledger.lane(number);
+        let Some(fd) = lane.ring() else { continue };
+        were_rings = true;
+        match unseen(fd) {
+            Ok(unseen) => {
+                // Where to look for connections that it accepted and nobody saw.
+                if unseen.iter().any(|it| it.name.kind == Kind::Accept && it.result >= 0) {
+                    lane.set_accepting(true);
+                }
+                put_on_record(ledger, number, &unseen, &is_dead);
+            }
+            Err(error) => warn!("look into the ring of a dead worker: {error}"),
+        }
+        lane.set_ring(None);
+    }
+    were_rings
+}
+
+fn put_on_record(ledger: &Ledger, lane: usize, unseen: &[Unseen], is_dead: &impl Fn(Incarnation) -> bool) {
+    let first = ledger.buffers_of_lane(lane).start;
+    let mut pieces: HashMap<RawFd, Vec<Piece>> = HashMap::new();
+    for unseen in unseen {
+        let (Kind::Receive, Some(number), Ok(len)) = (unseen.name.kind, unseen.buffer, usize::try_from(unseen.result))
+        else {
+            continue;
+        };
+        let record = ledger.record(unseen.name.fd);
+        let is_meant = |record: &Record| {
+            let owner = matches!(record.owner(), Some(Owner::Worker(owner)) if is_dead(owner));
+            owner && record.ring() == Some(unseen.name.tag)
+        };
+        if record.as_ref().is_some_and(is_meant) && len <= BUFFER_BYTES {
+            pieces.entry(unseen.name.fd).or_default().push(Piece { buffer: first + usize::from(number), len });
+        }
+    }
+    for (fd, pieces) in pieces {
+        if let Some(record) = ledger.record(fd)
+            && let Some(pieces) = still_missing(ledger, fd, &record, pieces)
+        {
+            let bytes: usize = pieces.iter().map(|piece| piece.len).sum();
+            link(ledger, &record, pieces);
+            ledger.lane(lane).stats().add(Counter::BytesIn, bytes as u64);
+        }
+        crash_point::pass(Point::RingSettled);
+    }
+}
+
+/// The stream position up to which what was received is on record.
+pub(super) fn end_on_record(ledger: &Ledger, record: &Record) -> u64 {
+    let chain = ledger.chain(record);
+    let last = chain.last().and_then(|index| ledger.held(*index));
+    last.map_or(0, |last| last.position().saturating_add(last.len() as u64)).max(record.consumed())
+}
+
+/// Those of the pieces that are not on record: the last ones, as many as the kernel's count says. None when it says otherwise: the
+/// rescue will find the same and close the connection.
+fn still_missing(ledger: &Ledger, fd: RawFd, record: &Record, mut pieces: Vec<Piece>) -> Option<Vec<Piece>> {
+    let state = record.state();
+    if state.phase == Phase::Lingering || !cookie(borrow(fd)).is_ok_and(|cookie| cookie == record.cookie()) {
+        return None;
+    }
+    if record.peer() == Peer::Unix {
+        // Nothing is between two steps, or the connection cannot be kept anyway.
+        return (!state.in_call).then_some(pieces);
+    }
+    let kernel = counters(borrow(fd)).ok()?;
+    let mut missing = kernel.consumed.checked_sub(end_on_record(ledger, record))?;
+    let mut from = pieces.len();
+    while missing > 0 {
+        from = from.checked_sub(1)?;
+        missing = missing.checked_sub(pieces[from].len as u64)?;
+    }
+    Some(pieces.split_off(from))
+}
+
+fn link(ledger: &Ledger, record: &Record, pieces: Vec<Piece>) {
+    for piece in pieces {
+        // The worker died between making it the connection's own buffer and counting what stands in it.
+        if record.buffer() == Some(piece.buffer) && record.base() == record.consumed() && record.held().is_none() {
+            record.set_consumed(record.consumed().saturating_add(piece.len as u64));
+            continue;
+        }
+        let chain = ledger.chain(record);
+        let Some(held) =
+            ledger.held(piece.buffer).filter(|_| chain.len() < MOST_HELD && !chain.contains(&piece.buffer))
+        else {
+            return;
+        };
+        held.fill(end_on_record(ledger, record), piece.len);
+        match chain.last().and_then(|last| ledger.held(*last)) {
+            Some(last) => last.set_next(piece.buffer),
+            None => record.set_held(Some(piece.buffer)),
+        }
+    }
+}
