@@ -24,14 +24,19 @@ const SERVING: &[Case] = cases! {
         an_oversized_head_gets_431_and_a_close, an_oversized_body_gets_413_and_a_close,
         conditional_requests_spare_the_body, one_byte_range_is_served_and_what_is_beyond_the_file_is_416,
         nothing_outside_the_root_is_served_however_it_is_written,
-        unix_sockets_and_ipv6_addresses_are_listened_on_beside_ipv4, slow_heads_and_idle_connections_are_ended,
+        unix_sockets_and_ipv6_addresses_are_listened_on_beside_ipv4,
         the_access_log_has_a_whole_line_for_each_request;
     client_bounds: the_last_request_that_a_connection_may_carry_is_answered_with_a_close,
         a_head_a_target_and_a_body_are_bounded_to_the_byte;
-    files: a_file_that_changes_is_seen_by_the_next_request, a_sidecar_is_seen_as_it_comes_changes_ages_and_goes,
-        a_stream_decodes_to_the_file_for_whoever_takes_it;
+    files: a_stream_decodes_to_the_file_for_whoever_takes_it;
     files_routes: a_listing_shows_what_may_be_seen_and_escapes_it;
     overload: the_oldest_idle_connections_make_room_for_new_ones;
+};
+
+/// The same, of what takes its time and no processor's.
+const WAITING: &[Case] = cases! {
+    basics: slow_heads_and_idle_connections_are_ended;
+    files: a_file_that_changes_is_seen_by_the_next_request, a_sidecar_is_seen_as_it_comes_changes_ages_and_goes;
     slow_peers: a_body_that_trickles_below_its_rate_is_answered_408,
         a_response_that_is_read_below_its_rate_is_ended;
 };
@@ -80,7 +85,10 @@ macro_rules! models {
         mod $module {
             #[test]
             fn serves() {
-                super::play($model, $poller, super::SERVING);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| super::play($model, $poller, super::WAITING));
+                    super::play($model, $poller, super::SERVING);
+                });
             }
 
             #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::chaos::rain;
+use crate::harness::command::{Directory, run};
 use crate::harness::processes::{self, Process};
 use crate::harness::{
     Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, pattern, wait_until,
@@ -141,7 +142,7 @@ fn a_slow_handler_delays_nobody_else_where_handlers_have_threads_processes_or_co
 #[test]
 fn a_slow_handler_delays_all_where_one_thread_does_everything() {
     let _machine = beside_others();
-    for model in ["reactor", "sync"] {
+    for model in ["reactor", "uring", "sync"] {
         let server = setup(model).start();
         let address = server.address();
         let begun = Instant::now();
@@ -380,6 +381,88 @@ fn a_sync_worker_has_one_connection_at_a_time_and_says_so_to_who_has_it() {
     fourth.answer().assert(200, HELLO);
 }
 
+// ---- uring ----
+
+/// Two files' worth of requests before the first answer is read, over and over, while workers are killed: what the ring has received
+/// ahead of what a connection's buffer has room for outlives them, in its order.
+#[test]
+fn pipelines_longer_than_their_buffers_outlive_kills_under_uring() {
+    const DEEP: usize = 1000;
+    let _machine = alone();
+    let server = Setup::new(1).set("workers", "model = \"uring\"").file("a", b"one").file("b", b"another").start();
+    let address = server.address();
+    let clients: Vec<_> = (0..4)
+        .map(|seed| {
+            let address = address.clone();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(&address).patient(SOON);
+                let file = |at: usize| if (at * at + seed) % 3 == 0 { ("/a", "one") } else { ("/b", "another") };
+                for _round in 0..knob("PHALANX_PIPELINES", 40) {
+                    client.send(&(0..DEEP).flat_map(|at| get(file(at).0)).collect::<Vec<_>>());
+                    (0..DEEP).for_each(|at| _ = client.answer().assert(200, file(at).1.as_bytes()));
+                }
+            })
+        })
+        .collect();
+    let mut kills = 0;
+    while clients.iter().any(|client| !client.is_finished()) {
+        kills += rain(&server, Signal::SIGKILL, 2, Duration::from_millis(50));
+    }
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    println!("{kills} kills");
+    assert!(kills > 5, "{kills} kills are too few to tell anything");
+    server.wait_serving();
+    assert_eq!((server.status().total("failed"), server.status().total("closed")), (0, 0), "{}", server.status());
+}
+
+/// Runs its arguments as a command to which io_uring_setup(2) is denied.
+const WITHOUT_IO_URING: &str = "
+import ctypes, os, struct, sys
+load, jump, answer = 0x20, 0x15, 0x06
+setup, denied, allowed = 425, 0x00050000 | 1, 0x7fff0000
+steps = [(load, 0, 0, 0), (jump, 0, 1, setup), (answer, 0, 0, denied), (answer, 0, 0, allowed)]
+program = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
+head = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', len(steps), ctypes.addressof(program)))
+prctl = ctypes.CDLL(None).prctl
+assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.byref(head), 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+#[test]
+fn where_io_uring_is_denied_the_service_says_so_and_what_to_choose() {
+    let _machine = beside_others();
+    let directory = Directory::new();
+    let serve = |model: &str| {
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", WITHOUT_IO_URING, env!("CARGO_BIN_EXE_phalanx"), "serve", directory.text()]);
+        command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--model", model]);
+        command
+    };
+    let words =
+        ["needs io_uring", "kernel.io_uring_disabled", "Operation not permitted", "choose another model", "reactor"];
+    run(&directory, &mut serve("uring")).assert_said(1, &words);
+}
+
+#[test]
+fn the_model_uring_is_refused_another_poller() {
+    let server = setup("uring").set("workers", "poller = \"poll\"").write();
+    server.cli("check", &[]).assert_said(2, &["the model uring does not wait by poll"]);
+}
+
+#[test]
+fn who_comes_to_an_idle_worker_after_a_death_is_answered_at_once() {
+    let _machine = beside_others();
+    let server = setup("uring").start();
+    for _death in 0..10 {
+        assert!(processes::signal(server.worker(0), Signal::SIGKILL));
+        let begun = Instant::now();
+        server.connect().patient(SOON).assert_usable();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(900), "no ping was to wake it: {took:?}");
+        server.wait_serving();
+    }
+}
+
 // ---- change ----
 
 #[test]
@@ -389,7 +472,18 @@ fn a_reload_changes_the_model_and_no_client_notices() {
     let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/hello", HELLO)]);
     load.wait_for(100);
     let mut before = "reactor";
-    for model in ["thread", "coroutine", "process", "multi-reactor", "reactor-pool", "process", "thread", "reactor"] {
+    for model in [
+        "thread",
+        "uring",
+        "coroutine",
+        "process",
+        "uring",
+        "multi-reactor",
+        "reactor-pool",
+        "process",
+        "thread",
+        "reactor",
+    ] {
         server.rewrite(|text| text.replace(&format!("model = \"{before}\""), &format!("model = \"{model}\"")));
         server.cli("reload", &[]).assert_code(0);
         load.wait_for(200);

@@ -19,6 +19,7 @@ use phalanx_shared::warn;
 
 use crate::conn::buffers::Buffers;
 use crate::conn::{Connection, Context, Fate};
+use crate::crash_point;
 use crate::event::timers::{Span, Timers};
 use crate::event::uring::{Done, Uring};
 use crate::event::{Event, Interest, Poller, poller};
@@ -494,7 +495,8 @@ impl EventLoop {
 /// Hands to the ring what a connection has for it, and has it receive as long as there is room for what comes.
 fn go_on_by_ring(ring: &mut Uring, connection: &mut Connection) -> io::Result<()> {
     if let Some(bytes) = connection.take_outgoing() {
-        ring.send(connection.fd, bytes)?;
+        let count = crash_point::cut(bytes.len());
+        ring.send(connection.fd, bytes, count)?;
     }
     if connection.holds_enough() {
         ring.receive(connection.fd, false)?;

@@ -185,10 +185,10 @@ impl Ring {
         self.push(opcode::PollAdd::new(Fd(fd), events).build(), Name { kind: Kind::Poll, fd, tag })
     }
 
-    /// Sends what is to be sent at once; `bytes` come back by [`Ring::take_sent`]. Returns the tag.
-    pub fn send(&mut self, fd: RawFd, bytes: Vec<u8>) -> io::Result<u32> {
+    /// Sends the first `count` of `bytes`, which come back by [`Ring::take_sent`]. Returns the tag.
+    pub fn send(&mut self, fd: RawFd, bytes: Vec<u8>, count: usize) -> io::Result<u32> {
         let tag = self.free_sends.pop().unwrap_or(self.sends.len() as u32);
-        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let len = u32::try_from(count.min(bytes.len())).unwrap_or(u32::MAX);
         let entry = opcode::Send::new(Fd(fd), bytes.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
         match self.sends.get_mut(tag as usize) {
             Some(slot) => *slot = Some(bytes),

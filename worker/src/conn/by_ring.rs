@@ -197,6 +197,7 @@ impl Connection {
 
     /// A send that the ring was given is complete: `bytes` are those that it was about.
     pub(crate) fn sent(&mut self, cx: &mut Context, outcome: &io::Result<usize>, bytes: Vec<u8>) -> Fate {
+        crash_point::after_cut();
         crash_point::pass(Point::AfterWrite);
         self.in_flight = false;
         let count = match outcome {

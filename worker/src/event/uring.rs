@@ -63,6 +63,8 @@ pub struct Uring {
     watched: Vec<Watched>,
     /// Descriptors for which something may have to be begun before the next wait.
     due: Vec<RawFd>,
+    /// Connections for which there was no buffer.
+    starved: Vec<RawFd>,
     /// Buffers to be provided at the same time.
     buffers: usize,
     /// Counts operations, to tell them apart.
@@ -74,8 +76,8 @@ pub struct Uring {
 impl Uring {
     /// Over a ring that has nothing under way yet.
     pub fn new(ring: Ring) -> Uring {
-        let (watched, due) = (Vec::new(), Vec::new());
-        Uring { ring, watched, due, buffers: FEW_BUFFERS, tags: 0, polls_listeners: false }
+        let (watched, due, starved) = (Vec::new(), Vec::new(), Vec::new());
+        Uring { ring, watched, due, starved, buffers: FEW_BUFFERS, tags: 0, polls_listeners: false }
     }
 
     /// From now on listeners are polled beside. While the kernel has not ended what the ring of a dead worker had begun, that can be
@@ -100,9 +102,9 @@ impl Uring {
         self.watch(fd, What::Connection, 0)
     }
 
-    /// Sends bytes on a connection; one send at a time.
-    pub fn send(&mut self, fd: RawFd, bytes: Vec<u8>) -> io::Result<()> {
-        let tag = self.ring.send(fd, bytes)?;
+    /// Sends the first `count` of `bytes` on a connection; one send at a time.
+    pub fn send(&mut self, fd: RawFd, bytes: Vec<u8>, count: usize) -> io::Result<()> {
+        let tag = self.ring.send(fd, bytes, count)?;
         self.at(fd)?.send = Some(tag);
         Ok(())
     }
@@ -183,7 +185,8 @@ impl Uring {
         let is_known = known.is_some();
         if let Some(watched) = known.filter(|_| !completion.more) {
             watched.armed = false;
-            self.due.push(fd);
+            let starves = completion.result == -libc::ENOBUFS;
+            if starves { self.starved.push(fd) } else { self.due.push(fd) }
         }
         match (kind, completion.result, buffer) {
             // It has come, whether it is still waited for or not.
@@ -328,6 +331,9 @@ impl Poller for Uring {
 
     fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
         events.clear();
+        if self.ring.provided() > 0 {
+            self.due.append(&mut self.starved);
+        }
         let mut due = std::mem::take(&mut self.due);
         for fd in due.drain(..) {
             self.begin(fd)?;

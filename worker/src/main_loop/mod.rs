@@ -171,6 +171,8 @@ impl MainLoop {
     pub(crate) fn leave(mut self) -> i32 {
         self.crew.check(&mut self.own);
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
+        // Its number may be another's soon.
+        self.own.cx.lane.set_ring(None);
         if self.crew.may_be_at_work() || self.own.cx.pools().any(Pool::is_at_work) {
             // Threads that use what was noted end with the process; whoever buries this worker closes it then.
             process::exit_now(0);

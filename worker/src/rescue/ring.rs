@@ -125,3 +125,6 @@ fn link(ledger: &Ledger, record: &Record, pieces: Vec<Piece>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

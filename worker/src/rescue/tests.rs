@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::IntoRawFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::conn::Fate;
 use crate::open_file::OpenFiles;
 use crate::service::{Router, Setting};
 
-const DEAD: Incarnation = Incarnation(1);
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+pub(super) const DEAD: Incarnation = Incarnation(1);
+pub(super) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
-fn context() -> Context {
+pub(super) fn context() -> (Context, OwnedFd) {
     let mut config = config::serve_defaults(PathBuf::from("/"), vec![]);
     let action = Action::Respond {
         status: 200,
@@ -28,15 +28,16 @@ fn context() -> Context {
         effort: Effort::default(),
     };
     config.sites[0].routes = vec![Route::new(RoutePath::Prefix("/".to_owned()), action)];
-    let (ledger, _fd) = Ledger::create("test", 4096, 64).unwrap();
+    let (ledger, fd) = Ledger::create("test", 4096, 64).unwrap();
     let setting = Setting::new(OpenFiles::new(ledger.table(), 1, Incarnation(2)), &config.cache);
     let router = Arc::new(Router::new(&config, &setting).unwrap());
     let clients = phalanx_shared::clients::Clients::create(64).unwrap().0;
-    Context { router, ..Context::new(&ledger, 1, Incarnation(2), &config, clients, setting).unwrap() }
+    let bare = Context::new(&ledger, 1, Incarnation(2), &config, clients, setting).unwrap();
+    (Context { router, ..bare }, fd)
 }
 
 /// A connection that a dead worker owned: its client, its descriptor, its record.
-fn connection(cx: &Context, listener: &TcpListener) -> (TcpStream, RawFd, Record) {
+pub(super) fn connection(cx: &Context, listener: &TcpListener) -> (TcpStream, RawFd, Record) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (server, _) = listener.accept().unwrap();
     server.set_nonblocking(true).unwrap();
@@ -72,7 +73,7 @@ fn answer_of(client: &mut TcpStream) -> String {
 
 #[test]
 fn a_read_that_was_not_recorded_is_found_by_the_kernels_count() {
-    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (mut cx, listener) = (context().0, TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     drop(read_request(&cx, fd, &record, &mut client, false));
     let [mut rescued] = <[Connection; 1]>::try_from(take_over(&mut cx, &[], false)).ok().unwrap();
@@ -84,7 +85,7 @@ fn a_read_that_was_not_recorded_is_found_by_the_kernels_count() {
 
 #[test]
 fn what_a_worker_cloned_later_has_rescued_is_left_to_it() {
-    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (mut cx, listener) = (context().0, TcpListener::bind("127.0.0.1:0").unwrap());
     let (_client, _fd, record) = connection(&cx, &listener);
     let later = Owner::Worker(Incarnation(cx.incarnation.0 + 1));
     record.set_owner(later);
@@ -96,7 +97,7 @@ fn what_a_worker_cloned_later_has_rescued_is_left_to_it() {
 
 #[test]
 fn a_socket_that_is_not_the_recorded_one_is_left_alone_and_its_record_freed() {
-    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (mut cx, listener) = (context().0, TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     record.fill(1, Peer::Unix, 0);
     assert!(take_over(&mut cx, &[], false).is_empty());
@@ -108,7 +109,7 @@ fn a_socket_that_is_not_the_recorded_one_is_left_alone_and_its_record_freed() {
 
 #[test]
 fn a_connection_of_a_living_worker_is_not_touched() {
-    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (mut cx, listener) = (context().0, TcpListener::bind("127.0.0.1:0").unwrap());
     let (_client, fd, record) = connection(&cx, &listener);
     assert!(take_over(&mut cx, &[DEAD], false).is_empty());
     assert_eq!(record.owner(), Some(Owner::Worker(DEAD)));
@@ -117,7 +118,7 @@ fn a_connection_of_a_living_worker_is_not_touched() {
 
 #[test]
 fn the_guilty_request_gets_its_error_and_the_connection_ends() {
-    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (mut cx, listener) = (context().0, TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut client, fd, record) = connection(&cx, &listener);
     let buffer = read_request(&cx, fd, &record, &mut client, true);
     let kind = Kind { idempotent: true, ..Kind::default() };
@@ -137,7 +138,7 @@ fn the_guilty_request_gets_its_error_and_the_connection_ends() {
 #[test]
 fn a_position_that_no_stream_reaches_closes_the_connection() {
     for damage in [Record::set_consumed, Record::set_sent, Record::set_start, Record::set_base] {
-        let mut cx = context();
+        let mut cx = context().0;
         let (_client, server) = std::os::unix::net::UnixStream::pair().unwrap();
         let fd = server.into_raw_fd();
         let record = cx.ledger.record(fd).unwrap();
@@ -170,7 +171,7 @@ fn noise(dice: &mut u64) -> u64 {
 
 #[test]
 fn a_scribbled_ledger_makes_no_successor_panic_or_run_for_ever() {
-    let (mut cx, listener) = (context(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (mut cx, listener) = (context().0, TcpListener::bind("127.0.0.1:0").unwrap());
     phalanx_shared::log::configure(2, config::Level::Error);
     let mut dice = 0x9e37_79b9_7f4a_7c15;
     let mut kept = 0;

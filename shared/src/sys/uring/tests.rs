@@ -84,10 +84,10 @@ fn the_end_of_what_a_peer_sends_is_nothing_received() {
 fn a_send_gives_its_bytes_back() {
     let (mut ring, _ledger) = ring(0);
     let (server, mut peer) = connection();
-    let tag = ring.send(server.as_raw_fd(), b"hello".to_vec()).unwrap();
+    let tag = ring.send(server.as_raw_fd(), b"hello, all".to_vec(), 5).unwrap();
     let [sent] = next(&mut ring)[..] else { panic!("one completion expected") };
     assert_eq!((sent.name.tag, sent.result), (tag, 5));
-    assert_eq!(ring.take_sent(&sent), Some(b"hello".to_vec()));
+    assert_eq!(ring.take_sent(&sent), Some(b"hello, all".to_vec()));
     assert_eq!(ring.take_sent(&sent), None);
     let mut got = [0; 5];
     peer.read_exact(&mut got).unwrap();

@@ -100,7 +100,8 @@ const SIZE: (u32, u32) = (900, 560);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = PathBuf::from(std::env::args_os().nth(1).ok_or("which directory?")?);
-    let rows: Vec<Row> = csv::Reader::from_path(directory.join("models.csv"))?.deserialize().collect::<Result<_, _>>()?;
+    let rows: Vec<Row> =
+        csv::Reader::from_path(directory.join("models.csv"))?.deserialize().collect::<Result<_, _>>()?;
     for question in QUESTIONS {
         draw(&directory, question, &rows).map_err(|error| format!("{}: {error}", question.file))?;
     }
