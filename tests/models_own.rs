@@ -396,10 +396,11 @@ fn pipelines_longer_than_their_buffers_outlive_kills_under_uring() {
             let address = address.clone();
             std::thread::spawn(move || {
                 let mut client = Client::connect(&address).patient(SOON);
-                let file = |at: usize| if (at * at + seed) % 3 == 0 { ("/a", "one") } else { ("/b", "another") };
+                let file =
+                    |at: usize| if (at * at + seed).is_multiple_of(3) { ("/a", "one") } else { ("/b", "another") };
                 for _round in 0..knob("PHALANX_PIPELINES", 40) {
                     client.send(&(0..DEEP).flat_map(|at| get(file(at).0)).collect::<Vec<_>>());
-                    (0..DEEP).for_each(|at| _ = client.answer().assert(200, file(at).1.as_bytes()));
+                    (0..DEEP).for_each(|at| client.answer().assert(200, file(at).1.as_bytes()));
                 }
             })
         })

@@ -157,9 +157,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     let orphans = || birth.orphans.iter().copied().filter(|lane| *lane < LANES && *lane != birth.lane);
     let dead_lanes: Vec<usize> = if alone { (0..LANES).collect() } else { orphans().chain([birth.lane]).collect() };
     rescue::settle(ledger, dead_lanes.iter().copied());
-    let own = birth.incarnation;
-    let is_dead = |owner| (owner < own || alone && owner != own) && !birth.alive.contains(&owner);
-    let follows_ring = rescue::ring::settle(ledger, dead_lanes.iter().copied(), is_dead);
+    dead_lanes.iter().for_each(|lane| rescue::ring::settle(ledger, *lane, None));
     let formers = Formers::new(&inheritance.formers, birth.incarnation, &birth.alive);
     formers.finish_moves(ledger);
     let config = read_blueprint(inheritance.blueprints[birth.blueprint & 1])?;
@@ -177,7 +175,6 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
             swept.extend(rescue::sweep::unrecorded(&mut cx, lane, inheritance));
         }
     }
-    cx.follows_ring = follows_ring;
     cx.router = Arc::new(Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?);
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
     let model = Model::named(&config.workers.model.0)

@@ -338,10 +338,12 @@ impl EventLoop {
         }
     }
 
-    /// A worker with a ring is dead that accepted from the same sockets.
-    pub(crate) fn follow_ring(&mut self) {
-        if let Some(ring) = self.poller.completing() {
-            ring.poll_listeners();
+    /// Has what was begun in the turn leave, if a call is needed for that.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        let mut left_for_others = Vec::new();
+        match self.poller.completing() {
+            Some(ring) => ring.wait(&mut left_for_others, Some(Duration::ZERO)),
+            None => Ok(()),
         }
     }
 
@@ -375,13 +377,11 @@ impl EventLoop {
         {
             fate = Fate::Close;
         }
+        fate = connection.with_mail(&mut self.cx, fate);
         if let Some(ring) = self.poller.completing()
             && go_on_by_ring(ring, connection).is_err()
         {
             fate = Fate::Close;
-        }
-        if fate == Fate::Stay && connection.has_more() && !connection.is_busy() {
-            fate = Fate::GoOn;
         }
         match fate {
             Fate::Close => {
@@ -509,7 +509,8 @@ fn go_on_by_ring(ring: &mut Uring, connection: &mut Connection) -> io::Result<()
 /// Sees to it that a ring has buffers to receive into.
 fn provide(ring: &mut Uring, buffers: &mut Buffers) {
     for _ in 0..ring.lacks_buffers() {
-        let Some(buffer) = buffers.take() else { return };
+        // Connections need some too.
+        let Some(buffer) = buffers.take_spare() else { return };
         if let Err(buffer) = ring.provide(buffer) {
             return buffers.put(buffer);
         }

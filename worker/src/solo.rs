@@ -81,6 +81,7 @@ impl Solo<'_> {
         cx.track.set_current(Some(self.connection.fd));
         cx.track.set_busy_since(Some(cx.clock.since_boot()));
         let fate = act(&mut self.connection, cx);
+        let fate = self.connection.with_mail(cx, fate);
         cx.track.set_busy_since(None);
         cx.track.set_current(None);
         cx.stats.add(Counter::Busy, nanoseconds(begun.elapsed()));

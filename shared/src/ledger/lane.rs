@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::journal::Journal;
 use super::track::{self, Track};
 use super::words::{Notes, Orders};
+use crate::ipc::Incarnation;
 use crate::stats::Snapshot;
 use crate::sys::crash_signal::{self, Suspect};
 
@@ -207,15 +208,18 @@ impl Lane {
         self.track().stats()
     }
 
-    /// The descriptor of the ring that the worker receives by, if it has one: what that has completed and the worker has not seen
+    /// The descriptor of the ring that a worker receives by, and that worker: what the ring has completed and the worker has not seen
     /// is there after its death.
-    pub fn ring(&self) -> Option<RawFd> {
-        RawFd::try_from(self.words[RING].load(Ordering::Acquire).checked_sub(1)?).ok()
+    pub fn ring(&self) -> Option<(RawFd, Incarnation)> {
+        let word = self.words[RING].load(Ordering::Acquire);
+        let fd = (word as u32).checked_sub(1)?;
+        Some((RawFd::try_from(fd).ok()?, Incarnation((word >> 32) as u32)))
     }
 
     /// Sets [`Lane::ring`].
-    pub fn set_ring(&self, fd: Option<RawFd>) {
-        self.words[RING].store(fd.map_or(0, |fd| fd as u64 + 1), Ordering::Release);
+    pub fn set_ring(&self, ring: Option<(RawFd, Incarnation)>) {
+        let word = ring.map_or(0, |(fd, owner)| u64::from(owner.0) << 32 | (u64::from(fd as u32) + 1));
+        self.words[RING].store(word, Ordering::Release);
     }
 
     /// Where the fatal-signal handler writes.

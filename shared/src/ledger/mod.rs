@@ -38,8 +38,9 @@ pub const LANES: usize = 4;
 pub const BUFFER_BYTES: usize = 16 * 1024;
 /// Responses of one connection that can be on their way at the same time: what is answered of a pipeline in one turn.
 pub const MAX_PENDING: usize = 32;
-/// Buffers that can hold what was received ahead on one connection: more than a ring receives between two looks.
-pub const MOST_HELD: usize = 128;
+/// Buffers that hold what was received ahead on one connection are followed so far, whatever a dying worker has written: more than
+/// a ring has at the same time.
+pub const MOST_HELD: usize = 8192;
 /// Parts begin on a page, so that touching one does not make another resident.
 const PAGE: usize = 4096;
 

@@ -78,24 +78,31 @@ impl Name {
 }
 
 /// What an operation came to.
-#[derive(Debug, Clone, Copy)]
-pub struct Completion {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
     /// Which it was.
     pub name: Name,
     /// What the call of that kind would have returned; negative: an errno.
     pub result: i32,
     /// It goes on, and there will be more.
     pub more: bool,
-    /// The provided buffer that bytes were received into, by its number of [`Ring::provide`].
-    buffer: Option<u16>,
 }
 
-impl Completion {
-    fn of(entry: &cqueue::Entry) -> Option<Completion> {
-        let (flags, name) = (entry.flags(), Name::from_word(entry.user_data())?);
-        let buffer = cqueue::buffer_select(flags);
-        Some(Completion { name, result: entry.result(), more: cqueue::more(flags), buffer })
+impl Told {
+    fn of(entry: &cqueue::Entry) -> Option<Told> {
+        let name = Name::from_word(entry.user_data())?;
+        Some(Told { name, result: entry.result(), more: cqueue::more(entry.flags()) })
     }
+}
+
+/// What an operation came to, with what the ring had for it.
+pub struct Completion {
+    /// What it came to.
+    pub told: Told,
+    /// The provided buffer that bytes were received into, from its first byte on.
+    pub buffer: Option<Buffer>,
+    /// The bytes of a send.
+    pub bytes: Option<Vec<u8>>,
 }
 
 /// A ring of this thread's own.
@@ -160,13 +167,6 @@ impl Ring {
         self.provided.add(buffer)
     }
 
-    /// The buffer that a completion's bytes stand in, from its first byte on; none: there are no bytes.
-    pub fn take_buffer(&mut self, completion: &Completion) -> Option<Buffer> {
-        let buffer = self.provided.held.get_mut(usize::from(completion.buffer?))?.take()?;
-        self.provided.count -= 1;
-        Some(buffer)
-    }
-
     // ---- operations ----
 
     /// Begins to accept connections, close-on-exec and non-blocking.
@@ -185,7 +185,7 @@ impl Ring {
         self.push(opcode::PollAdd::new(Fd(fd), events).build(), Name { kind: Kind::Poll, fd, tag })
     }
 
-    /// Sends the first `count` of `bytes`, which come back by [`Ring::take_sent`]. Returns the tag.
+    /// Sends the first `count` of `bytes`, which come back with the completion. Returns the tag.
     pub fn send(&mut self, fd: RawFd, bytes: Vec<u8>, count: usize) -> io::Result<u32> {
         let tag = self.free_sends.pop().unwrap_or(self.sends.len() as u32);
         let len = u32::try_from(count.min(bytes.len())).unwrap_or(u32::MAX);
@@ -198,21 +198,13 @@ impl Ring {
         Ok(tag)
     }
 
-    /// The bytes of a send that is complete.
-    pub fn take_sent(&mut self, completion: &Completion) -> Option<Vec<u8>> {
-        let Name { kind: Kind::Send, tag, .. } = completion.name else { return None };
-        let bytes = self.sends.get_mut(tag as usize)?.take()?;
-        self.free_sends.push(tag);
-        Some(bytes)
-    }
-
     /// Ends an operation with the next wait. What it does before shows as it would.
     pub fn cancel(&mut self, name: Name) -> io::Result<()> {
         let entry = opcode::AsyncCancel::new(name.to_word()).build().flags(squeue::Flags::SKIP_SUCCESS);
         self.push(entry, Name { kind: Kind::Cancel, ..name })
     }
 
-    /// Ends an operation: after the call it does nothing any more. What it did before is told by [`Ring::has_untaken`].
+    /// Ends an operation: after the call it does nothing any more. What it did before is found by [`Ring::has_untaken`].
     ///
     /// # Errors
     /// That the operation was not under way.
@@ -272,15 +264,24 @@ impl Ring {
     }
 
     /// Completion `at` of those that the last wait told and that have not been taken.
-    pub fn told(&self, at: usize) -> Option<Completion> {
-        Completion::of(self.told.get(at)?)
+    pub fn told(&self, at: usize) -> Option<Told> {
+        Told::of(self.told.get(at)?)
     }
 
     /// The next completion that the last wait told.
     pub fn take(&mut self) -> Option<Completion> {
         let entry = self.told.pop_front()?;
         self.taken += 1;
-        Completion::of(&entry)
+        let told = Told::of(&entry)?;
+        let buffer = cqueue::buffer_select(entry.flags()).and_then(|number| self.provided.take(number));
+        let bytes = if told.name.kind == Kind::Send { self.take_sent(told.name.tag) } else { None };
+        Some(Completion { told, buffer, bytes })
+    }
+
+    fn take_sent(&mut self, tag: u32) -> Option<Vec<u8>> {
+        let bytes = self.sends.get_mut(tag as usize)?.take()?;
+        self.free_sends.push(tag);
+        Some(bytes)
     }
 
     /// Gives the room of what has been taken back to the kernel: from here on nobody can find it in the ring.
@@ -291,9 +292,9 @@ impl Ring {
         }
     }
 
-    /// Whether there are completions that have not been taken, about a descriptor.
-    pub fn has_untaken(&mut self, fd: RawFd) -> bool {
-        self.untaken(|name| name.fd == fd && matches!(name.kind, Kind::Receive | Kind::Accept))
+    /// Whether the operation has brought something that has not been taken.
+    pub fn has_untaken(&mut self, operation: Name) -> bool {
+        self.untaken(|name| name == operation)
     }
 
     /// Whether there are completions that have not been taken and that brought a connection.
@@ -305,8 +306,8 @@ impl Ring {
         let (mut queue, skip) = (self.io.completion(), self.taken);
         let found = (&mut queue)
             .skip(skip)
-            .filter_map(|entry| Completion::of(&entry))
-            .any(|completion| completion.result > 0 && is_meant(completion.name));
+            .filter_map(|entry| Told::of(&entry))
+            .any(|told| told.result > 0 && is_meant(told.name));
         std::mem::forget(queue);
         found
     }
@@ -359,6 +360,14 @@ impl Provided {
     }
 }
 
+impl Provided {
+    fn take(&mut self, number: u16) -> Option<Buffer> {
+        let buffer = self.held.get_mut(usize::from(number))?.take()?;
+        self.count -= 1;
+        Some(buffer)
+    }
+}
+
 impl Drop for Provided {
     fn drop(&mut self) {
         // A receive that was under way may write into them until the kernel has ended it: nobody else gets them in this process.
@@ -371,7 +380,7 @@ impl Drop for Provided {
 pub struct Unseen {
     /// Of which operation.
     pub name: Name,
-    /// As of a [`Completion`].
+    /// As of [`Told`].
     pub result: i32,
     /// The number of the provided buffer.
     pub buffer: Option<u16>,

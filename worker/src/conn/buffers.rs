@@ -67,6 +67,20 @@ impl Buffers {
         fresh.by_ref().filter(|index| !used.contains(index)).find_map(|index| self.ledger.buffer(index))
     }
 
+    /// As [`Buffers::take`], of those beyond a reserve: none when few are left.
+    pub fn take_spare(&mut self) -> Option<Buffer> {
+        let reserve = self.lane.len() / 4;
+        if self.returned.len() <= reserve {
+            let depot = self.depot();
+            let free = depot.fresh.len() + depot.returned.len();
+            drop(depot);
+            if self.returned.len() + free <= reserve {
+                return None;
+            }
+        }
+        self.take()
+    }
+
     /// The buffer that a record names, for a connection that is taken over; none when the number is wrong or held already.
     pub fn claim(&self, index: usize) -> Option<Buffer> {
         self.ledger.buffer(index)

@@ -6,7 +6,7 @@ use std::io;
 
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Phase, State};
-use phalanx_shared::ledger::{BUFFER_BYTES, Ledger, MOST_HELD};
+use phalanx_shared::ledger::{BUFFER_BYTES, Ledger};
 use phalanx_shared::sys::region::Buffer;
 
 use super::input::Filled;
@@ -59,10 +59,11 @@ impl Mail {
 
 impl Connection {
     /// Takes what a dead worker had received ahead for the connection; none when that is damaged.
-    pub(crate) fn take_left_behind(&mut self, cx: &Context) -> Option<()> {
+    pub(crate) fn take_left_behind(&mut self, cx: &mut Context) -> Option<()> {
         if self.record.held().is_some() {
             let mail = Mail::left_behind(&cx.ledger, &self.record)?;
             self.record.set_held(mail.held.front().map(|next| next.buffer.index()));
+            cx.held += mail.held.len();
             self.mail = (!mail.held.is_empty()).then(|| Box::new(mail));
         }
         Some(())
@@ -109,11 +110,24 @@ impl Connection {
             return Fate::Stay;
         }
         match self.record.state().phase {
-            Phase::Lingering if matches!(outcome, Ok(0)) => Fate::Close,
             Phase::Lingering => Fate::Stay,
             Phase::Open if self.upload.is_none() && !self.has_more() => self.serve(cx),
             _ => self.readable(cx),
         }
+    }
+
+    /// What becomes of it, seeing that there may be something to be read that no event will tell.
+    pub(crate) fn with_mail(&mut self, cx: &mut Context, fate: Fate) -> Fate {
+        if fate != Fate::Stay || !self.has_more() {
+            return fate;
+        }
+        if self.record.state().phase == Phase::Lingering {
+            // Thrown away, as all that still comes.
+            let ended = self.mail.as_mut().is_some_and(|mail| std::mem::take(&mut mail.end));
+            self.drop_held(cx);
+            return if ended { Fate::Close } else { Fate::Stay };
+        }
+        if self.is_busy() { Fate::Stay } else { Fate::GoOn }
     }
 
     /// There is something to be read that no event will tell.
@@ -140,12 +154,15 @@ impl Connection {
         self.record.set_consumed(consumed + len as u64);
     }
 
-    fn hold(&mut self, cx: &Context, buffer: Buffer, len: usize) -> Fate {
+    fn hold(&mut self, cx: &mut Context, buffer: Buffer, len: usize) -> Fate {
         let mail = self.mail.get_or_insert_default();
         let position = mail.held.back().map_or(self.record.consumed(), |last| last.position + last.len as u64);
-        let Some(link) = cx.ledger.held(buffer.index()).filter(|_| mail.held.len() < MOST_HELD) else {
+        // Who sends on and on and reads nothing is not to take the room of others.
+        let most = cx.ledger.buffers_of_lane(cx.lane_number).len() / 4;
+        let Some(link) = cx.ledger.held(buffer.index()).filter(|_| cx.held < most.max(ENOUGH)) else {
             return Fate::Close;
         };
+        cx.held += 1;
         link.fill(position, len);
         match mail.held.back().and_then(|last| cx.ledger.held(last.buffer.index())) {
             Some(last) => last.set_next(buffer.index()),
@@ -171,14 +188,17 @@ impl Connection {
         {
             self.record.set_held(mail.held.front().map(|next| next.buffer.index()));
             cx.buffers.put(taken.buffer);
+            cx.held = cx.held.saturating_sub(1);
         }
         Filled::Some
     }
 
     /// Lets go of what is held: the connection ends.
     pub(super) fn drop_held(&mut self, cx: &mut Context) {
-        if let Some(mail) = self.mail.take() {
-            mail.held.into_iter().for_each(|piece| cx.buffers.put(piece.buffer));
+        if let Some(mail) = &mut self.mail {
+            self.record.set_held(None);
+            cx.held = cx.held.saturating_sub(mail.held.len());
+            mail.held.drain(..).for_each(|piece| cx.buffers.put(piece.buffer));
         }
     }
 

@@ -84,8 +84,8 @@ pub struct Context {
     pub is_child: bool,
     /// The ring by which connections are received from, until the loop has it.
     pub ring: Option<Uring>,
-    /// A dead worker had a ring, by which it accepted from the same sockets.
-    pub follows_ring: bool,
+    /// Buffers that hold what a ring has received ahead.
+    pub held: usize,
     /// A ring receives and sends: connections read what it brings.
     pub by_ring: bool,
     /// Nothing else waits for this thread: what may block is done here and now.
@@ -170,7 +170,7 @@ impl Context {
             crowded: false,
             is_child: false,
             ring: None,
-            follows_ring: false,
+            held: 0,
             by_ring: false,
             blocking: false,
             orphans: Vec::new(),

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use phalanx_shared::sys::region::Buffer;
-use phalanx_shared::sys::uring::{Completion, Kind, MOST_PROVIDED, Name, Ring};
+use phalanx_shared::sys::uring::{Completion, Kind, MOST_PROVIDED, Name, Ring, Told};
 
 use super::{Event, Interest, Poller};
 
@@ -67,34 +67,37 @@ pub struct Uring {
     starved: Vec<RawFd>,
     /// Buffers to be provided at the same time.
     buffers: usize,
+    /// … at most.
+    most_buffers: usize,
+    /// They have not sufficed in this turn.
+    lacked_buffers: bool,
+    /// Sends of this turn: connection, the tag of its watch, bytes, how many of them.
+    outgoing: Vec<(RawFd, u32, Vec<u8>, usize)>,
     /// Counts operations, to tell them apart.
     tags: u32,
-    /// Listeners are polled too.
-    polls_listeners: bool,
 }
 
 impl Uring {
-    /// Over a ring that has nothing under way yet.
-    pub fn new(ring: Ring) -> Uring {
-        let (watched, due, starved) = (Vec::new(), Vec::new(), Vec::new());
-        Uring { ring, watched, due, starved, buffers: FEW_BUFFERS, tags: 0, polls_listeners: false }
-    }
-
-    /// From now on listeners are polled beside. While the kernel has not ended what the ring of a dead worker had begun, that can be
-    /// given the one wake-up that a new connection makes among those who accept (EPOLLEXCLUSIVE); those who poll get one each.
-    pub fn poll_listeners(&mut self) {
-        self.polls_listeners = true;
-        let listeners = self.watched.iter_mut().enumerate().filter(|(_, watched)| watched.what == What::Listener);
-        for (fd, watched) in listeners {
-            watched.events = READ;
-            self.due.push(fd as RawFd);
+    /// Over a ring that has nothing under way yet and is to have at most so many buffers.
+    pub fn new(ring: Ring, most_buffers: usize) -> Uring {
+        let most_buffers = most_buffers.clamp(1, MOST_PROVIDED.into());
+        Uring {
+            ring,
+            watched: Vec::new(),
+            due: Vec::new(),
+            starved: Vec::new(),
+            buffers: FEW_BUFFERS.min(most_buffers),
+            most_buffers,
+            lacked_buffers: false,
+            outgoing: Vec::new(),
+            tags: 0,
         }
     }
 
-    /// Watches a listener: connections are accepted as they come.
+    /// Watches a listener: connections are accepted as they come. It is polled beside: the kernel wakes one of those who accept for
+    /// each connection that comes (EPOLLEXCLUSIVE), and that one may be busy, or dead; those who poll are woken all.
     pub fn add_listener(&mut self, fd: RawFd) -> io::Result<()> {
-        let events = if self.polls_listeners { READ } else { 0 };
-        self.watch(fd, What::Listener, events).map(|_| ())
+        self.watch(fd, What::Listener, READ).map(|_| ())
     }
 
     /// Watches a connection: what it sends is received. Returns the tag of the operation that does so.
@@ -104,8 +107,9 @@ impl Uring {
 
     /// Sends the first `count` of `bytes` on a connection; one send at a time.
     pub fn send(&mut self, fd: RawFd, bytes: Vec<u8>, count: usize) -> io::Result<()> {
-        let tag = self.ring.send(fd, bytes, count)?;
-        self.at(fd)?.send = Some(tag);
+        // Named when nothing can close it any more before it is submitted: its number could be another's by then.
+        let tag = self.at(fd)?.tag;
+        self.outgoing.push((fd, tag, bytes, count));
         Ok(())
     }
 
@@ -127,14 +131,14 @@ impl Uring {
     /// Stops to watch a connection that another process is to have: after this nothing is received on it here. False when something has
     /// been, which a coming event tells; then it goes on to be watched.
     pub fn let_go(&mut self, fd: RawFd) -> bool {
-        if self.ring.has_untaken(fd) {
+        let Ok(watched) = self.at(fd) else { return true };
+        let (name, armed) = (Name { kind: Kind::Receive, fd, tag: watched.tag }, watched.armed);
+        if self.ring.has_untaken(name) {
             return false;
         }
-        let Ok(watched) = self.at(fd) else { return true };
-        if watched.armed {
-            let name = Name { kind: Kind::Receive, fd, tag: watched.tag };
+        if armed {
             let _it_may_have_ended = self.ring.cancel_now(name);
-            if self.ring.has_untaken(fd) {
+            if self.ring.has_untaken(name) {
                 return false;
             }
         }
@@ -144,7 +148,8 @@ impl Uring {
 
     /// Whether something has been received on a connection that no event has told yet.
     pub fn has_untold(&mut self, fd: RawFd) -> bool {
-        self.ring.has_untaken(fd)
+        let tag = self.at(fd).ok().map(|watched| watched.tag);
+        tag.is_some_and(|tag| self.ring.has_untaken(Name { kind: Kind::Receive, fd, tag }))
     }
 
     /// Whether connections have come that no event has told yet.
@@ -166,45 +171,47 @@ impl Uring {
     /// order of the events.
     pub fn done(&mut self) -> Option<Done> {
         // Polls have been told by their events.
-        let completion = loop {
+        let Completion { told, buffer, bytes } = loop {
             let completion = self.ring.take()?;
-            if completion.name.kind != Kind::Poll {
+            if completion.told.name.kind != Kind::Poll {
                 break completion;
             }
         };
-        let Name { kind, fd, tag } = completion.name;
-        if kind == Kind::Send {
-            let bytes = self.ring.take_sent(&completion)?;
-            let watched = self.at(fd).ok().filter(|watched| watched.send == Some(tag))?;
-            watched.send = None;
-            return Some(Done::Sent(outcome(&completion), bytes));
+        let Name { kind, fd, tag } = told.name;
+        let watched = usize::try_from(fd).ok().and_then(|index| self.watched.get_mut(index));
+        match kind {
+            Kind::Send => {
+                let watched = watched.filter(|watched| watched.send == Some(tag))?;
+                watched.send = None;
+                return Some(Done::Sent(outcome(&told), bytes?));
+            }
+            Kind::Poll | Kind::Cancel => return None,
+            Kind::Accept | Kind::Receive => {}
         }
-        let buffer = self.ring.take_buffer(&completion);
-        let known = usize::try_from(fd).ok().and_then(|index| self.watched.get_mut(index));
-        let known = known.filter(|watched| watched.tag == tag);
-        let is_known = known.is_some();
-        if let Some(watched) = known.filter(|_| !completion.more) {
+        let Some(watched) = watched.filter(|watched| watched.tag == tag && watched.what != What::Nothing) else {
+            // A connection has come, whether it is still waited for or not.
+            let accepted = (kind == Kind::Accept && told.result >= 0).then_some(Done::Accepted(Ok(told.result)));
+            return accepted.or(buffer.map(Done::Unwanted));
+        };
+        if !told.more {
             watched.armed = false;
-            let starves = completion.result == -libc::ENOBUFS;
-            if starves { self.starved.push(fd) } else { self.due.push(fd) }
-        }
-        match (kind, completion.result, buffer) {
-            // It has come, whether it is still waited for or not.
-            (Kind::Accept, 0.., _) => Some(Done::Accepted(Ok(completion.result))),
-            (Kind::Receive, _, Some(buffer)) if is_known => Some(Done::Received(outcome(&completion), Some(buffer))),
-            (_, _, Some(buffer)) => Some(Done::Unwanted(buffer)),
-            (Kind::Receive, result, None) if result == -libc::ENOBUFS => {
-                self.buffers = (self.buffers * 2).min(MOST_PROVIDED.into());
-                None
+            if told.result == -libc::ENOBUFS {
+                self.starved.push(fd);
+                self.lacked_buffers = true;
+                return None;
             }
-            (Kind::Accept | Kind::Receive, result, None) if !is_known || result == -libc::ECANCELED => None,
-            (Kind::Accept, ..) => Some(Done::Accepted(outcome(&completion).map(|_| -1))),
-            (Kind::Receive, ..) => {
-                self.at(fd).ok()?.wanted = false;
-                Some(Done::Received(outcome(&completion), None))
-            }
-            _ => None,
+            self.due.push(fd);
         }
+        if told.result == -libc::ECANCELED {
+            return None;
+        }
+        if kind == Kind::Accept {
+            return Some(Done::Accepted(outcome(&told).map(|_| told.result)));
+        }
+        if buffer.is_none() {
+            watched.wanted = false;
+        }
+        Some(Done::Received(outcome(&told), buffer))
     }
 
     /// What has been asked for is the asker's: nobody finds it in the ring any more.
@@ -265,7 +272,7 @@ impl Uring {
     }
 
     /// The event of a completion; none: one that nobody waits for.
-    fn event(&mut self, completion: &Completion) -> Option<Event> {
+    fn event(&mut self, completion: &Told) -> Option<Event> {
         let Name { kind, fd, tag } = completion.name;
         if kind != Kind::Poll {
             return Some(Event { completed: true, ..Event::of(fd) });
@@ -331,6 +338,9 @@ impl Poller for Uring {
 
     fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
         events.clear();
+        if std::mem::take(&mut self.lacked_buffers) {
+            self.buffers = (self.buffers * 2).min(self.most_buffers);
+        }
         if self.ring.provided() > 0 {
             self.due.append(&mut self.starved);
         }
@@ -339,6 +349,14 @@ impl Poller for Uring {
             self.begin(fd)?;
         }
         self.due = due;
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for (fd, tag, bytes, count) in outgoing.drain(..) {
+            let watched = usize::try_from(fd).ok().and_then(|index| self.watched.get_mut(index));
+            if let Some(watched) = watched.filter(|watched| watched.tag == tag && watched.what == What::Connection) {
+                watched.send = Some(self.ring.send(fd, bytes, count)?);
+            }
+        }
+        self.outgoing = outgoing;
         self.ring.wait(limit)?;
         for at in 0.. {
             let Some(completion) = self.ring.told(at) else { break };
@@ -361,6 +379,6 @@ fn events(interest: Interest) -> u32 {
     }
 }
 
-fn outcome(completion: &Completion) -> io::Result<usize> {
+fn outcome(completion: &Told) -> io::Result<usize> {
     usize::try_from(completion.result).map_err(|_| io::Error::from_raw_os_error(-completion.result))
 }

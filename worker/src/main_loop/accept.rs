@@ -105,8 +105,6 @@ impl MainLoop {
             self.inheritance.seats.iter().position(|seat| *seat == socket).and_then(|seat| u8::try_from(seat).ok());
         let assisted = || self.assisted.iter().find(|(assisted, _)| *assisted == socket).map(|(_, seat)| *seat);
         match (accepted, seat.or_else(assisted)) {
-            // Who buried a worker may have found it before.
-            (Ok(fd), _) if self.own.connection(fd).is_some() => {}
             (Ok(fd), seat) => match seat.or_else(|| rescue::sweep::seat_of(fd, self.inheritance)) {
                 Some(seat) => self.accepted(fd, seat),
                 None => table::close(fd),

@@ -171,6 +171,13 @@ impl MainLoop {
     pub(crate) fn leave(mut self) -> i32 {
         self.crew.check(&mut self.own);
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
+        if let Err(error) = self.own.flush() {
+            warn!("submit what was begun: {error}");
+        }
+        if self.own.cx.by_ring && self.own.count() > 0 {
+            // What the ring has received by now is its heir's.
+            process::exit_now(0);
+        }
         // Its number may be another's soon.
         self.own.cx.lane.set_ring(None);
         if self.crew.may_be_at_work() || self.own.cx.pools().any(Pool::is_at_work) {

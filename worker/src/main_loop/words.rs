@@ -119,9 +119,6 @@ impl MainLoop {
         if lane < LANES && lane != self.own.cx.lane_number {
             // What the dead one had fetched is this table's own.
             self.formers.finish_moves(&self.own.cx.ledger);
-            if self.own.cx.ledger.lane(lane).ring().is_some() {
-                self.own.follow_ring();
-            }
             let taken = rescue::bury(&mut self.own.cx, dead, lane, self.inheritance);
             if !taken.is_empty() {
                 info!("incarnation {} is dead: took over {} connections", dead.0, taken.len());

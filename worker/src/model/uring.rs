@@ -35,12 +35,8 @@ fn equip(cx: &mut Context, _workers: &Workers) -> Result<(), String> {
         };
         format!("the model uring needs io_uring, and {reason} ({error}): choose another model, such as \"reactor\"")
     })?;
-    cx.lane.set_ring(Some(ring.descriptor()));
-    let mut ring = Uring::new(ring);
-    if cx.follows_ring {
-        ring.poll_listeners();
-    }
-    cx.ring = Some(ring);
+    cx.lane.set_ring(Some((ring.descriptor(), cx.incarnation)));
+    cx.ring = Some(Uring::new(ring, buffers.len() / 4));
     cx.by_ring = true;
     Ok(())
 }

@@ -346,12 +346,10 @@ fn copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result
 
 fn try_copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Result<Record, Refusal> {
     let record = cx.ledger.record(fd).ok_or("the ledger has no room for its descriptor")?;
-    if theirs.held().is_some() {
-        return Err("what was received ahead of it stands in buffers of another table");
-    }
     record.copy(theirs);
     record.set_buffer(None);
     record.set_held(None);
+    copy_chain(cx, former, theirs, &record)?;
     if let Some(number) = theirs.buffer() {
         let their_buffer = former.ledger.buffer(number).ok_or("its buffer is out of range or another's")?;
         let mut buffer = cx.buffers.take().ok_or("there is no buffer for it")?;
@@ -362,6 +360,28 @@ fn try_copy(cx: &mut Context, former: &Former, theirs: &Record, fd: RawFd) -> Re
     cx.lane.raise_high_water(fd);
     record.set_owner(Owner::Worker(cx.incarnation));
     Ok(record)
+}
+
+/// Copies what was received ahead.
+fn copy_chain(cx: &mut Context, former: &Former, theirs: &Record, record: &Record) -> Result<(), Refusal> {
+    let mut last = None;
+    for index in former.ledger.chain(theirs) {
+        let (Some(their_link), Some(their_buffer)) = (former.ledger.held(index), former.ledger.buffer(index)) else {
+            return Err("what was received ahead of it is damaged");
+        };
+        let mut buffer = cx.buffers.take().ok_or("there is no buffer for what was received ahead of it")?;
+        let link = cx.ledger.held(buffer.index()).ok_or("the ledger has no such buffer")?;
+        buffer.bytes_mut().copy_from_slice(their_buffer.bytes());
+        link.fill(their_link.position(), their_link.len());
+        match last.and_then(|last| cx.ledger.held(last)) {
+            Some(last) => last.set_next(buffer.index()),
+            None => record.set_held(Some(buffer.index())),
+        }
+        last = Some(buffer.index());
+        // The rescue that follows takes it again, by the record.
+        drop(buffer);
+    }
+    Ok(())
 }
 
 fn take_in_fresh(cx: &mut Context, listeners: Vec<u8>, descriptors: Vec<OwnedFd>, come: &mut Vec<Connection>) {

@@ -9,6 +9,7 @@ use phalanx_shared::sys::socket::cookie;
 use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::warn;
 
+use super::ring;
 use super::sweep::{close_what_was_closing, in_no_record, just_accepted};
 use crate::enter::Inheritance;
 
@@ -55,11 +56,14 @@ fn send_fresh(socket: BorrowedFd<'_>, inheritance: &Inheritance, lane: usize) {
 /// What the dead worker of `lane` had accepted and not recorded, and by which listener. What it was closing is closed.
 fn fresh(ledger: &Ledger, inheritance: &Inheritance, lane: usize) -> Vec<(RawFd, u8)> {
     close_what_was_closing(ledger, lane, inheritance);
+    ring::settle(ledger, lane, None);
     let lane = ledger.lane(lane);
     let mut fresh = Vec::new();
     if lane.is_accepting() {
+        let found = in_no_record(ledger, inheritance);
+        let coming = ring::coming(ledger);
         let accepted = |fd| just_accepted(fd, inheritance).map(|(_, listener)| (fd, listener));
-        fresh.extend(in_no_record(ledger, inheritance).into_iter().filter_map(accepted));
+        fresh.extend(found.into_iter().filter(|fd| !coming.contains(fd)).filter_map(accepted));
     }
     lane.set_accepting(false);
     fresh

@@ -46,7 +46,7 @@ pub(crate) fn take_over(cx: &mut Context, alive: &[Incarnation], alone: bool) ->
 /// serves.
 pub(crate) fn bury(cx: &mut Context, dead: Incarnation, lane: usize, inheritance: &Inheritance) -> Vec<Connection> {
     settle(&cx.ledger, [lane]);
-    ring::settle(&cx.ledger, [lane], |owner| owner == dead);
+    ring::settle(&cx.ledger, lane, Some(dead));
     sweep::close_noted(cx, lane);
     let mut taken = sweep::unrecorded(cx, lane, inheritance);
     taken.append(&mut take_over_from(cx, |owner| owner == dead));

@@ -7,9 +7,9 @@ use std::os::fd::RawFd;
 use phalanx_shared::ipc::Incarnation;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase};
-use phalanx_shared::ledger::{BUFFER_BYTES, Ledger, MOST_HELD, Record};
+use phalanx_shared::ledger::{BUFFER_BYTES, LANES, Ledger, MOST_HELD, Record};
 use phalanx_shared::sys::socket::{cookie, counters};
-use phalanx_shared::sys::table::borrow;
+use phalanx_shared::sys::table::{self, borrow};
 use phalanx_shared::sys::uring::{Kind, Unseen, unseen};
 use phalanx_shared::warn;
 
@@ -21,34 +21,44 @@ struct Piece {
     len: usize,
 }
 
-/// Carries over what the rings of dead workers' lanes had to tell; `is_dead` says whose connections are concerned. True if there was
-/// a ring. May be done again by a successor, if this one dies over it.
-pub(crate) fn settle(
-    ledger: &Ledger,
-    lanes: impl IntoIterator<Item = usize>,
-    is_dead: impl Fn(Incarnation) -> bool,
-) -> bool {
-    let mut were_rings = false;
-    for number in lanes {
-        let lane = ledger.lane(number);
-        let Some(fd) = lane.ring() else { continue };
-        were_rings = true;
-        match unseen(fd) {
-            Ok(unseen) => {
-                // Where to look for connections that it accepted and nobody saw.
-                if unseen.iter().any(|it| it.name.kind == Kind::Accept && it.result >= 0) {
-                    lane.set_accepting(true);
-                }
-                put_on_record(ledger, number, &unseen, &is_dead);
-            }
-            Err(error) => warn!("look into the ring of a dead worker: {error}"),
+/// Puts on record what the ring of a lane's worker had to tell, and closes the ring: that of `dead`, or of whoever had the lane last,
+/// who is dead. May be done again by a successor, if this one dies over it.
+pub(crate) fn settle(ledger: &Ledger, number: usize, dead: Option<Incarnation>) {
+    let lane = ledger.lane(number);
+    let Some((fd, owner)) = lane.ring().filter(|(_, owner)| dead.is_none_or(|dead| dead == *owner)) else { return };
+    match unseen(fd) {
+        Ok(_) if rings_of_others(ledger, number).any(|other| other == fd) => {
+            warn!("a dead worker names the ring of another as its own");
         }
-        lane.set_ring(None);
+        Ok(unseen) => {
+            // Where to look for connections that it accepted and nobody saw.
+            if unseen.iter().any(|it| it.name.kind == Kind::Accept && it.result >= 0) {
+                lane.set_accepting(true);
+            }
+            put_on_record(ledger, number, owner, &unseen);
+            let notes: Vec<RawFd> = lane.notes().get().filter(|noted| *noted != fd).collect();
+            lane.notes().set(&notes);
+            lane.set_ring(None);
+            table::close(fd);
+        }
+        Err(error) => warn!("look into the ring of a dead worker: {error}"),
     }
-    were_rings
+    lane.set_ring(None);
 }
 
-fn put_on_record(ledger: &Ledger, lane: usize, unseen: &[Unseen], is_dead: &impl Fn(Incarnation) -> bool) {
+fn rings_of_others(ledger: &Ledger, number: usize) -> impl Iterator<Item = RawFd> {
+    let others = (0..LANES).filter(move |lane| *lane != number);
+    others.filter_map(|lane| ledger.lane(lane).ring()).map(|(fd, _)| fd)
+}
+
+/// Connections that have come to workers that live and have not seen them yet.
+pub(super) fn coming(ledger: &Ledger) -> Vec<RawFd> {
+    let rings = (0..LANES).filter_map(|lane| ledger.lane(lane).ring());
+    let unseen = rings.filter_map(|(fd, _)| unseen(fd).ok()).flatten();
+    unseen.filter(|it| it.name.kind == Kind::Accept && it.result >= 0).map(|it| it.result).collect()
+}
+
+fn put_on_record(ledger: &Ledger, lane: usize, owner: Incarnation, unseen: &[Unseen]) {
     let first = ledger.buffers_of_lane(lane).start;
     let mut pieces: HashMap<RawFd, Vec<Piece>> = HashMap::new();
     for unseen in unseen {
@@ -57,10 +67,8 @@ fn put_on_record(ledger: &Ledger, lane: usize, unseen: &[Unseen], is_dead: &impl
             continue;
         };
         let record = ledger.record(unseen.name.fd);
-        let is_meant = |record: &Record| {
-            let owner = matches!(record.owner(), Some(Owner::Worker(owner)) if is_dead(owner));
-            owner && record.ring() == Some(unseen.name.tag)
-        };
+        let is_meant =
+            |record: &Record| record.owner() == Some(Owner::Worker(owner)) && record.ring() == Some(unseen.name.tag);
         if record.as_ref().is_some_and(is_meant) && len <= BUFFER_BYTES {
             pieces.entry(unseen.name.fd).or_default().push(Piece { buffer: first + usize::from(number), len });
         }
@@ -106,23 +114,24 @@ fn still_missing(ledger: &Ledger, fd: RawFd, record: &Record, mut pieces: Vec<Pi
 }
 
 fn link(ledger: &Ledger, record: &Record, pieces: Vec<Piece>) {
+    let mut chain = ledger.chain(record);
     for piece in pieces {
         // The worker died between making it the connection's own buffer and counting what stands in it.
-        if record.buffer() == Some(piece.buffer) && record.base() == record.consumed() && record.held().is_none() {
+        if record.buffer() == Some(piece.buffer) && record.base() == record.consumed() && chain.is_empty() {
             record.set_consumed(record.consumed().saturating_add(piece.len as u64));
             continue;
         }
-        let chain = ledger.chain(record);
-        let Some(held) =
-            ledger.held(piece.buffer).filter(|_| chain.len() < MOST_HELD && !chain.contains(&piece.buffer))
-        else {
-            return;
-        };
+        let Some(held) = ledger.held(piece.buffer).filter(|_| chain.len() < MOST_HELD) else { return };
+        // Of a Unix socket nothing tells how far the rescuer came that died over it.
+        if chain.contains(&piece.buffer) {
+            continue;
+        }
         held.fill(end_on_record(ledger, record), piece.len);
         match chain.last().and_then(|last| ledger.held(*last)) {
             Some(last) => last.set_next(piece.buffer),
             None => record.set_held(Some(piece.buffer)),
         }
+        chain.push(piece.buffer);
     }
 }
 

@@ -11,7 +11,7 @@ use phalanx_shared::ledger::{LANES, Ledger, Track};
 use phalanx_shared::sys::socket::counters;
 use phalanx_shared::sys::table::{self, borrow, open_descriptors};
 
-use super::is_alive;
+use super::{is_alive, ring};
 use crate::conn::{Connection, Context};
 use crate::enter::Inheritance;
 
@@ -89,13 +89,18 @@ pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritanc
     let is_being_closed = |ledger: &Ledger, fd| living(ledger).any(|track| track.closing() == Some(fd));
     if lane.is_fetching() {
         // What it had received and not recorded is still where it came from.
-        for fd in in_no_record(&cx.ledger, inheritance) {
+        let found = in_no_record(&cx.ledger, inheritance);
+        let coming = ring::coming(&cx.ledger);
+        for fd in found.into_iter().filter(|fd| !coming.contains(fd)) {
             if is_connection(fd, inheritance) && !is_being_closed(&cx.ledger, fd) {
                 table::close(fd);
             }
         }
     } else if lane.is_accepting() {
-        for fd in in_no_record(&cx.ledger, inheritance) {
+        // Looked for first: what comes meanwhile is in a ring by then, or on record.
+        let found = in_no_record(&cx.ledger, inheritance);
+        let coming = ring::coming(&cx.ledger);
+        for fd in found.into_iter().filter(|fd| !coming.contains(fd)) {
             if !is_being_closed(&cx.ledger, fd) {
                 adopted.extend(adopt_fresh(cx, fd, inheritance));
             }

@@ -34,6 +34,12 @@ fn next(ring: &mut Ring) -> Vec<Completion> {
     std::iter::from_fn(|| ring.take()).collect()
 }
 
+fn only(ring: &mut Ring) -> Completion {
+    let mut come = next(ring);
+    assert_eq!(come.len(), 1);
+    come.remove(0)
+}
+
 #[test]
 fn a_name_comes_back_as_it_was() {
     for kind in [Kind::Poll, Kind::Accept, Kind::Receive, Kind::Send, Kind::Cancel] {
@@ -50,23 +56,23 @@ fn what_is_received_stands_in_provided_buffers_until_there_are_none() {
     let (server, mut peer) = connection();
     ring.receive(server.as_raw_fd(), 7).unwrap();
     peer.write_all(b"one").unwrap();
-    let [first] = next(&mut ring)[..] else { panic!("one completion expected") };
-    assert_eq!((first.name, first.result), (Name { kind: Kind::Receive, fd: server.as_raw_fd(), tag: 7 }, 3));
-    assert!(first.more);
-    let buffer = ring.take_buffer(&first).unwrap();
+    let first = only(&mut ring);
+    assert_eq!((first.told.name, first.told.result), (Name { kind: Kind::Receive, fd: server.as_raw_fd(), tag: 7 }, 3));
+    assert!(first.told.more);
+    let buffer = first.buffer.unwrap();
     assert_eq!((&buffer.bytes()[..3], ring.provided()), (&b"one"[..], 1));
     // Three buffers' worth, with one buffer left.
     peer.write_all(&vec![b'x'; 3 * BUFFER_BYTES]).unwrap();
     let mut got = Vec::new();
-    while got.last().is_none_or(|last: &Completion| last.more) {
+    while got.last().is_none_or(|last: &Completion| last.told.more) {
         got.extend(next(&mut ring));
     }
-    assert_eq!((got[0].result, got.last().unwrap().result), (BUFFER_BYTES as i32, -libc::ENOBUFS));
-    assert!(ring.take_buffer(&got[0]).is_some());
+    assert_eq!((got[0].told.result, got.last().unwrap().told.result), (BUFFER_BYTES as i32, -libc::ENOBUFS));
+    assert!(got[0].buffer.is_some());
     assert!(ring.provide(buffer).is_ok());
     ring.receive(server.as_raw_fd(), 8).unwrap();
-    let [again, ..] = next(&mut ring)[..] else { panic!("a completion expected") };
-    assert_eq!((again.name.tag, again.result), (8, BUFFER_BYTES as i32));
+    let again = next(&mut ring).remove(0);
+    assert_eq!((again.told.name.tag, again.told.result), (8, BUFFER_BYTES as i32));
 }
 
 #[test]
@@ -75,9 +81,9 @@ fn the_end_of_what_a_peer_sends_is_nothing_received() {
     let (server, peer) = connection();
     ring.receive(server.as_raw_fd(), 1).unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
-    let [end] = next(&mut ring)[..] else { panic!("one completion expected") };
-    assert_eq!((end.result, end.more), (0, false));
-    assert!(ring.take_buffer(&end).is_none());
+    let end = only(&mut ring);
+    assert_eq!((end.told.result, end.told.more), (0, false));
+    assert!(end.buffer.is_none());
 }
 
 #[test]
@@ -85,10 +91,9 @@ fn a_send_gives_its_bytes_back() {
     let (mut ring, _ledger) = ring(0);
     let (server, mut peer) = connection();
     let tag = ring.send(server.as_raw_fd(), b"hello, all".to_vec(), 5).unwrap();
-    let [sent] = next(&mut ring)[..] else { panic!("one completion expected") };
-    assert_eq!((sent.name.tag, sent.result), (tag, 5));
-    assert_eq!(ring.take_sent(&sent), Some(b"hello, all".to_vec()));
-    assert_eq!(ring.take_sent(&sent), None);
+    let sent = only(&mut ring);
+    assert_eq!((sent.told.name.tag, sent.told.result), (tag, 5));
+    assert_eq!(sent.bytes, Some(b"hello, all".to_vec()));
     let mut got = [0; 5];
     peer.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"hello");
@@ -106,14 +111,13 @@ fn connections_are_accepted_as_they_come() {
     while come.len() < 3 {
         come.extend(next(&mut ring));
     }
-    for accepted in come {
+    for Completion { told: accepted, .. } in come {
         assert!(accepted.result > 2 && accepted.more && accepted.name.tag == 3, "{accepted:?}");
         super::super::table::close(accepted.result);
     }
     ring.cancel_now(Name { kind: Kind::Accept, fd: listener.as_raw_fd(), tag: 3 }).unwrap();
     let _late = TcpStream::connect(address).unwrap();
-    let [ended] = next(&mut ring)[..] else { panic!("one completion expected") };
-    assert_eq!(ended.result, -libc::ECANCELED);
+    assert_eq!(only(&mut ring).told.result, -libc::ECANCELED);
 }
 
 #[test]
@@ -122,22 +126,22 @@ fn what_nobody_took_is_found_by_the_rings_descriptor() {
     let (server, mut peer) = connection();
     let fd = server.as_raw_fd();
     ring.receive(fd, 9).unwrap();
+    let name = Name { kind: Kind::Receive, fd, tag: 9 };
     peer.write_all(b"seen").unwrap();
     ring.wait(LONG).unwrap();
     let seen = ring.take().unwrap();
-    assert!(!ring.has_untaken(fd));
+    assert!(!ring.has_untaken(name));
     assert_eq!(unseen(ring.descriptor()).unwrap().len(), 1, "it is there until it is said to be taken");
     ring.forget_taken();
     assert_eq!(unseen(ring.descriptor()).unwrap(), []);
-    let _taken = ring.take_buffer(&seen);
+    assert!(seen.buffer.is_some());
     peer.write_all(b"not seen").unwrap();
     ring.wait(LONG).unwrap();
-    assert!(ring.has_untaken(fd));
+    assert!(ring.has_untaken(name));
     let [found] = unseen(ring.descriptor()).unwrap()[..] else { panic!("one expected") };
-    assert_eq!((found.name, found.result), (Name { kind: Kind::Receive, fd, tag: 9 }, 8));
+    assert_eq!((found.name, found.result), (name, 8));
     let index = ledger.buffers_of_lane(1).start + usize::from(found.buffer.unwrap());
-    let told = ring.told(0).unwrap();
-    assert_eq!(&ring.take_buffer(&told).unwrap().bytes()[..8], b"not seen");
+    assert_eq!(&ring.take().unwrap().buffer.unwrap().bytes()[..8], b"not seen");
     assert!(ledger.buffers_of_lane(1).contains(&index));
 }
 

@@ -5,8 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use phalanx_shared::ledger::record::State;
-use phalanx_shared::sys::table;
-use phalanx_shared::sys::uring::Ring;
+use phalanx_shared::sys::uring::{Name, Ring};
 
 use super::super::take_over;
 use super::super::tests::{DEAD, REQUEST, connection, context};
@@ -27,7 +26,7 @@ fn ring(cx: &Context, theirs: &Ledger, buffers: usize) -> Ring {
     for index in lane.take(buffers) {
         assert!(ring.provide(theirs.buffer(index).unwrap()).is_ok());
     }
-    cx.ledger.lane(LANE).set_ring(Some(ring.descriptor()));
+    cx.ledger.lane(LANE).set_ring(Some((ring.descriptor(), DEAD)));
     ring
 }
 
@@ -53,6 +52,11 @@ fn scene() -> Scene {
     Scene { cx, theirs, ring, client, fd, record }
 }
 
+/// Another number of the ring.
+fn their_ring(scene: &Scene) -> RawFd {
+    std::os::fd::IntoRawFd::into_raw_fd(borrow(scene.ring.descriptor()).try_clone_to_owned().unwrap())
+}
+
 impl Scene {
     /// The client sends something, and the ring receives it. What it has received before counts as seen.
     fn receive(&mut self, bytes: &[u8]) {
@@ -62,8 +66,10 @@ impl Scene {
         assert_eq!(received as usize, bytes.len());
     }
 
-    fn settle(&self) -> bool {
-        settle(&self.cx.ledger, [LANE], |owner| owner == DEAD)
+    fn settle(&self) {
+        // What settles closes the ring: here the test has it too.
+        self.cx.ledger.lane(LANE).set_ring(Some((their_ring(self), DEAD)));
+        settle(&self.cx.ledger, LANE, Some(DEAD));
     }
 
     fn rescued(&mut self) -> Option<Connection> {
@@ -100,7 +106,7 @@ impl Scene {
 fn what_nobody_saw_is_answered() {
     let mut scene = scene();
     scene.receive(REQUEST);
-    assert!(scene.settle());
+    scene.settle();
     assert_eq!(end_on_record(&scene.cx.ledger, &scene.record), REQUEST.len() as u64);
     scene.assert_answered(1);
     assert_eq!(scene.record.ring(), None, "its owner reads by itself now");
@@ -121,12 +127,11 @@ fn what_was_put_on_record_before_the_death_is_not_taken_twice() {
     let mut scene = scene();
     scene.receive(&REQUEST.repeat(MANY));
     let seen = scene.ring.take().unwrap();
-    scene.record.set_buffer(scene.ring.take_buffer(&seen).map(|buffer| buffer.index()));
-    scene.record.set_consumed(seen.result as u64);
+    scene.record.set_buffer(seen.buffer.map(|buffer| buffer.index()));
+    scene.record.set_consumed(seen.told.result as u64);
     scene.settle();
     assert_eq!(scene.cx.ledger.chain(&scene.record).len(), 1);
     // A successor that dies over it is succeeded by one that finds the same, and adds nothing.
-    scene.cx.ledger.lane(LANE).set_ring(Some(scene.ring.descriptor()));
     scene.settle();
     assert_eq!(end_on_record(&scene.cx.ledger, &scene.record), (REQUEST.len() * MANY) as u64);
     scene.assert_answered(MANY);
@@ -137,7 +142,7 @@ fn a_buffer_that_became_the_connections_own_and_was_not_counted_is_counted() {
     let mut scene = scene();
     scene.receive(REQUEST);
     let seen = scene.ring.take().unwrap();
-    scene.record.set_buffer(scene.ring.take_buffer(&seen).map(|buffer| buffer.index()));
+    scene.record.set_buffer(seen.buffer.map(|buffer| buffer.index()));
     scene.settle();
     assert_eq!((scene.record.consumed(), scene.record.held()), (REQUEST.len() as u64, None));
     scene.assert_answered(1);
@@ -167,6 +172,18 @@ fn connections_of_the_living_are_not_touched() {
 }
 
 #[test]
+fn the_ring_of_another_worker_of_the_lane_is_left_to_its_own_burial() {
+    let mut scene = scene();
+    scene.receive(REQUEST);
+    settle(&scene.cx.ledger, LANE, Some(Incarnation(DEAD.0 + 1)));
+    assert_eq!(scene.cx.ledger.lane(LANE).ring(), Some((scene.ring.descriptor(), DEAD)));
+    // Nor is one closed that a living worker has, whatever a dead one has written.
+    scene.cx.ledger.lane(LANE + 1).set_ring(Some((scene.ring.descriptor(), Incarnation(9))));
+    settle(&scene.cx.ledger, LANE, None);
+    assert_eq!(unseen(scene.ring.descriptor()).unwrap().len(), 1);
+}
+
+#[test]
 fn a_connection_that_came_and_nobody_saw_is_looked_for() {
     let mut scene = scene();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -174,6 +191,8 @@ fn a_connection_that_came_and_nobody_saw_is_looked_for() {
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     scene.ring.wait(LONG).unwrap();
     assert!(!scene.cx.ledger.lane(LANE).is_accepting());
+    // As long as its worker lives it is that one's.
+    assert_eq!(coming(&scene.cx.ledger).len(), 1);
     scene.settle();
     assert!(scene.cx.ledger.lane(LANE).is_accepting());
     assert_eq!(scene.cx.ledger.lane(LANE).ring(), None);
@@ -183,8 +202,8 @@ fn a_connection_that_came_and_nobody_saw_is_looked_for() {
 fn a_scribbled_number_of_a_ring_is_no_ring() {
     let scene = scene();
     for fd in [scene.fd, 4000] {
-        scene.cx.ledger.lane(LANE).set_ring(Some(fd));
-        assert!(scene.settle());
+        scene.cx.ledger.lane(LANE).set_ring(Some((fd, DEAD)));
+        settle(&scene.cx.ledger, LANE, None);
         assert_eq!((scene.record.consumed(), scene.record.held()), (0, None));
     }
 }
@@ -203,15 +222,15 @@ fn a_unix_sockets_pieces_are_taken_as_the_ring_tells_them() {
         record.set_state(State { in_call, ..State::default() });
         scene.ring.receive(fd, TAG).unwrap();
         client.write_all(b"GET").unwrap();
-        while !scene.ring.has_untaken(fd) {
+        let name = Name { kind: Kind::Receive, fd, tag: TAG };
+        while !scene.ring.has_untaken(name) {
             scene.ring.wait(LONG).unwrap();
         }
-        scene.cx.ledger.lane(LANE).set_ring(Some(scene.ring.descriptor()));
         scene.settle();
         // In between, nobody knows whether it was taken.
         assert_eq!(end_on_record(&scene.cx.ledger, &record), if in_call { 0 } else { 3 });
         while scene.ring.take().is_some() {}
-        let _ended = scene.ring.cancel_now(phalanx_shared::sys::uring::Name { kind: Kind::Receive, fd, tag: TAG });
+        let _ended = scene.ring.cancel_now(name);
         scene.ring.wait(Some(Duration::ZERO)).unwrap();
     }
     assert!(scene.theirs.buffer(1 << 30).is_none());
