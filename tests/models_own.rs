@@ -450,6 +450,53 @@ fn the_model_uring_is_refused_another_poller() {
     server.cli("check", &[]).assert_said(2, &["the model uring does not wait by poll"]);
 }
 
+/// The kernel wakes one of those who accept from a socket for each who comes, and always the same one first.
+#[test]
+fn a_busy_worker_keeps_nobody_waiting_at_a_socket_that_others_accept_from_too() {
+    let _machine = beside_others();
+    let server = Setup::new(2)
+        .set("workers", "model = \"uring\"")
+        .routes(EFFORTS)
+        .listen(&["127.0.0.1:0", "unix:{dir}/h"])
+        .start();
+    let socket = format!("unix:{}", server.directory().path("h").display());
+    let mut idle = Client::connect(&socket);
+    for _round in 0..5 {
+        let mut slow = Client::connect(&socket).patient(SOON);
+        slow.send(&get("/wait"));
+        std::thread::sleep(WAIT / 8);
+        let begun = Instant::now();
+        Client::connect(&socket).patient(SOON).get("/hello").assert(200, HELLO);
+        let took = begun.elapsed();
+        assert!(took < WAIT / 2, "one of two workers is free: {took:?}");
+        slow.answer().assert(200, b"waited");
+    }
+    idle.assert_usable();
+}
+
+/// An answer that is a connection's last is not lost over what its peer goes on to send, and what that sends is thrown away.
+#[test]
+fn a_client_that_sends_on_and_on_gets_the_answer_that_ends_it_under_uring() {
+    let _machine = beside_others();
+    let server = setup("uring").start();
+    let worker = server.worker(0);
+    let before = processes::cpu_time(worker);
+    for _round in 0..10 {
+        let mut client = server.connect().patient(SOON);
+        client.send(b"POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 100000000\r\n\r\n");
+        let mut sent = 0;
+        while sent < 64 && client.try_send(&[b'z'; 0x10000]).is_ok() {
+            sent += 1;
+        }
+        let response = client.answer();
+        assert!(response.status == 413 && response.closes(), "{response}");
+    }
+    // They stay for up to two seconds each; nobody runs in circles meanwhile.
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = processes::cpu_time(worker) - before;
+    assert!(spent < Duration::from_secs(1), "{spent:?} of a processor's time");
+}
+
 #[test]
 fn who_comes_to_an_idle_worker_after_a_death_is_answered_at_once() {
     let _machine = beside_others();

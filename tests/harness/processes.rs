@@ -57,6 +57,15 @@ pub(crate) fn children(parent: i32) -> Vec<Process> {
     children
 }
 
+/// Processor time that a process has had, to a hundredth of a second.
+pub(crate) fn cpu_time(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split_ascii_whitespace();
+    // utime and stime, in the ticks that every kernel tells them in.
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// Whether the process exists and is no zombie.
 pub(crate) fn lives(pid: i32) -> bool {
     Process::read(pid).is_some_and(|process| process.lives())

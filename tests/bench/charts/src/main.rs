@@ -126,8 +126,12 @@ fn draw(directory: &Path, question: &Question, rows: &[Row]) -> Result<(), Box<d
         .filter(|(_, _, points): &(usize, &str, Vec<_>)| !points.is_empty())
         .collect();
     let all = || lines.iter().flat_map(|(_, _, points)| points);
-    let (first, last) = bounds(all().map(|(x, _)| *x)).ok_or("nothing was measured")?;
-    let (lowest, highest) = bounds(all().map(|(_, y)| *y)).ok_or("nothing was measured")?;
+    let (Some((first, last)), Some((lowest, highest))) =
+        (bounds(all().map(|(x, _)| *x)), bounds(all().map(|(_, y)| *y)))
+    else {
+        eprintln!("{}: not drawn, nothing was measured", question.file);
+        return Ok(());
+    };
 
     let path = directory.join(question.file);
     let area = SVGBackend::new(&path, SIZE).into_drawing_area();
