@@ -10,11 +10,16 @@ use phalanx_shared::sys::region::Buffer;
 
 use crate::lock::lock;
 
+/// Spare buffers that are taken before the free ones are counted again.
+const MOST_ALLOWED: usize = 256;
+
 /// The free buffers of a lane, as one thread of the worker has them.
 pub struct Buffers {
     ledger: Ledger,
     lane: Range<usize>,
     returned: Vec<Buffer>,
+    /// So many may be taken as spare ones before the free ones are counted again.
+    allowed: usize,
     /// More are given back to the other threads.
     keeps: usize,
     depot: Arc<Mutex<Depot>>,
@@ -37,21 +42,21 @@ impl Buffers {
         let lane = ledger.buffers_of_lane(lane);
         let depot = Depot { fresh: lane.clone(), used, returned: Vec::new() };
         let depot = Arc::new(Mutex::new(depot));
-        Buffers { ledger: ledger.clone(), lane, returned: Vec::new(), keeps: usize::MAX, depot }
+        Buffers { ledger: ledger.clone(), lane, returned: Vec::new(), allowed: 0, keeps: usize::MAX, depot }
     }
 
     /// The same, for another thread. From now on each keeps at most `keeps` free ones to itself.
     pub fn share(&mut self, keeps: usize) -> Buffers {
         self.keeps = self.keeps.min(keeps);
         let (ledger, lane, depot) = (self.ledger.clone(), self.lane.clone(), self.depot.clone());
-        Buffers { ledger, lane, returned: Vec::new(), keeps, depot }
+        Buffers { ledger, lane, returned: Vec::new(), allowed: 0, keeps, depot }
     }
 
     /// These and no others, for a process that has a copy of this one's memory.
     pub fn only(&self, lent: Vec<Buffer>) -> Buffers {
         let depot = Depot { fresh: 0..0, used: HashSet::new(), returned: Vec::new() };
         let (ledger, lane) = (self.ledger.clone(), self.lane.clone());
-        Buffers { ledger, lane, returned: lent, keeps: usize::MAX, depot: Arc::new(Mutex::new(depot)) }
+        Buffers { ledger, lane, returned: lent, allowed: 0, keeps: usize::MAX, depot: Arc::new(Mutex::new(depot)) }
     }
 
     /// A free buffer; none when all are in use.
@@ -69,15 +74,15 @@ impl Buffers {
 
     /// As [`Buffers::take`], of those beyond a reserve: none when few are left.
     pub fn take_spare(&mut self) -> Option<Buffer> {
-        let reserve = self.lane.len() / 4;
-        if self.returned.len() <= reserve {
+        if self.allowed == 0 {
+            // Only others of these buffers' takers make it less, and they are few: this is looked at again before long.
             let depot = self.depot();
             let free = depot.fresh.len() + depot.returned.len();
             drop(depot);
-            if self.returned.len() + free <= reserve {
-                return None;
-            }
+            let spare = (self.returned.len() + free).saturating_sub(self.lane.len() / 4);
+            self.allowed = spare.min(MOST_ALLOWED);
         }
+        self.allowed = self.allowed.checked_sub(1)?;
         self.take()
     }
 
