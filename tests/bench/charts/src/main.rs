@@ -141,7 +141,7 @@ fn draw(directory: &Path, question: &Question, rows: &[Row]) -> Result<(), Box<d
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d((first * 0.8..last * 6.0).log_scale(), (lowest * 0.7..highest * 1.4).log_scale())?;
+        .build_cartesian_2d((first * 0.8..last * 16.0).log_scale(), (lowest * 0.7..highest * 1.4).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("connections")
