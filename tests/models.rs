@@ -51,6 +51,17 @@ const SUPERVISION: &[Case] = cases! {
     stopping: a_stop_is_announced_before_it_begins, who_was_let_in_before_a_stop_is_answered;
 };
 
+/// What the main loop does by its poller where each connection has a thread or a process that waits by itself, or where there is one at a
+/// time.
+const ADMITTING: &[Case] = cases! {
+    basics: a_fixed_response_has_its_status_type_body_and_a_date,
+        a_connection_carries_many_requests_and_pipelined_ones_are_answered_in_order,
+        unix_sockets_and_ipv6_addresses_are_listened_on_beside_ipv4;
+    overload: the_oldest_idle_connections_make_room_for_new_ones;
+    reload: a_half_sent_request_lives_through_a_reload;
+    stopping: who_was_let_in_before_a_stop_is_answered;
+};
+
 /// Cases that make no sense under a model, and why.
 const SKIPPED: &[(&str, &str, &str)] = &[
     (
@@ -113,4 +124,22 @@ models! {
     sync: "sync", "epoll";
     coroutine: "coroutine", "epoll";
     uring: "uring", "epoll";
+}
+
+macro_rules! admitting {
+    ($($name:ident: $model:literal, $poller:literal;)+) => {$(
+        #[test]
+        fn $name() {
+            play($model, $poller, ADMITTING);
+        }
+    )+};
+}
+
+admitting! {
+    thread_admits_by_poll: "thread", "poll";
+    thread_admits_by_select: "thread", "select";
+    process_admits_by_poll: "process", "poll";
+    process_admits_by_select: "process", "select";
+    sync_admits_by_poll: "sync", "poll";
+    sync_admits_by_select: "sync", "select";
 }
