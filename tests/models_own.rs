@@ -450,6 +450,11 @@ fn the_model_uring_is_refused_another_poller() {
     server.cli("check", &[]).assert_said(2, &["the model uring does not wait by poll"]);
 }
 
+/// Whether a process waits for time to pass.
+fn sleeps(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|place| place.contains("nanosleep"))
+}
+
 /// The kernel wakes one of those who accept from a socket for each who comes, and always the same one first.
 #[test]
 fn a_busy_worker_keeps_nobody_waiting_at_a_socket_that_others_accept_from_too() {
@@ -464,7 +469,7 @@ fn a_busy_worker_keeps_nobody_waiting_at_a_socket_that_others_accept_from_too() 
     for _round in 0..5 {
         let mut slow = Client::connect(&socket).patient(SOON);
         slow.send(&get("/wait"));
-        std::thread::sleep(WAIT / 8);
+        wait_until("a worker is in its handler", SOON, || server.workers().iter().any(|worker| sleeps(worker.pid)));
         let begun = Instant::now();
         Client::connect(&socket).patient(SOON).get("/hello").assert(200, HELLO);
         let took = begun.elapsed();
@@ -481,6 +486,7 @@ fn a_client_that_sends_on_and_on_gets_the_answer_that_ends_it_under_uring() {
     let server = setup("uring").start();
     let worker = server.worker(0);
     let before = processes::cpu_time(worker);
+    let mut ended = Vec::new();
     for _round in 0..10 {
         let mut client = server.connect().patient(SOON);
         client.send(b"POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 100000000\r\n\r\n");
@@ -490,9 +496,10 @@ fn a_client_that_sends_on_and_on_gets_the_answer_that_ends_it_under_uring() {
         }
         let response = client.answer();
         assert!(response.status == 413 && response.closes(), "{response}");
+        ended.push(client);
     }
-    // They stay for up to two seconds each; nobody runs in circles meanwhile.
-    std::thread::sleep(Duration::from_secs(2));
+    // They stay until the server has waited for their close for long enough; nobody runs in circles meanwhile.
+    wait_until("the server has closed them", SOON, || server.status().total("connections") == 0);
     let spent = processes::cpu_time(worker) - before;
     assert!(spent < Duration::from_secs(1), "{spent:?} of a processor's time");
 }

@@ -194,7 +194,7 @@ impl EventLoop {
         match ring.done()? {
             Done::Accepted(accepted) => {
                 self.cx.lane.set_accepting(true);
-                ring.is_taken();
+                ring.forget_taken();
                 return Some(accepted);
             }
             Done::Received(outcome, buffer) => self.received(event.fd, &outcome, buffer),
@@ -212,7 +212,7 @@ impl EventLoop {
             fate = connection.take_received(&mut self.cx, buffer, *len);
         }
         if let Some(ring) = self.poller.completing() {
-            ring.is_taken();
+            ring.forget_taken();
         }
         self.with(fd, |connection, cx| match fate {
             Fate::Stay => connection.received(cx, outcome),

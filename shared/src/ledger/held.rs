@@ -32,14 +32,14 @@ impl Held {
         self.words[POSITION].load(Ordering::Acquire)
     }
 
-    /// How many bytes stand in it.
-    pub fn len(&self) -> usize {
+    /// How many bytes stand in it, whatever a dying worker has written: no more than a buffer has room for.
+    pub fn filled(&self) -> usize {
         (self.words[LEN].load(Ordering::Acquire) as usize).min(BUFFER_BYTES)
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// The stream position behind its last byte.
+    pub fn end(&self) -> u64 {
+        self.position().saturating_add(self.filled() as u64)
     }
 
     /// The number of the buffer that follows.

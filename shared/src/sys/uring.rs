@@ -210,7 +210,9 @@ impl Ring {
     /// That the operation was not under way.
     pub fn cancel_now(&mut self, name: Name) -> io::Result<()> {
         // One that has not been submitted yet cannot be found.
-        self.io.submit()?;
+        if !self.io.submission().is_empty() {
+            self.io.submit()?;
+        }
         self.io.submitter().register_sync_cancel(None, CancelBuilder::user_data(name.to_word()))
     }
 
@@ -229,9 +231,9 @@ impl Ring {
 
     // ---- completions ----
 
-    /// Submits what was begun, waits until something is complete, at most for `limit` (none: for ever), and returns how many
-    /// completions are there to be taken. All that the wait before told counts as taken.
-    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<usize> {
+    /// Submits what was begun, and waits until something is complete, at most for `limit` (none: for ever). All that the wait before
+    /// told counts as taken.
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.taken += self.told.len();
         self.told.clear();
         self.forget_taken();
@@ -253,7 +255,7 @@ impl Ring {
         self.told.extend((&mut queue).take(BATCH));
         // Dropped, it would give them back to the kernel.
         std::mem::forget(queue);
-        Ok(self.told.len())
+        Ok(())
     }
 
     /// Submits, and has the kernel do what it left for this thread to do, without waiting.
@@ -358,9 +360,7 @@ impl Provided {
         unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
         Ok(())
     }
-}
 
-impl Provided {
     fn take(&mut self, number: u16) -> Option<Buffer> {
         let buffer = self.held.get_mut(usize::from(number))?.take()?;
         self.count -= 1;

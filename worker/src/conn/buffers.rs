@@ -75,7 +75,7 @@ impl Buffers {
     /// As [`Buffers::take`], of those beyond a reserve: none when few are left.
     pub fn take_spare(&mut self) -> Option<Buffer> {
         if self.allowed == 0 {
-            // Only others of these buffers' takers make it less, and they are few: this is looked at again before long.
+            // Whoever else takes some in between makes it less; few do, and it is looked at again before long.
             let depot = self.depot();
             let free = depot.fresh.len() + depot.returned.len();
             drop(depot);

@@ -39,9 +39,9 @@ impl Mail {
         let mut mail = Mail::default();
         for index in ledger.chain(record) {
             let held = ledger.held(index)?;
-            let (position, len) = (held.position(), held.len());
+            let (position, len) = (held.position(), held.filled());
             // What was taken before the death.
-            if position.checked_add(len as u64)? <= record.consumed() {
+            if held.end() <= record.consumed() {
                 continue;
             }
             mail.held.push_back(Piece { buffer: ledger.buffer(index)?, position, len });
@@ -83,10 +83,13 @@ impl Connection {
         }
         cx.stats.add(Counter::BytesIn, len as u64);
         let is_next = !self.has_held() && self.upload.is_none() && state.phase == Phase::Open;
+        let used = self.buffered();
         match &mut self.buffer {
-            None if is_next => self.own_buffer(buffer, len),
-            Some(own) if is_next && self.record.consumed() - self.record.base() + len as u64 <= BUFFER_BYTES as u64 => {
-                let used = (self.record.consumed() - self.record.base()) as usize;
+            None if is_next => {
+                self.begin_buffer(buffer);
+                self.record.set_consumed(self.record.consumed() + len as u64);
+            }
+            Some(own) if is_next && used + len <= BUFFER_BYTES => {
                 own.bytes_mut()[used..used + len].copy_from_slice(&buffer.bytes()[..len]);
                 self.record.set_consumed(self.record.consumed() + len as u64);
                 cx.buffers.put(buffer);
@@ -142,16 +145,6 @@ impl Connection {
 
     pub(super) fn has_held(&self) -> bool {
         self.mail.as_ref().is_some_and(|mail| !mail.held.is_empty())
-    }
-
-    /// A buffer whose first `len` bytes are the next of the stream becomes the connection's.
-    fn own_buffer(&mut self, buffer: Buffer, len: usize) {
-        let consumed = self.record.consumed();
-        self.record.set_base(consumed);
-        self.record.set_start(consumed);
-        self.record.set_buffer(Some(buffer.index()));
-        self.buffer = Some(buffer);
-        self.record.set_consumed(consumed + len as u64);
     }
 
     fn hold(&mut self, cx: &mut Context, buffer: Buffer, len: usize) -> Fate {

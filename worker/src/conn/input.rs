@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use phalanx_shared::ledger::BUFFER_BYTES;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::log::first_line;
+use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::table::borrow;
 
 use super::context::address_of;
@@ -38,11 +39,7 @@ impl Connection {
     fn make_room(&mut self, cx: &mut Context) -> io::Result<usize> {
         if self.buffer.is_none() {
             let buffer = cx.buffers.take().ok_or(io::ErrorKind::OutOfMemory)?;
-            // The position before the number: a record that names a buffer has a base.
-            self.record.set_base(self.record.consumed());
-            self.record.set_start(self.record.consumed());
-            self.record.set_buffer(Some(buffer.index()));
-            self.buffer = Some(buffer);
+            self.begin_buffer(buffer);
         }
         let used = self.buffered();
         if used < BUFFER_BYTES {
@@ -50,6 +47,15 @@ impl Connection {
         }
         self.move_to_fresh_buffer(cx)?;
         Ok(self.buffered())
+    }
+
+    /// What comes next in the stream stands in `buffer`, from its first byte on.
+    pub(super) fn begin_buffer(&mut self, buffer: Buffer) {
+        // The position before the number: a record that names a buffer has a base.
+        self.record.set_base(self.record.consumed());
+        self.record.set_start(self.record.consumed());
+        self.record.set_buffer(Some(buffer.index()));
+        self.buffer = Some(buffer);
     }
 
     /// Bytes in the buffer, answered ones included.

@@ -69,8 +69,6 @@ pub struct Uring {
     buffers: usize,
     /// … at most.
     most_buffers: usize,
-    /// They have not sufficed in this turn.
-    lacked_buffers: bool,
     /// Sends of this turn: connection, the tag of its watch, bytes, how many of them.
     outgoing: Vec<(RawFd, u32, Vec<u8>, usize)>,
     /// Counts operations, to tell them apart.
@@ -88,7 +86,6 @@ impl Uring {
             starved: Vec::new(),
             buffers: FEW_BUFFERS.min(most_buffers),
             most_buffers,
-            lacked_buffers: false,
             outgoing: Vec::new(),
             tags: 0,
         }
@@ -195,9 +192,8 @@ impl Uring {
         };
         if !told.more {
             watched.armed = false;
-            if told.result == -libc::ENOBUFS {
+            if kind == Kind::Receive && told.result == -libc::ENOBUFS {
                 self.starved.push(fd);
-                self.lacked_buffers = true;
                 return None;
             }
             self.due.push(fd);
@@ -215,7 +211,7 @@ impl Uring {
     }
 
     /// What has been asked for is the asker's: nobody finds it in the ring any more.
-    pub fn is_taken(&mut self) {
+    pub fn forget_taken(&mut self) {
         self.ring.forget_taken();
     }
 
@@ -338,7 +334,7 @@ impl Poller for Uring {
 
     fn wait(&mut self, events: &mut Vec<Event>, limit: Option<Duration>) -> io::Result<()> {
         events.clear();
-        if std::mem::take(&mut self.lacked_buffers) {
+        if !self.starved.is_empty() {
             self.buffers = (self.buffers * 2).min(self.most_buffers);
         }
         if self.ring.provided() > 0 {

@@ -372,7 +372,7 @@ fn copy_chain(cx: &mut Context, former: &Former, theirs: &Record, record: &Recor
         let mut buffer = cx.buffers.take().ok_or("there is no buffer for what was received ahead of it")?;
         let link = cx.ledger.held(buffer.index()).ok_or("the ledger has no such buffer")?;
         buffer.bytes_mut().copy_from_slice(their_buffer.bytes());
-        link.fill(their_link.position(), their_link.len());
+        link.fill(their_link.position(), their_link.filled());
         match last.and_then(|last| cx.ledger.held(last)) {
             Some(last) => last.set_next(buffer.index()),
             None => record.set_held(Some(buffer.index())),

@@ -2,6 +2,7 @@
 //! the rescue finds it there.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::RawFd;
 
 use phalanx_shared::ipc::Incarnation;
@@ -26,10 +27,9 @@ struct Piece {
 pub(crate) fn settle(ledger: &Ledger, number: usize, dead: Option<Incarnation>) {
     let lane = ledger.lane(number);
     let Some((fd, owner)) = lane.ring().filter(|(_, owner)| dead.is_none_or(|dead| dead == *owner)) else { return };
-    match unseen(fd) {
-        Ok(_) if rings_of_others(ledger, number).any(|other| other == fd) => {
-            warn!("a dead worker names the ring of another as its own");
-        }
+    let is_anothers = rings_of_others(ledger, number).any(|other| other == fd);
+    let found = if is_anothers { Err(io::Error::other("it is another's")) } else { unseen(fd) };
+    match found {
         Ok(unseen) => {
             // Where to look for connections that it accepted and nobody saw.
             if unseen.iter().any(|it| it.name.kind == Kind::Accept && it.result >= 0) {
@@ -38,12 +38,15 @@ pub(crate) fn settle(ledger: &Ledger, number: usize, dead: Option<Incarnation>) 
             put_on_record(ledger, number, owner, &unseen);
             let notes: Vec<RawFd> = lane.notes().get().filter(|noted| *noted != fd).collect();
             lane.notes().set(&notes);
+            // Before the number can be another's.
             lane.set_ring(None);
             table::close(fd);
         }
-        Err(error) => warn!("look into the ring of a dead worker: {error}"),
+        Err(error) => {
+            warn!("look into the ring of a dead worker: {error}");
+            lane.set_ring(None);
+        }
     }
-    lane.set_ring(None);
 }
 
 fn rings_of_others(ledger: &Ledger, number: usize) -> impl Iterator<Item = RawFd> {
@@ -89,7 +92,7 @@ fn put_on_record(ledger: &Ledger, lane: usize, owner: Incarnation, unseen: &[Uns
 pub(super) fn end_on_record(ledger: &Ledger, record: &Record) -> u64 {
     let chain = ledger.chain(record);
     let last = chain.last().and_then(|index| ledger.held(*index));
-    last.map_or(0, |last| last.position().saturating_add(last.len() as u64)).max(record.consumed())
+    last.map_or(0, |last| last.end()).max(record.consumed())
 }
 
 /// Those of the pieces that are not on record: the last ones, as many as the kernel's count says. None when it says otherwise: the
@@ -126,8 +129,9 @@ fn link(ledger: &Ledger, record: &Record, pieces: Vec<Piece>) {
         if chain.contains(&piece.buffer) {
             continue;
         }
-        held.fill(end_on_record(ledger, record), piece.len);
-        match chain.last().and_then(|last| ledger.held(*last)) {
+        let last = chain.last().and_then(|last| ledger.held(*last));
+        held.fill(last.map_or(0, |last| last.end()).max(record.consumed()), piece.len);
+        match last {
             Some(last) => last.set_next(piece.buffer),
             None => record.set_held(Some(piece.buffer)),
         }
