@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand};
-use phalanx_shared::config::{self, Config, Count, ListenAddress, Model, Poller, Problems};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use phalanx_shared::config::{self, Config, Count, Known, ListenAddress, Model, Poller, Problems};
 use phalanx_worker::MODELS;
+use phalanx_worker::app::Application;
 
 use crate::chaos;
 use crate::control::{Answer, Command, Deed, client};
@@ -31,6 +32,16 @@ struct Typed {
     action: Action,
 }
 
+/// A server that is part of a program; without a command it runs in the foreground.
+#[derive(Parser)]
+#[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
+struct TypedToProgram {
+    #[command(subcommand)]
+    action: Option<ProgramAction>,
+    #[command(flatten)]
+    ways: Ways,
+}
+
 #[derive(Subcommand)]
 enum Action {
     /// Serve static files from a directory, in the foreground, without a configuration file
@@ -38,28 +49,62 @@ enum Action {
         /// The directory to serve
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// Where to listen, for instance 127.0.0.1:8080, [::1]:8080 or unix:/run/site.sock; may be repeated
-        #[arg(long, value_name = "ADDR", value_parser = config::parse_listen)]
-        listen: Vec<ListenAddress>,
-        /// How many workers; as many as there are processors when not given
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-        workers: Option<u16>,
-        /// The concurrency model of the workers
-        #[arg(long, value_name = "M", value_parser = model_names(), default_value = MODELS[0].name)]
-        model: String,
-        /// How the workers wait for events
-        #[arg(long, value_name = "P", value_parser = poller_names(), default_value = Poller::ALL[0].name())]
-        poller: String,
-        /// A control socket, so that `phalanx status --control SOCKET` works
-        #[arg(long, value_name = "SOCKET")]
-        control: Option<PathBuf>,
+        #[command(flatten)]
+        manner: Manner,
     },
     /// Run in the foreground
     Run(ConfigFile),
-    /// Validate a configuration file; binds nothing
-    Check(ConfigFile),
     /// Start as a daemon; returns when every worker is ready, or with the reason why not
     Start(ConfigFile),
+    #[command(flatten)]
+    Any(AnyAction),
+}
+
+#[derive(Subcommand)]
+enum ProgramAction {
+    /// Run in the foreground
+    Run(Ways),
+    /// Start as a daemon; returns when every worker is ready, or with the reason why not
+    Start(Ways),
+    #[command(flatten)]
+    Any(AnyAction),
+}
+
+/// Where a program's configuration comes from.
+#[derive(Args, Default)]
+struct Ways {
+    /// The configuration file; without it the program's own configuration
+    #[arg(short, long = "config", value_name = "FILE", conflicts_with_all = ["listen", "workers", "model", "poller", "control"])]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// What may be said of a service without a configuration file.
+#[derive(Args, Default)]
+struct Manner {
+    /// Where to listen, for instance 127.0.0.1:8080, [::1]:8080 or unix:/run/site.sock; may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = config::parse_listen)]
+    listen: Vec<ListenAddress>,
+    /// How many workers; as many as there are processors when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// The concurrency model of the workers
+    #[arg(long, value_name = "M", value_parser = model_names())]
+    model: Option<String>,
+    /// How the workers wait for events
+    #[arg(long, value_name = "P", value_parser = poller_names())]
+    poller: Option<String>,
+    /// A control socket, so that `status --control SOCKET` works
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+}
+
+/// What is the same for every program.
+#[derive(Subcommand)]
+enum AnyAction {
+    /// Validate a configuration file; binds nothing
+    Check(ConfigFile),
     /// Stop gracefully: end what is in flight, then exit
     Stop {
         #[command(flatten)]
@@ -161,15 +206,6 @@ fn poller_names() -> PossibleValuesParser {
     PossibleValuesParser::new(Poller::ALL.iter().map(|poller| poller.name()))
 }
 
-/// How the workers of a model are to wait, by its name. An error says what else there is.
-fn poller_for(model: &str, name: &str) -> Result<Poller, String> {
-    let able = MODELS.iter().find(|known| known.name == model).map_or(Poller::ALL, |model| model.pollers);
-    able.iter().copied().find(|poller| poller.name() == name).ok_or_else(|| {
-        let able: Vec<&str> = able.iter().map(|poller| poller.name()).collect();
-        format!("serve: the model {model} does not wait by {name}\n  hint: --poller {}", able.join(" or "))
-    })
-}
-
 #[derive(Args)]
 struct ConfigFile {
     /// The configuration file
@@ -178,7 +214,7 @@ struct ConfigFile {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Service {
     /// The configuration file that the service runs from
     #[arg(short, long = "config", value_name = "FILE")]
@@ -188,153 +224,219 @@ struct Service {
     control: Option<PathBuf>,
 }
 
+/// What the command line is about: a program, and what it brings.
+pub(crate) struct Program {
+    pub(crate) application: Application,
+    /// Its configuration where it is given no file; none: it is the bare server, which brings nothing.
+    pub(crate) own: Option<OwnConfig>,
+}
+
+/// Makes a configuration, listening where it is told to or else where it likes.
+pub(crate) type OwnConfig = Box<dyn Fn(Vec<ListenAddress>, Known<'_>) -> Result<Config, String>>;
+
 /// Runs the command line of this process. Must be called before any thread is started.
 pub fn main() -> ExitCode {
-    let typed = match Typed::try_parse() {
-        Ok(typed) => typed,
-        Err(error) => {
-            let _unprintable = error.print();
-            return ExitCode::from(if error.use_stderr() { BAD_USAGE } else { DONE });
-        }
-    };
-    ExitCode::from(run(typed.action))
-}
-
-fn run(action: Action) -> u8 {
-    match action {
-        Action::Serve { dir, listen, workers, model, poller, control } => {
-            let poller = match poller_for(&model, &poller) {
-                Ok(poller) => poller,
-                Err(why) => return complain(BAD_USAGE, &why),
-            };
-            let how = |config: &mut Config| {
-                config.workers.count = workers.map_or(Count::Auto, Count::Fixed);
-                config.workers.model = Model(model);
-                config.workers.poller = poller;
-            };
-            serve(dir, listen, control, how)
-        }
-        Action::Run(file) => begin(&file.config, false),
-        Action::Start(file) => begin(&file.config, true),
-        Action::Check(file) => match config::load(&file.config, MODELS) {
-            Ok(_) => {
-                say(&format!("{}: the configuration is good", file.config.display()));
-                DONE
-            }
-            Err(problems) => complain(BAD_USAGE, &problems.to_string()),
-        },
-        Action::Stop { service, fast } => ask(&service, &Command::Stop { fast }),
-        Action::Reload { service, dry_run } => ask(&service, &Command::Reload { dry_run }),
-        Action::Upgrade { program, service } => match program.map(std::path::absolute).transpose() {
-            Ok(program) => ask(&service, &Command::Upgrade { program }),
-            Err(error) => complain(BAD_USAGE, &format!("the program: {error}")),
-        },
-        Action::Recycle { slot, service } => ask(&service, &Command::Recycle { slot }),
-        Action::Scale { count, service } => ask(&service, &Command::Scale { count: count.into() }),
-        Action::Chaos { deed, service, slot, count } => {
-            let ask = |command: &Command| answer(&service, command);
-            chaos::run(deed, slot, count, &ask).unwrap_or_else(|code| code)
-        }
-        Action::Events(service) => tell_events(&service),
-        Action::Draining { service, json } => tell_draining(&service, json),
-        Action::Pardon { path, service } => ask(&service, &Command::Pardon { path }),
-        Action::Status { service, json } => tell_status(&service, json),
-        Action::Crashes { count, service, json } => tell_crashes(&service, (!json).then_some(count)),
-    }
-}
-
-fn serve(dir: PathBuf, listen: Vec<ListenAddress>, control: Option<PathBuf>, how: impl FnOnce(&mut Config)) -> u8 {
-    let root = match dir.canonicalize() {
-        Ok(root) if root.is_dir() => root,
-        Ok(root) => return complain(BAD_USAGE, &format!("{} is not a directory", root.display())),
-        Err(error) => return complain(BAD_USAGE, &format!("serve {}: {error}", dir.display())),
-    };
-    let listen = if listen.is_empty() { vec![ListenAddress::Tcp(([127, 0, 0, 1], 8080).into())] } else { listen };
-    let mut config = config::serve_defaults(root, listen);
-    how(&mut config);
-    config.master.control_socket = control.and_then(|path| std::path::absolute(path).ok());
-    start::begin(Wanted { config: Ok(config), file: None, daemon: false })
-}
-
-fn begin(file: &Path, daemon: bool) -> u8 {
-    let config = config::load(file, MODELS).map_err(|problems| problems.to_string());
-    start::begin(Wanted { config, file: Some(file), daemon })
-}
-
-/// The control socket that `service` means.
-fn socket_of(service: &Service) -> Result<PathBuf, Problems> {
-    if let Some(socket) = &service.control {
-        return Ok(socket.clone());
-    }
-    let file = service.config.clone().unwrap_or_default();
-    let config = config::load(&file, MODELS)?;
-    Ok(config.master.control_socket.unwrap_or_default())
-}
-
-/// The control socket of a configuration file that may be broken: a running service can be asked all the same.
-fn lenient_socket_of(service: &Service) -> Result<PathBuf, String> {
-    socket_of(service).or_else(|problems| {
-        let file = service.config.clone().unwrap_or_default();
-        config::control_socket_of(&file).ok_or_else(|| problems.to_string())
+    let program = Program { application: Application::new(), own: None };
+    ExitCode::from(match Typed::try_parse() {
+        Ok(Typed { action: Action::Serve { dir, manner } }) => program.serve(&dir, manner),
+        Ok(Typed { action: Action::Run(file) }) => program.begin_from(&file.config, false),
+        Ok(Typed { action: Action::Start(file) }) => program.begin_from(&file.config, true),
+        Ok(Typed { action: Action::Any(action) }) => program.run(action),
+        Err(error) => tell_usage(&error),
     })
 }
 
-/// What the service answers, if it does as it is asked; else the reason is told, and the exit code comes back.
-fn answer(service: &Service, command: &Command) -> Result<Answer, u8> {
-    let socket = lenient_socket_of(service).map_err(|text| complain(BAD_USAGE, &text))?;
-    match client::ask(&socket, command) {
-        Ok(answer) if answer.ok => Ok(answer),
-        Ok(answer) => Err(complain(answer.code, &answer.text)),
-        Err(error) => Err(complain(error.exit_code(), &error.to_string())),
-    }
-}
-
-/// Asks, and prints what `show` makes of the answer.
-fn tell(service: &Service, command: &Command, show: impl FnOnce(Answer) -> Option<String>) -> u8 {
-    match answer(service, command) {
-        Ok(answer) => match show(answer) {
-            Some(text) => {
-                say(&text);
-                DONE
-            }
-            None => complain(FAILED, "the service did not answer what it was asked: it is of another version"),
-        },
-        Err(code) => code,
-    }
-}
-
-fn ask(service: &Service, command: &Command) -> u8 {
-    tell(service, command, |answer| Some(answer.text))
-}
-
-fn tell_status(service: &Service, json: bool) -> u8 {
-    let show = |status: Status| if json { status::as_json(&status) } else { status::as_table(&status) };
-    tell(service, &Command::Status, |answer| answer.status.map(show))
-}
-
-fn tell_draining(service: &Service, json: bool) -> u8 {
-    let show =
-        |draining: Vec<Draining>| if json { status::as_json(&draining) } else { status::draining_as_text(&draining) };
-    tell(service, &Command::Draining, |answer| answer.draining.map(show))
-}
-
-/// Without `count`: all, as JSON.
-fn tell_crashes(service: &Service, count: Option<usize>) -> u8 {
-    tell(service, &Command::Crashes, |Answer { crashes, crash_dir, .. }| {
-        let shown = crashes?.into_iter().take(count.unwrap_or(usize::MAX));
-        let whole: Vec<Report> = shown.map(|report| report.with_names(crash_dir.as_deref())).collect();
-        Some(if count.is_none() { status::as_json(&whole) } else { verdict::as_text(&whole) })
+/// The same for a program that has something of its own to serve.
+pub(crate) fn main_of(program: &Program) -> ExitCode {
+    let name = std::env::current_exe().ok();
+    let name = name.as_deref().and_then(Path::file_name).map_or_else(|| "server".into(), |name| name.to_string_lossy());
+    let command = TypedToProgram::command().name(name.into_owned());
+    let typed = command.try_get_matches().and_then(|matches| TypedToProgram::from_arg_matches(&matches));
+    ExitCode::from(match typed {
+        Ok(TypedToProgram { action: None, ways }) => program.begin(ways, false),
+        Ok(TypedToProgram { action: Some(ProgramAction::Run(ways)), .. }) => program.begin(ways, false),
+        Ok(TypedToProgram { action: Some(ProgramAction::Start(ways)), .. }) => program.begin(ways, true),
+        Ok(TypedToProgram { action: Some(ProgramAction::Any(action)), .. }) => program.run(action),
+        Err(error) => tell_usage(&error),
     })
 }
 
-fn tell_events(service: &Service) -> u8 {
-    let socket = match lenient_socket_of(service) {
-        Ok(socket) => socket,
-        Err(text) => return complain(BAD_USAGE, &text),
-    };
-    match client::listen(&socket, &mut std::io::stdout()) {
-        Ok(()) => DONE,
-        Err(error) => complain(error.exit_code(), &error.to_string()),
+fn tell_usage(error: &clap::Error) -> u8 {
+    let _unprintable = error.print();
+    if error.use_stderr() { BAD_USAGE } else { DONE }
+}
+
+impl Manner {
+    /// Puts what was typed into a configuration. An error says what cannot be, and what else there is.
+    fn apply(self, config: &mut Config) -> Result<(), String> {
+        config.workers.count = self.workers.map_or(config.workers.count, Count::Fixed);
+        config.workers.model = self.model.map_or_else(|| config.workers.model.clone(), Model);
+        if let Some(control) = self.control {
+            config.master.control_socket = Some(std::path::absolute(control).map_err(|error| error.to_string())?);
+        }
+        let model = &config.workers.model.0;
+        let able = MODELS.iter().find(|known| known.name == model).map_or(Poller::ALL, |model| model.pollers);
+        if let Some(name) = self.poller {
+            let poller = able.iter().copied().find(|poller| poller.name() == name);
+            config.workers.poller = poller.ok_or_else(|| {
+                let able: Vec<&str> = able.iter().map(|poller| poller.name()).collect();
+                format!("the model {model} does not wait by {name}\n  hint: --poller {}", able.join(" or "))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Program {
+    fn run(&self, action: AnyAction) -> u8 {
+        match action {
+            AnyAction::Check(file) => match self.load(&file.config) {
+                Ok(_) => {
+                    say(&format!("{}: the configuration is good", file.config.display()));
+                    DONE
+                }
+                Err(problems) => complain(BAD_USAGE, &problems.to_string()),
+            },
+            AnyAction::Stop { service, fast } => self.ask(&service, &Command::Stop { fast }),
+            AnyAction::Reload { service, dry_run } => self.ask(&service, &Command::Reload { dry_run }),
+            AnyAction::Upgrade { program, service } => match program.map(std::path::absolute).transpose() {
+                Ok(program) => self.ask(&service, &Command::Upgrade { program }),
+                Err(error) => complain(BAD_USAGE, &format!("the program: {error}")),
+            },
+            AnyAction::Recycle { slot, service } => self.ask(&service, &Command::Recycle { slot }),
+            AnyAction::Scale { count, service } => self.ask(&service, &Command::Scale { count: count.into() }),
+            AnyAction::Chaos { deed, service, slot, count } => {
+                let ask = |command: &Command| self.answer(&service, command);
+                chaos::run(deed, slot, count, &ask).unwrap_or_else(|code| code)
+            }
+            AnyAction::Events(service) => self.tell_events(&service),
+            AnyAction::Draining { service, json } => self.tell_draining(&service, json),
+            AnyAction::Pardon { path, service } => self.ask(&service, &Command::Pardon { path }),
+            AnyAction::Status { service, json } => self.tell_status(&service, json),
+            AnyAction::Crashes { count, service, json } => self.tell_crashes(&service, (!json).then_some(count)),
+        }
+    }
+
+    fn serve(&self, dir: &Path, mut manner: Manner) -> u8 {
+        let root = match dir.canonicalize() {
+            Ok(root) if root.is_dir() => root,
+            Ok(root) => return complain(BAD_USAGE, &format!("{} is not a directory", root.display())),
+            Err(error) => return complain(BAD_USAGE, &format!("serve {}: {error}", dir.display())),
+        };
+        let mut listen = std::mem::take(&mut manner.listen);
+        if listen.is_empty() {
+            listen.push(ListenAddress::Tcp(config::HERE.into()));
+        }
+        let mut config = config::serve_defaults(root, listen);
+        let config = manner.apply(&mut config).map(|()| config);
+        self.start(config.map_err(|why| format!("serve: {why}")), None, false)
+    }
+
+    /// Begins as a file says or, without one, as the program does.
+    fn begin(&self, ways: Ways, daemon: bool) -> u8 {
+        let Ways { config, mut manner } = ways;
+        if let Some(file) = config {
+            return self.begin_from(&file, daemon);
+        }
+        let config = self.own_config(std::mem::take(&mut manner.listen));
+        let config = config.and_then(|mut config| manner.apply(&mut config).map(|()| config));
+        self.start(config, None, daemon)
+    }
+
+    fn begin_from(&self, file: &Path, daemon: bool) -> u8 {
+        let config = self.load(file).map_err(|problems| problems.to_string());
+        self.start(config, Some(file), daemon)
+    }
+
+    fn start(&self, config: Result<Config, String>, file: Option<&Path>, daemon: bool) -> u8 {
+        start::begin(Wanted { config, file, daemon, application: self.application.clone() })
+    }
+
+    fn load(&self, file: &Path) -> Result<Config, Problems> {
+        let apps = self.application.known();
+        config::load(file, Known { models: MODELS, apps: &apps })
+    }
+
+    fn own_config(&self, listen: Vec<ListenAddress>) -> Result<Config, String> {
+        let apps = self.application.known();
+        let known = Known { models: MODELS, apps: &apps };
+        self.own.as_ref().map_or_else(|| Err("there is no configuration".to_owned()), |own| own(listen, known))
+    }
+
+    /// The control socket that `service` means. If its configuration file is broken, what can be read of that decides: a running
+    /// service can be asked all the same.
+    fn socket_of(&self, service: &Service) -> Result<PathBuf, String> {
+        if let Some(socket) = &service.control {
+            return Ok(socket.clone());
+        }
+        if let Some(file) = &service.config {
+            let socket = self.load(file).map(|config| config.master.control_socket.unwrap_or_default());
+            return socket.or_else(|problems| config::control_socket_of(file).ok_or_else(|| problems.to_string()));
+        }
+        let own = self.own.as_ref().and_then(|_| self.own_config(Vec::new()).ok());
+        own.and_then(|config| config.master.control_socket).ok_or_else(|| {
+            "which service?\n  hint: -c FILE, the configuration that it runs from, or --control SOCKET".to_owned()
+        })
+    }
+
+    /// What the service answers, if it does as it is asked; else the reason is told, and the exit code comes back.
+    fn answer(&self, service: &Service, command: &Command) -> Result<Answer, u8> {
+        let socket = self.socket_of(service).map_err(|text| complain(BAD_USAGE, &text))?;
+        match client::ask(&socket, command) {
+            Ok(answer) if answer.ok => Ok(answer),
+            Ok(answer) => Err(complain(answer.code, &answer.text)),
+            Err(error) => Err(complain(error.exit_code(), &error.to_string())),
+        }
+    }
+
+    /// Asks, and prints what `show` makes of the answer.
+    fn tell(&self, service: &Service, command: &Command, show: impl FnOnce(Answer) -> Option<String>) -> u8 {
+        match self.answer(service, command) {
+            Ok(answer) => match show(answer) {
+                Some(text) => {
+                    say(&text);
+                    DONE
+                }
+                None => complain(FAILED, "the service did not answer what it was asked: it is of another version"),
+            },
+            Err(code) => code,
+        }
+    }
+
+    fn ask(&self, service: &Service, command: &Command) -> u8 {
+        self.tell(service, command, |answer| Some(answer.text))
+    }
+
+    fn tell_status(&self, service: &Service, json: bool) -> u8 {
+        let show = |status: Status| if json { status::as_json(&status) } else { status::as_table(&status) };
+        self.tell(service, &Command::Status, |answer| answer.status.map(show))
+    }
+
+    fn tell_draining(&self, service: &Service, json: bool) -> u8 {
+        let show = |draining: Vec<Draining>| {
+            if json { status::as_json(&draining) } else { status::draining_as_text(&draining) }
+        };
+        self.tell(service, &Command::Draining, |answer| answer.draining.map(show))
+    }
+
+    /// Without `count`: all, as JSON.
+    fn tell_crashes(&self, service: &Service, count: Option<usize>) -> u8 {
+        self.tell(service, &Command::Crashes, |Answer { crashes, crash_dir, .. }| {
+            let shown = crashes?.into_iter().take(count.unwrap_or(usize::MAX));
+            let whole: Vec<Report> = shown.map(|report| report.with_names(crash_dir.as_deref())).collect();
+            Some(if count.is_none() { status::as_json(&whole) } else { verdict::as_text(&whole) })
+        })
+    }
+
+    fn tell_events(&self, service: &Service) -> u8 {
+        let socket = match self.socket_of(service) {
+            Ok(socket) => socket,
+            Err(text) => return complain(BAD_USAGE, &text),
+        };
+        match client::listen(&socket, &mut std::io::stdout()) {
+            Ok(()) => DONE,
+            Err(error) => complain(error.exit_code(), &error.to_string()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::SigSet;
 use phalanx_shared::config::{Config, Count};
 use phalanx_shared::sys::{process, table, title};
+use phalanx_worker::app::Application;
 
 use crate::cli::{BAD_USAGE, DONE, FAILED, complain, say};
 use crate::control::server::Server;
@@ -24,16 +25,24 @@ use crate::upgrade::{self, Role, fault, way_back};
 pub(crate) struct Wanted<'a> {
     /// The configuration, or what is wrong with it.
     pub(crate) config: Result<Config, String>,
-    /// Where it was read from; none for `serve`.
+    /// Where it was read from; none: nowhere.
     pub(crate) file: Option<&'a Path>,
+    /// What the program brings.
+    pub(crate) application: Application,
     /// Go to the background when every worker is ready.
     pub(crate) daemon: bool,
+}
+
+/// What the program is.
+struct Own {
+    origin: Origin,
+    application: Application,
 }
 
 /// Starts the service, or does what an upgrade executed this program for. Returns the exit code when the service, or the
 /// program that starts a daemon, is through.
 pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
-    let origin = Origin::of_this_process();
+    let own = Own { origin: Origin::of_this_process(), application: wanted.application };
     let role = match Role::of_this_program().and_then(|role| check_single_threaded().map(|()| role)) {
         Ok(role) => role,
         Err(why) => return complain(FAILED, &why),
@@ -44,18 +53,18 @@ pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
         Err(error) => (Err(format!("the configuration file: {error}")), None),
     };
     match role {
-        Role::TakeOver { state, returned } => take_over(config, file, wanted.daemon, origin, (&state, returned)),
-        Role::Rehearse { state, outcome } => rehearse(config, origin, &state, outcome),
+        Role::TakeOver { state, returned } => take_over(config, file, wanted.daemon, own, (&state, returned)),
+        Role::Rehearse { state, outcome } => rehearse(config, own, &state, outcome),
         Role::Start => match (config, wanted.daemon) {
             (Err(why), _) => complain(BAD_USAGE, &why),
-            (Ok(config), true) => daemon(config, file, origin),
-            (Ok(config), false) => serve(config, file, Herald::silent(), origin),
+            (Ok(config), true) => daemon(config, file, own),
+            (Ok(config), false) => serve(config, file, Herald::silent(), own),
         },
     }
 }
 
 /// Starts a daemon and waits until every worker is ready, or for the reason why not.
-fn daemon(config: Config, file: Option<PathBuf>, origin: Origin) -> u8 {
+fn daemon(config: Config, file: Option<PathBuf>, own: Own) -> u8 {
     match daemonize() {
         Err(error) => complain(FAILED, &format!("become a daemon: {error}")),
         Ok(Side::Starter(Outcome::Ready(text))) => {
@@ -63,7 +72,7 @@ fn daemon(config: Config, file: Option<PathBuf>, origin: Origin) -> u8 {
             DONE
         }
         Ok(Side::Starter(Outcome::Failed(why))) => complain(FAILED, &format!("not started: {why}")),
-        Ok(Side::Daemon(herald)) => process::exit_now(serve(config, file, herald, origin).into()),
+        Ok(Side::Daemon(herald)) => process::exit_now(serve(config, file, herald, own).into()),
     }
 }
 
@@ -80,10 +89,10 @@ fn check_single_threaded() -> Result<(), String> {
     ))
 }
 
-fn serve(config: Config, file: Option<PathBuf>, mut herald: Herald, origin: Origin) -> u8 {
+fn serve(config: Config, file: Option<PathBuf>, mut herald: Herald, own: Own) -> u8 {
     take_name("master");
     let daemon = herald.is_awaited();
-    match open(config, file, origin) {
+    match open(config, file, own) {
         Ok((premises, first_slot)) => {
             if daemon {
                 leave_terminal();
@@ -106,7 +115,8 @@ fn take_name(name: &str) {
 
 /// Takes what the service needs, in the order in which a refusal costs least. Returns the sockets of the first slot too, which
 /// finding the ports has bound.
-fn open(config: Config, file: Option<PathBuf>, origin: Origin) -> Result<(Premises, Vec<Bound>), String> {
+fn open(config: Config, file: Option<PathBuf>, own: Own) -> Result<(Premises, Vec<Bound>), String> {
+    let Own { origin, application } = own;
     let identity = Identity::of(&config.master)?;
     let pid_file = match &config.master.pid_file {
         Some(path) => Some(PidFile::take(path)?),
@@ -138,7 +148,9 @@ fn open(config: Config, file: Option<PathBuf>, origin: Origin) -> Result<(Premis
             return Err(why);
         }
     };
-    Ok((Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin }, first_slot))
+    let premises =
+        Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin, application };
+    Ok((premises, first_slot))
 }
 
 fn take_up_signals() -> Result<Signals, String> {
@@ -146,7 +158,8 @@ fn take_up_signals() -> Result<Signals, String> {
 }
 
 /// Shows that this program could take over: it knows what it would be handed, and one worker becomes ready.
-fn rehearse(config: Result<Config, String>, origin: Origin, state: &OwnedFd, outcome: OwnedFd) -> u8 {
+fn rehearse(config: Result<Config, String>, own: Own, state: &OwnedFd, outcome: OwnedFd) -> u8 {
+    let Own { origin, application } = own;
     take_name("rehearsal");
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
@@ -158,7 +171,7 @@ fn rehearse(config: Result<Config, String>, origin: Origin, state: &OwnedFd, out
         let logs = LogFiles::open(&config.log)?;
         let (pid_file, control, listeners) = (None, None, Listeners::none());
         let signals = take_up_signals()?;
-        Ok(Premises { config, file: None, identity, pid_file, control, listeners, logs, signals, origin })
+        Ok(Premises { config, file: None, identity, pid_file, control, listeners, logs, signals, origin, application })
     });
     match opened {
         Ok(premises) => Supervisor::new(premises, Vec::new(), herald).rehearse(),
@@ -174,7 +187,7 @@ fn take_over(
     config: Result<Config, String>,
     file: Option<PathBuf>,
     daemon: bool,
-    origin: Origin,
+    Own { origin, application }: Own,
     (state, returned): (&OwnedFd, Option<String>),
 ) -> u8 {
     take_name("master");
@@ -221,7 +234,8 @@ fn take_over(
         };
         let listeners = Listeners::inherit(&state.listeners)?;
         way_back::or_return(listeners.assign(&mut config.listen, Default::default, usize::MAX))?;
-        let premises = Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin };
+        let premises =
+            Premises { config, file, identity, pid_file, control, listeners, logs, signals, origin, application };
         Supervisor::inherit(premises, &state)
     };
     match inherit() {

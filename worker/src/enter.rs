@@ -19,6 +19,7 @@ use phalanx_shared::{error, warn};
 use rustix::process::{PTracer, set_ptracer};
 
 use crate::access_log::AccessLog;
+use crate::app::Application;
 use crate::conn::{Connection, Context};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
@@ -27,7 +28,7 @@ use crate::open_file::OpenFiles;
 use crate::rescue::fetch::Formers;
 use crate::service::Setting;
 use crate::service::router::Router;
-use crate::{in_handler, rescue};
+use crate::{in_handler, model, rescue};
 
 /// What every worker of a slot finds in its memory and table: made by the master, kept by the keeper. Never dropped in a
 /// worker: the descriptors belong to the slot.
@@ -61,6 +62,8 @@ pub struct Inheritance {
     pub lifeline: RawFd,
     /// Every descriptor that is none of a worker's own.
     pub infrastructure: Vec<RawFd>,
+    /// What the program brings.
+    pub application: Application,
 }
 
 /// A table that the slot had before this one: its keeper died, or its program was replaced.
@@ -177,15 +180,18 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     }
     cx.router = Arc::new(Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?);
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
-    let model = Model::named(&config.workers.model.0)
+    let chosen = Model::named(&config.workers.model.0)
         .ok_or_else(|| format!("this program has no model {:?}", config.workers.model.0))?;
-    (model.equip)(&mut cx, &config.workers)?;
+    (chosen.equip)(&mut cx, &config.workers)?;
+    if cx.router.needs_threads() && cx.handlers.is_none() && !cx.blocking {
+        cx.handlers = Some(model::reactor_pool::handlers(&config.workers)?);
+    }
     let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;
     let serve_at_once = birth.serve_at_once;
-    Ok(Booted { model, cx, duty, formers, inheritance, workers: config.workers, connections, serve_at_once })
+    Ok(Booted { model: chosen, cx, duty, formers, inheritance, workers: config.workers, connections, serve_at_once })
 }
 
 fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {
@@ -193,6 +199,7 @@ fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) ->
     let open_files = OpenFiles::new(ledger.table(), birth.lane, birth.incarnation);
     let (limits, cache) = within_descriptors(config, ledger.descriptors());
     let setting = Setting::new(open_files, &cache).with_quarantine(inheritance.quarantine);
+    let setting = setting.with_application(inheritance.application.clone());
     let bare = Context::new(ledger, birth.lane, birth.incarnation, config, inheritance.clients, setting);
     Ok(Context {
         infrastructure: &inheritance.infrastructure,

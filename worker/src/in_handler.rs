@@ -17,6 +17,14 @@ pub(crate) fn leave(before: bool) {
     INSIDE.set(before);
 }
 
+/// Runs what is a handler's; none when it panicked.
+pub(crate) fn guard<T>(handler: impl FnOnce() -> T) -> Option<T> {
+    let before = enter();
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(handler));
+    leave(before);
+    outcome.ok()
+}
+
 /// Makes panics behave so, from now on, in this process.
 pub(crate) fn install_panic_hook() {
     panic::set_hook(Box::new(|info| {

@@ -1,6 +1,7 @@
 //! The process that serves one slot's traffic: event loop, HTTP, services, rescue.
 
 mod access_log;
+pub mod app;
 mod children;
 mod conn;
 mod crash_point;

@@ -1,7 +1,7 @@
 //! What signals and clients of the control socket ask for.
 
 use nix::sys::signal::Signal;
-use phalanx_shared::config::{self, Config, FaultKind};
+use phalanx_shared::config::{self, Config, FaultKind, Known};
 use phalanx_shared::ipc::{Said, SlotId, ToWorker};
 use phalanx_shared::{error, info};
 
@@ -112,9 +112,11 @@ impl Supervisor {
 
     fn read_file(&self) -> Result<Box<Config>, String> {
         match &self.premises.file {
-            None => Err("there is no configuration file to reload: this is `phalanx serve`".to_owned()),
+            None => Err("there is no configuration file to reload: the service was started without one".to_owned()),
             Some(file) => {
-                config::load(file, phalanx_worker::MODELS).map(Box::new).map_err(|problems| problems.to_string())
+                let apps = self.premises.application.known();
+                let known = Known { models: phalanx_worker::MODELS, apps: &apps };
+                config::load(file, known).map(Box::new).map_err(|problems| problems.to_string())
             }
         }
     }

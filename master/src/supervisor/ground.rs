@@ -204,6 +204,7 @@ impl Common {
             quarantine: self.ward.table(),
             lifeline: self.lifeline.0.as_raw_fd(),
             infrastructure: Vec::new(),
+            application: premises.application.clone(),
         };
         let ground = Ground {
             ledger,

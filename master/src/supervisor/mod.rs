@@ -50,6 +50,7 @@ use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest;
 use phalanx_shared::{debug, error, info, warn};
+use phalanx_worker::app::Application;
 
 use crate::cli::{DONE, FAILED, GAVE_UP};
 use crate::control::server::Server;
@@ -85,6 +86,8 @@ pub(crate) struct Premises {
     pub(crate) signals: Signals,
     /// How this program was executed.
     pub(crate) origin: Origin,
+    /// What it brings.
+    pub(crate) application: Application,
 }
 
 /// The master.

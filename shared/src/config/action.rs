@@ -8,7 +8,7 @@ use super::bounds::{EFFORT, STATUS};
 use super::entry::{Choices, Entry};
 use super::headers::header_value;
 use super::resolved::{Action, Effort, Fault, FaultKind, Health};
-use super::site::Faults;
+use super::site::Permitted;
 use super::table::Table;
 use super::written::{REDIRECT, RESPOND};
 
@@ -54,13 +54,14 @@ const FAULTS: Choices<Fault> = Choices {
 };
 
 /// The first action of the route that is written and sound.
-pub(super) fn action(route: &mut Table<'_>, faults: Faults) -> Option<Action> {
+pub(super) fn action(route: &mut Table<'_>, permitted: Permitted<'_>) -> Option<Action> {
     let files = files::files(route).map(Action::Files);
     let respond = route.optional("respond", &RESPOND).map(respond);
     let redirect = route.optional("redirect", &REDIRECT).and_then(redirect);
-    let fault = route.entry("fault").and_then(|entry| fault(&entry, faults)).map(Action::Fault);
+    let fault = route.entry("fault").and_then(|entry| fault(&entry, permitted)).map(Action::Fault);
+    let app = route.entry("app").and_then(|entry| app(&entry, permitted)).map(Action::App);
     let health = route.entry("health").and_then(|entry| entry.choice(&HEALTH)).map(Action::Health);
-    files.or(respond).or(redirect).or(health).or(fault)
+    files.or(respond).or(redirect).or(app).or(health).or(fault)
 }
 
 fn respond(mut table: Table<'_>) -> Action {
@@ -106,9 +107,23 @@ fn redirect_status(entry: &Entry<'_>) -> Option<u16> {
     u16::try_from(status).ok()
 }
 
-fn fault(entry: &Entry<'_>, faults: Faults) -> Option<Fault> {
+fn app(entry: &Entry<'_>, permitted: Permitted<'_>) -> Option<String> {
+    let name = entry.text("the name of an app")?;
+    if permitted.apps.iter().any(|app| app.name == name) {
+        return Some(name.to_owned());
+    }
+    let known: Vec<String> = permitted.apps.iter().map(|app| format!("{:?}", app.name)).collect();
+    let hint = match &known[..] {
+        [] => "an app is part of a program that has Phalanx as a library: run that program".to_owned(),
+        known => format!("this program has {}", known.join(" and ")),
+    };
+    entry.refuse(format!("there is no app {name:?} in this program"), hint);
+    None
+}
+
+fn fault(entry: &Entry<'_>, permitted: Permitted<'_>) -> Option<Fault> {
     let fault = entry.choice(&FAULTS)?;
-    if faults == Faults::Refused {
+    if !permitted.faults {
         let hint = "set allow_faults = true in [workers] on a test machine, or remove the route";
         entry.refuse("fault routes are not allowed, they break the worker on purpose", hint);
     }

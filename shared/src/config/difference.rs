@@ -114,7 +114,7 @@ respond = { status = 200, body = "a" }
 "#;
 
     fn differences_to(edit: impl Fn(&str) -> String) -> Vec<String> {
-        let read = |text: &str| parse(text, Path::new("/p.toml"), &[]).unwrap();
+        let read = |text: &str| parse(text, Path::new("/p.toml"), super::super::Known::default()).unwrap();
         differences(&read(FILE), &read(&edit(FILE)))
     }
 
@@ -131,7 +131,7 @@ respond = { status = 200, body = "a" }
 
     #[test]
     fn a_listener_that_is_on_its_way_out_is_gone() {
-        let before = parse(FILE, Path::new("/p.toml"), &[]).unwrap();
+        let before = parse(FILE, Path::new("/p.toml"), super::super::Known::default()).unwrap();
         let mut after = before.clone();
         after.listen[0].leaving = true;
         let found = differences(&before, &after);

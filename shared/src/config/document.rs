@@ -6,7 +6,7 @@ use toml_edit::{Document, TableLike, TomlError};
 
 use super::listen;
 use super::problem::{Problems, Refusal};
-use super::resolved::{Config, KnownModel, MOST_LISTENERS};
+use super::resolved::{Action, Config, Known, MOST_LISTENERS, Route, RoutePath, Site};
 use super::source::Source;
 use super::table::Table;
 use super::written::{CACHE, CANARY, LIMITS, LISTEN, LOG, MASTER, QUARANTINE, RESCUE, ROOT, SITE, TIMEOUTS, WORKERS};
@@ -16,12 +16,12 @@ use super::{limits, log, master, site, workers};
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// See [`super::parse`].
-pub(super) fn parse(text: &str, origin: &Path, models: &[KnownModel]) -> Result<Config, Problems> {
+pub(super) fn parse(text: &str, origin: &Path, known: Known<'_>) -> Result<Config, Problems> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let source = Source::new(text, origin);
     match Document::parse(text) {
         Ok(document) => {
-            let config = complete(&source, document.as_table(), models);
+            let config = complete(&source, document.as_table(), known);
             if source.is_sound() { Ok(config) } else { Err(source.into_problems()) }
         }
         Err(error) => {
@@ -29,6 +29,28 @@ pub(super) fn parse(text: &str, origin: &Path, models: &[KnownModel]) -> Result<
             Err(source.into_problems())
         }
     }
+}
+
+/// See [`super::settings`].
+pub(super) fn settings(text: &str, origin: &Path, known: Known<'_>) -> Result<Config, Problems> {
+    let source = Source::new(text, origin);
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            report_syntax(&source, &error);
+            return Err(source.into_problems());
+        }
+    };
+    let mut root = Table::new(&source, &ROOT, Some(document.as_table()), 0);
+    let mut config = read(&mut root, known);
+    root.finish();
+    let names = |table: &str, key: &str| {
+        let table = document.as_table().get(table).and_then(|item| item.as_table_like());
+        table.is_some_and(|table| table.contains_key(key))
+    };
+    config.master.pid_file.take_if(|_| !names("master", "pid_file"));
+    config.master.control_socket.take_if(|_| !names("master", "control_socket"));
+    if source.is_sound() { Ok(config) } else { Err(source.into_problems()) }
 }
 
 /// See [`super::control_socket_of`]. Where the text is not TOML, what stands before the mistake decides.
@@ -43,17 +65,17 @@ pub(super) fn control_socket(text: &str, origin: &Path) -> Option<PathBuf> {
     };
     let source = Source::new(sound, origin);
     let document = Document::parse(sound).ok()?;
-    complete(&source, document.as_table(), &[]).master.control_socket
+    complete(&source, document.as_table(), Known::default()).master.control_socket
 }
 
 /// What an empty file would say, without listeners and sites.
 pub(super) fn defaults() -> Config {
-    read(&mut Table::new(&Source::new("", Path::new("/")), &ROOT, None, 0), &[])
+    read(&mut Table::new(&Source::new("", Path::new("/")), &ROOT, None, 0), Known::default())
 }
 
-fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, models: &[KnownModel]) -> Config {
+fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, known: Known<'_>) -> Config {
     let mut root = Table::new(source, &ROOT, Some(document), 0);
-    let config = read(&mut root, models);
+    let mut config = read(&mut root, known);
     if !root.has("listen") {
         root.refuse("no [[listen]]: there is no address to serve", "add [[listen]] with address = \"127.0.0.1:8080\"");
     }
@@ -63,15 +85,32 @@ fn complete<'a>(source: &'a Source<'a>, document: &'a dyn TableLike, models: &[K
             "listen on one address for all, such as \"0.0.0.0:80\"",
         );
     }
-    if !root.has("site") {
+    route_to_app(&mut config, known);
+    if !root.has("site") && known.apps.is_empty() {
         root.refuse("no [[site]]: there is nothing to serve", "add [[site]] with at least one [[site.route]]");
     }
     root.finish();
     config
 }
 
-fn read(root: &mut Table<'_>, models: &[KnownModel]) -> Config {
-    let workers = workers::workers(root.table("workers", &WORKERS), models);
+/// What no route of the file names is the program's own affair: its app answers what nothing else does.
+pub(super) fn route_to_app(config: &mut Config, known: Known<'_>) {
+    let Some(app) = known.apps.first() else { return };
+    let mut routes = config.sites.iter().flat_map(|site| &site.routes);
+    if routes.any(|route| matches!(route.action, Action::App(_))) {
+        return;
+    }
+    let all = RoutePath::Prefix("/".to_owned());
+    let route = Route::new(all.clone(), Action::App(app.name.clone()));
+    if config.sites.is_empty() {
+        config.sites.push(Site { hosts: Vec::new(), routes: Vec::new() });
+    }
+    let without = |site: &&mut Site| site.routes.iter().all(|route| route.path != all);
+    config.sites.iter_mut().filter(without).for_each(|site| site.routes.push(route.clone()));
+}
+
+fn read(root: &mut Table<'_>, known: Known<'_>) -> Config {
+    let workers = workers::workers(root.table("workers", &WORKERS), known);
     Config {
         master: master::master(root.table("master", &MASTER)),
         canary: workers::canary(root.table("canary", &CANARY)),
@@ -81,7 +120,10 @@ fn read(root: &mut Table<'_>, models: &[KnownModel]) -> Config {
         timeouts: limits::timeouts(root.table("timeouts", &TIMEOUTS)),
         cache: limits::cache(root.table("cache", &CACHE)),
         listen: listen::listeners(root.tables("listen", &LISTEN)),
-        sites: site::sites(root.tables("site", &SITE), site::Faults::allowed(workers.allow_faults)),
+        sites: site::sites(
+            root.tables("site", &SITE),
+            site::Permitted { faults: workers.allow_faults, apps: known.apps },
+        ),
         log: log::log(root.table("log", &LOG)),
         workers,
     }

@@ -43,24 +43,28 @@ pub use difference::differences;
 pub use listen::parse_listen;
 pub use problem::{Place, Problem, Problems};
 pub use resolved::*;
+pub use route::parse_route_path;
 
-/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8. `models` are those that
-/// the program has.
+/// Where is listened if nobody says where: loopback, so that nothing is open to others by mistake.
+pub const HERE: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
+
+/// Reads and checks the configuration in the file `path`, which may hold up to 1 MiB of UTF-8. `known` is what the program
+/// has that a configuration may name.
 ///
 /// # Errors
 /// Every problem of the file, in the order of its lines; or the one reason why it cannot be read.
-pub fn load(path: &Path, models: &[KnownModel]) -> Result<Config, Problems> {
+pub fn load(path: &Path, known: Known<'_>) -> Result<Config, Problems> {
     let text = file::read(path).map_err(|problem| Problems(vec![problem]))?;
-    parse(&text, path, models)
+    parse(&text, path, known)
 }
 
 /// Checks the configuration `text`, which was written in the file `origin`: problems name that file, and relative paths
-/// are taken from its directory. The file itself is not touched. `models` as in [`load`].
+/// are taken from its directory. The file itself is not touched. `known` as in [`load`].
 ///
 /// # Errors
 /// Every problem of the text, in the order of its lines.
-pub fn parse(text: &str, origin: &Path, models: &[KnownModel]) -> Result<Config, Problems> {
-    document::parse(text, origin, models)
+pub fn parse(text: &str, origin: &Path, known: Known<'_>) -> Result<Config, Problems> {
+    document::parse(text, origin, known)
 }
 
 /// The control socket that the file at `path` names, whatever else is wrong with it: a running service can be asked all the
@@ -82,13 +86,37 @@ pub fn serve_defaults(root: PathBuf, listen: Vec<ListenAddress>) -> Config {
     let action = Action::Files(FilesAction { listing: true, ..FilesAction::new(root) });
     let route = Route::new(RoutePath::Prefix("/".to_owned()), action);
     let mut config = document::defaults();
-    config.listen =
-        listen.into_iter().zip(0..=u8::MAX).map(|(address, seat)| Listen { seat, ..Listen::from(address) }).collect();
-    config.sites = vec![Site { hosts: Vec::new(), routes: vec![route] }];
     config.master.pid_file = None;
     config.master.control_socket = None;
-    config.master.crash_dir = None;
-    config.log.access = Sink::Off;
-    config.log.error = Sink::Stderr;
+    complete_settings(config, listen, vec![route], Known::default())
+}
+
+/// What a program runs that brings its configuration itself, with the tables of `text` as far as it has some: nothing is left on
+/// disk that is not named there, and neither listeners nor sites have to be there. `known` as in [`load`].
+///
+/// # Errors
+/// Every problem of the text; `origin` is what they say it stands in.
+pub fn settings(text: &str, origin: &Path, known: Known<'_>) -> Result<Config, Problems> {
+    document::settings(text, origin, known)
+}
+
+/// What comes after everything else in the making of a [`settings`]: listeners, the routes of every host, and the app of `known`
+/// that no route leads to.
+#[must_use]
+pub fn complete_settings(
+    mut config: Config,
+    listen: Vec<ListenAddress>,
+    routes: Vec<Route>,
+    known: Known<'_>,
+) -> Config {
+    config.listen.extend(listen.into_iter().map(Listen::from));
+    config.listen.iter_mut().zip(0..=u8::MAX).for_each(|(listen, seat)| listen.seat = seat);
+    if !routes.is_empty() {
+        match config.sites.iter_mut().find(|site| site.hosts.is_empty()) {
+            Some(site) => site.routes.extend(routes),
+            None => config.sites.push(Site { hosts: Vec::new(), routes }),
+        }
+    }
+    document::route_to_app(&mut config, known);
     config
 }

@@ -131,6 +131,32 @@ pub struct KnownModel {
     pub pollers: &'static [Poller],
 }
 
+/// An app that the program has: handlers of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownApp {
+    /// Its name.
+    pub name: String,
+    /// The model that it runs under, if not under every one.
+    pub model: Option<&'static str>,
+}
+
+/// What the program has that a configuration may name.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// Its models, the default first.
+    pub models: &'a [KnownModel],
+    /// Its apps. The first answers what no route of a configuration is about.
+    pub apps: &'a [KnownApp],
+}
+
+impl Known<'_> {
+    /// The model of a configuration that names none.
+    #[must_use]
+    pub fn default_model(&self) -> Model {
+        self.apps.iter().find_map(|app| app.model).map_or_else(Model::default, |model| Model(model.to_owned()))
+    }
+}
+
 impl Default for Model {
     /// One event loop per worker.
     fn default() -> Model {

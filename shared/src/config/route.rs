@@ -5,27 +5,27 @@ use super::headers::{header_value, headers};
 use super::problem::Refusal;
 use super::rate::limit;
 use super::resolved::{Route, RoutePath};
-use super::site::Faults;
+use super::site::Permitted;
 use super::source::Seen;
 use super::table::Table;
 use super::written::LIMIT;
 
 /// The keys of which a route has exactly one; `proxy` is planned, and reported as such.
-const ACTIONS: [&str; 6] = ["files", "respond", "redirect", "health", "fault", "proxy"];
+const ACTIONS: [&str; 7] = ["files", "respond", "redirect", "app", "health", "fault", "proxy"];
 
 /// What `cache_control` holds.
 const CACHE_CONTROL: &str = "a Cache-Control value such as \"max-age=3600\"";
 
 /// The routes of one site. A route with a problem may be left out.
-pub(super) fn routes(tables: Vec<Table<'_>>, faults: Faults) -> Vec<Route> {
+pub(super) fn routes(tables: Vec<Table<'_>>, permitted: Permitted<'_>) -> Vec<Route> {
     let mut seen = Seen::new();
-    tables.into_iter().filter_map(|table| route(table, faults, &mut seen)).collect()
+    tables.into_iter().filter_map(|table| route(table, permitted, &mut seen)).collect()
 }
 
-fn route(mut table: Table<'_>, faults: Faults, seen: &mut Seen<RoutePath>) -> Option<Route> {
+fn route(mut table: Table<'_>, permitted: Permitted<'_>, seen: &mut Seen<RoutePath>) -> Option<Route> {
     check_one_action(&table);
     let path = path(&mut table, seen);
-    let action = action::action(&mut table, faults);
+    let action = action::action(&mut table, permitted);
     let headers = table.entry("headers").and_then(|entry| headers(&entry)).unwrap_or_default();
     let cache_control = table.entry("cache_control").and_then(|entry| header_value(&entry, CACHE_CONTROL));
     let limit = table.optional("limit", &LIMIT).and_then(limit);
@@ -54,6 +54,14 @@ fn path(table: &mut Table<'_>, seen: &mut Seen<RoutePath>) -> Option<RoutePath> 
         entry.refuse(text, "remove one of the two routes, or change its path");
     }
     Some(path)
+}
+
+/// Reads a path as a route has it: `/x` is the beginning of a path, `= /x` a whole one.
+///
+/// # Errors
+/// What is wrong with it and what to write instead, in one line.
+pub fn parse_route_path(written: &str) -> Result<RoutePath, String> {
+    route_path(written).map_err(|refusal| format!("{}; {}", refusal.text, refusal.hint))
 }
 
 /// `/x` is the beginning of a path, `= /x` a whole one.

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use super::entry::Entry;
 use super::problem::Refusal;
-use super::resolved::Site;
+use super::resolved::{KnownApp, Site};
 use super::route;
 use super::source::Seen;
 use super::table::Table;
@@ -14,29 +14,24 @@ use super::written::ROUTE;
 const NAME_MOST: usize = 253;
 const LABEL_MOST: usize = 63;
 
-/// Whether routes may break their worker on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Faults {
-    Allowed,
-    Refused,
-}
-
-impl Faults {
-    /// As `workers.allow_faults` says.
-    pub(super) fn allowed(allow_faults: bool) -> Self {
-        if allow_faults { Self::Allowed } else { Self::Refused }
-    }
+/// What routes may do that not every service lets them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Permitted<'a> {
+    /// Break their worker on purpose, see `workers.allow_faults`.
+    pub(super) faults: bool,
+    /// Lead to these.
+    pub(super) apps: &'a [KnownApp],
 }
 
 /// Hosts that sites met so far answer for; none stands for every host.
 type SeenHosts = Seen<Option<String>>;
 
-pub(super) fn sites(tables: Vec<Table<'_>>, faults: Faults) -> Vec<Site> {
+pub(super) fn sites(tables: Vec<Table<'_>>, permitted: Permitted<'_>) -> Vec<Site> {
     let mut seen = SeenHosts::new();
-    tables.into_iter().map(|table| site(table, faults, &mut seen)).collect()
+    tables.into_iter().map(|table| site(table, permitted, &mut seen)).collect()
 }
 
-fn site(mut table: Table<'_>, faults: Faults, seen: &mut SeenHosts) -> Site {
+fn site(mut table: Table<'_>, permitted: Permitted<'_>, seen: &mut SeenHosts) -> Site {
     let hosts = match table.entry("hosts") {
         Some(entry) => hosts(&entry, seen),
         None => every_host(&table, seen),
@@ -44,7 +39,7 @@ fn site(mut table: Table<'_>, faults: Faults, seen: &mut SeenHosts) -> Site {
     if !table.has("route") {
         table.refuse("this site has no [[site.route]]", "add [[site.route]] with a path and what to answer");
     }
-    let routes = route::routes(table.tables("route", &ROUTE), faults);
+    let routes = route::routes(table.tables("route", &ROUTE), permitted);
     table.finish();
     Site { hosts, routes }
 }

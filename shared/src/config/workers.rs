@@ -7,7 +7,7 @@ use super::bounds::{
     REQUESTS, SIZE, THREADS, TRIAL, UNREADY,
 };
 use super::entry::{Choices, Entry};
-use super::resolved::{Canary, Count, KnownModel, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
+use super::resolved::{Canary, Count, Known, Model, OnMasterDeath, Poller, Quarantine, Rescue, Workers};
 use super::table::Table;
 
 const ON_MASTER_DEATH: Choices<OnMasterDeath> = Choices {
@@ -15,13 +15,13 @@ const ON_MASTER_DEATH: Choices<OnMasterDeath> = Choices {
     known: &[("drain", OnMasterDeath::Drain), ("exit", OnMasterDeath::Exit)],
 };
 
-pub(super) fn workers(mut table: Table<'_>, models: &[KnownModel]) -> Workers {
-    let names: Vec<&str> = models.iter().map(|model| model.name).collect();
+pub(super) fn workers(mut table: Table<'_>, known: Known<'_>) -> Workers {
+    let names: Vec<&str> = known.models.iter().map(|model| model.name).collect();
     let pollers: Vec<&str> = Poller::ALL.iter().map(|poller| poller.name()).collect();
     let poller = |name: String| Poller::ALL.iter().copied().find(|poller| poller.name() == name);
     let workers = Workers {
         count: table.entry("count").and_then(|entry| count(&entry)).unwrap_or(Count::Auto),
-        model: table.word("model", "model", &names).map_or_else(Model::default, Model),
+        model: table.word("model", "model", &names).map_or_else(|| known.default_model(), Model),
         poller: table.word("poller", "poller", &pollers).and_then(poller).unwrap_or(Poller::Epoll),
         boot_timeout: table.duration("boot_timeout", Duration::from_secs(30)),
         hang_timeout: table.duration("hang_timeout", Duration::from_secs(30)),
@@ -42,7 +42,13 @@ pub(super) fn workers(mut table: Table<'_>, models: &[KnownModel]) -> Workers {
         io_threads: table.number("io_threads", 4, &IO_THREADS),
         allow_faults: table.flag("allow_faults", false),
     };
-    if let Some(model) = models.iter().find(|model| model.name == workers.model.0)
+    if let Some(app) = known.apps.iter().find(|app| app.model.is_some_and(|model| model != workers.model.0))
+        && let Some(model) = app.model
+    {
+        let text = format!("workers.model: the app {:?} runs under the model {model} only", app.name);
+        table.refuse_key("model", text, format!("leave the key out, or write model = {model:?}"));
+    }
+    if let Some(model) = known.models.iter().find(|model| model.name == workers.model.0)
         && !model.pollers.contains(&workers.poller)
     {
         let text = format!("workers.poller: the model {} does not wait by {}", model.name, workers.poller.name());

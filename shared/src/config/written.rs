@@ -241,6 +241,7 @@ pub(super) static ROUTE: Schema = Schema {
         key("files", "serves the files below a directory"),
         key("respond", "gives a fixed answer"),
         key("redirect", "sends the client elsewhere"),
+        key("app", "has the app of this name answer, in a program that has Phalanx as a library"),
         key("headers", "header fields that are added to every answer"),
         key("cache_control", "the Cache-Control of every answer"),
         key("limit", "how many requests a client address may make"),

@@ -5,11 +5,14 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use phalanx_shared::config::{self, Config};
+use phalanx_shared::config::{self, Config, Known};
+
+/// A program without apps.
+const KNOWN: Known<'_> = Known { models: phalanx_worker::MODELS, apps: &[] };
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match config::parse(text, Path::new("/etc/phalanx.toml"), phalanx_worker::MODELS) {
+    match config::parse(text, Path::new("/etc/phalanx.toml"), KNOWN) {
         Ok(config) => {
             let blueprint = config.to_blueprint().expect("a configuration can be written");
             let again = Config::from_blueprint(&blueprint).expect("what was written can be read");

@@ -7,12 +7,13 @@ use phalanx_shared::config::Effort;
 use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
-use super::serve::{Turnout, run_handler};
+use super::serve::{Turnout, Whole, run_handler};
+use crate::app::{Caller, Payload};
 use crate::http::encode::{self, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
 use crate::pool::Job;
-use crate::service::{Router, effort};
+use crate::service::{Asked, Router, effort};
 
 /// Length of an IMF-fixdate.
 const DATE: usize = 29;
@@ -22,6 +23,8 @@ pub(super) struct Call {
     router: Arc<Router>,
     /// The bytes of its head, which were parsed before.
     head: Vec<u8>,
+    body: Vec<u8>,
+    caller: Caller,
     /// The bound that they were parsed with.
     limit: usize,
     /// The second that the response's Date names, and its text.
@@ -47,11 +50,14 @@ pub(super) struct Answered {
 }
 
 impl Call {
-    /// That of the request whose head stands at the front of `bytes`.
-    pub(super) fn new(cx: &mut Context, head: &Head<'_>, bytes: &[u8], date: u64, last: bool) -> Call {
+    /// That of a request.
+    pub(super) fn new(cx: &mut Context, whole: &Whole<'_>, caller: &Caller, date: u64, last: bool) -> Call {
+        let bytes = whole.bytes;
         Call {
             router: cx.router.clone(),
-            head: bytes.get(..head.len).unwrap_or(bytes).to_vec(),
+            head: bytes.get(..whole.head.len).unwrap_or(bytes).to_vec(),
+            body: whole.body.to_vec(),
+            caller: *caller,
             limit: cx.limits.head,
             date,
             date_text: *cx.date.text(date),
@@ -73,9 +79,13 @@ impl Call {
         };
         let mut done = None;
         let reply = loop {
-            match run_handler(&self.router, &head, self.date, done.take(), self.unready, false) {
+            let (body, caller) = (Payload::Whole(&self.body), || self.caller);
+            let asked = Asked { head: &head, body, date: self.date, caller: &caller, in_loop: false };
+            match run_handler(&self.router, &asked, done.take(), self.unready, false) {
                 Turnout::Reply(reply) | Turnout::Effort(_, reply) => break reply,
                 Turnout::Later(job) => done = Some(job.run()),
+                // Nobody asks for a thread who has one.
+                Turnout::Call => break Reply::error(500),
             }
         };
         self.answered(reply, head.minor_version, head.is_head())

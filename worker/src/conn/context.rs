@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use phalanx_shared::clients::{Client, Clients, Verdict};
 use phalanx_shared::clock::{Clock, since_boot};
@@ -16,12 +17,13 @@ use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 use super::Patience;
 use super::buffers::Buffers;
 use crate::access_log::AccessLog;
+use crate::app::{Caller, RequestId};
 use crate::event::uring::Uring;
 use crate::http::DateCache;
 use crate::http::{Head, forwarded};
 use crate::pool::{Manners, Pool};
 use crate::service::router::{Limit, Router};
-use crate::service::{OpenRootError, Setting};
+use crate::service::{NotReady, Setting};
 use crate::tasks::Tasks;
 
 /// Stands for the peer of a Unix socket where its word is taken.
@@ -58,8 +60,12 @@ pub struct Context {
     pub pool: Pool,
     /// Runs handlers; none: the loop does.
     pub handlers: Option<Pool>,
+    /// It runs all of them, else those only that want that.
+    pub all_pooled: bool,
     /// Runs handlers that wait; none: they hold up their thread.
     pub tasks: Option<Tasks>,
+    /// How long a handler may take; zero: as long as it likes.
+    pub request_timeout: Duration,
     /// Bounds on what a peer may send.
     pub limits: Limits,
     /// Bounds on how long it may take.
@@ -134,7 +140,7 @@ impl Context {
         config: &Config,
         clients: Clients,
         setting: Setting,
-    ) -> Result<Context, OpenRootError> {
+    ) -> Result<Context, NotReady> {
         let nothing = Config { sites: Vec::new(), ..config.clone() };
         let lane = ledger.lane(lane_number);
         Ok(Context {
@@ -154,6 +160,8 @@ impl Context {
                 short: false,
             }),
             handlers: None,
+            all_pooled: false,
+            request_timeout: config.workers.request_timeout,
             tasks: None,
             listens: Arc::new([]),
             clients,
@@ -244,6 +252,17 @@ impl Context {
     /// The listener on a seat.
     pub fn listen(&self, seat: u8) -> Option<&Listen> {
         self.listens.get(usize::from(seat))?.as_ref()
+    }
+
+    /// Who makes the request that begins at stream position `position` of a connection.
+    pub(super) fn caller(&self, record: &Record, head: &Head<'_>, position: u64) -> Caller {
+        let peer = match record.peer() {
+            Peer::Ip(address) => Some(address),
+            Peer::Unix => None,
+        };
+        let deadline = (!self.request_timeout.is_zero()).then(|| self.clock.now() + self.request_timeout);
+        let id = RequestId { cookie: record.cookie(), position };
+        Caller { peer, client: client_of(&self.listens, record, head), id, deadline }
     }
 
     /// Whether a client may make one more request of a route. Those without an address may.

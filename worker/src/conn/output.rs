@@ -13,7 +13,7 @@ use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Phase, State};
 use phalanx_shared::sys::table::borrow;
 
-use super::stream::Stream;
+use super::stream::{Coding, Next, Stream};
 use super::tail::{FilePart, Part, Temperature};
 use super::{Connection, Context, Fate, Waits, Why};
 use crate::crash_point::{self, Point};
@@ -53,7 +53,7 @@ impl Output {
             Tail::None => {}
             Tail::Cached(prepared) => output.parts.push_back(Part::Cached { prepared, at: 0 }),
             Tail::Pieces(pieces) => output.parts.extend(pieces.into_iter().map(Part::from)),
-            Tail::Stream(producer) => output.stream = Some(Stream::new(head, producer, chunked)),
+            Tail::Stream(source, len) => output.stream = Some(Stream::new(head, source, Coding::of(len, chunked))),
         }
         output
     }
@@ -116,7 +116,7 @@ impl Connection {
             }
         }
         if at < out.len() {
-            output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec(), at: 0 });
+            output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec().into(), at: 0 });
         }
         self.output = Some(Box::new(output));
         self.resume_output(cx)
@@ -143,9 +143,22 @@ impl Connection {
         let mut turn = FILE_TURN;
         loop {
             let wrote = match output.parts.front_mut() {
-                None => match output.stream.as_mut() {
+                None if turn == 0 && output.stream.is_some() => return Wrote::Part,
+                None => match output.stream.as_mut().map(Stream::next) {
                     None => return Wrote::All,
-                    Some(stream) => return stream.next_job().map_or(Wrote::Broken, Wrote::Later),
+                    Some(Next::Later(job)) => return Wrote::Later(job),
+                    Some(Next::Lost) => return Wrote::Broken,
+                    Some(Next::Now(portion)) => {
+                        turn = turn.saturating_sub(portion.len());
+                        match self.take_portion(cx, output, portion) {
+                            true => Wrote::All,
+                            false => {
+                                // To an HTTP/1.0 peer an orderly end is the end of the body.
+                                crate::rescue::reset_on_close(self.fd);
+                                return Wrote::Broken;
+                            }
+                        }
+                    }
                 },
                 Some(Part::File(_)) if turn == 0 => return Wrote::Part,
                 Some(Part::File(part)) => match part.look(turn, cx.setting.turn()) {
@@ -243,7 +256,7 @@ impl Connection {
     /// The peer did not take what follows the first `at` bytes at once.
     pub(super) fn leave_rest(&mut self, bytes: Vec<u8>, at: usize) {
         let mut output = Output::default();
-        output.parts.push_front(Part::Bytes { bytes, at });
+        output.parts.push_front(Part::Bytes { bytes: bytes.into(), at });
         self.output = Some(Box::new(output));
     }
 

@@ -12,8 +12,9 @@ use super::{Connection, Context, Fate, Why};
 use crate::access_log::Outcome;
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::Tail;
-use crate::http::{HeaderScratch, Progress, Reply, head};
+use crate::http::{Head, HeaderScratch, Progress, Reply, head};
 use crate::pool::{Done, Job};
+use crate::service::{Asked, Router};
 
 /// What asking the service again came to.
 enum Again {
@@ -94,21 +95,17 @@ impl Connection {
         if !head.idempotent() {
             return Again::Other;
         }
-        let refused = (entry.kind.status == 429).then(|| cx.router.limit_of(&head)).flatten();
+        let router = cx.router.clone();
+        let refused = (entry.kind.status == 429).then(|| router.limit_of(&head)).flatten();
         let reply = match refused {
             Some(limit) => limit.refusal(),
             None if matches!(&done, Some(Ok(answered)) if answered.is::<Answered>()) => {
                 return done.map_or(Again::Other, |done| called_again(done, entry));
             }
-            None if cx.handlers.is_some() => {
-                let bytes = self.unanswered(self.record.start());
-                return match done {
-                    None => Again::Later(Call::new(cx, &head, bytes, entry.date, entry.kind.last).into_job(None)),
-                    Some(done) => called_again(done, entry),
-                };
-            }
-            None => match run_handler(&cx.router, &head, entry.date, done, cx.is_unready(), cx.tasks.is_some()) {
+            None if cx.all_pooled => return self.call_again(cx, &head, entry),
+            None => match self.ask_again(cx, &router, (&head, entry), done) {
                 Turnout::Reply(reply) => reply,
+                Turnout::Call => return self.call_again(cx, &head, entry),
                 Turnout::Effort(effort, reply) => {
                     let date = cx.date.text(entry.date);
                     return Again::Later(Answered::after(effort, reply, &head, date, entry.kind.last));
@@ -123,6 +120,26 @@ impl Connection {
             head_only: head.is_head(),
         };
         remake(reply, &envelope, entry).map_or(Again::Other, Again::Made)
+    }
+
+    fn ask_again<'r>(
+        &self,
+        cx: &Context,
+        router: &'r Router,
+        (head, entry): (&Head<'_>, &Entry),
+        done: Option<Done>,
+    ) -> Turnout<'r> {
+        let caller = || cx.caller(&self.record, head, self.record.start());
+        let body = self.in_front(head, entry.request_end).body;
+        let asked = Asked { head, body, date: entry.date, caller: &caller, in_loop: !cx.blocking };
+        run_handler(router, &asked, done, cx.is_unready(), cx.tasks.is_some())
+    }
+
+    /// Has a thread answer again.
+    fn call_again(&self, cx: &mut Context, head: &Head<'_>, entry: &Entry) -> Again {
+        let caller = cx.caller(&self.record, head, self.record.start());
+        let call = Call::new(cx, &self.in_front(head, entry.request_end), &caller, entry.date, entry.kind.last);
+        Again::Later(call.into_job(None))
     }
 
     /// The error page that a refusal sent.
@@ -163,6 +180,6 @@ fn remake(reply: Reply<'_>, envelope: &Envelope<'_>, entry: &Entry) -> Option<Ou
 /// A response from its first byte on.
 fn whole(bytes: Vec<u8>, tail: Tail, chunked: bool) -> Output {
     let mut output = Output::new(bytes.len() as u64, tail, chunked);
-    output.parts.push_front(Part::Bytes { bytes, at: 0 });
+    output.parts.push_front(Part::Bytes { bytes: bytes.into(), at: 0 });
     output
 }

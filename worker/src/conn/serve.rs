@@ -13,13 +13,14 @@ use super::context::{address_of, client_of};
 use super::output::Output;
 use super::{Connection, Context, Fate, Why};
 use crate::access_log::{AccessLog, Outcome};
+use crate::app::Payload;
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::{Response, Tail};
 use crate::http::{DateCache, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
-use crate::pool::{Done, Failure, Job};
-use crate::service::{Answer, Router, effort, fault};
+use crate::pool::{Done, Failure, Job, Pool};
+use crate::service::{Answer, Asked, Router, effort, fault};
 
 /// The end on record of a response whose length nobody knows yet.
 pub(super) const STREAMED: u64 = u64::MAX;
@@ -43,6 +44,17 @@ pub(super) struct Batch {
     count: u8,
     list: Pending,
     record: Record,
+}
+
+/// A request that has come whole.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a> {
+    pub(super) head: &'a Head<'a>,
+    /// Begin with the head.
+    pub(super) bytes: &'a [u8],
+    pub(super) body: Payload<'a>,
+    /// Stream position behind it.
+    pub(super) end: u64,
 }
 
 /// What of the worker writing an answer down takes.
@@ -123,10 +135,23 @@ impl Connection {
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
         let mut scratch = HeaderScratch::new();
         let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
-            Ok(Progress::Done(head)) => batch.answer(cx, &head, self.head_bytes(), request_end, Some(done)),
+            Ok(Progress::Done(head)) => batch.answer(cx, &self.in_front(&head, request_end), Some(done)),
             _ => return Fate::Close,
         };
         self.conclude(cx, batch, step)
+    }
+
+    /// The request in front, which ends at this stream position.
+    pub(super) fn in_front<'a>(&'a self, head: &'a Head<'a>, end: u64) -> Whole<'a> {
+        let bytes = self.head_bytes();
+        let body = match &self.upload {
+            Some(upload) => upload.collected(),
+            None => {
+                let len = usize::try_from(end.saturating_sub(self.record.start())).unwrap_or(usize::MAX);
+                Payload::of(&head.framing, bytes.get(head.len..len).unwrap_or(&[]))
+            }
+        };
+        Whole { head, bytes, body, end }
     }
 
     /// A handler that ran elsewhere has answered the request in front.
@@ -210,14 +235,19 @@ impl Connection {
             Err(refusal) => return batch.refuse(cx, refusal.status, None),
         };
         match extent(&head, data, cx.limits.body) {
-            Ok(Extent::Complete(len)) => batch.answer(cx, &head, data, batch.position + len as u64, None),
+            Ok(Extent::Complete(len)) => {
+                let body = Payload::of(&head.framing, data.get(head.len..len).unwrap_or(&[]));
+                let whole = Whole { head: &head, bytes: data, body, end: batch.position + len as u64 };
+                batch.answer(cx, &whole, None)
+            }
             Ok(Extent::Partial { fits }) => {
                 // What was sent the peer belongs to the request at the front.
                 let continued = self.record.state().continued && batch.position == self.record.start();
                 if head.expect_continue && !continued {
                     if !cx.router.wants_body(&head) {
                         // Whether the peer sends it all the same cannot be known: the connection ends with the answer.
-                        return batch.answer_last(cx, &head, data, self.record.consumed());
+                        let end = self.record.consumed();
+                        return batch.answer_last(cx, &Whole { head: &head, bytes: data, body: Payload::None, end });
                     }
                     batch.interim();
                 }
@@ -254,24 +284,18 @@ fn extent(head: &Head<'_>, data: &[u8], limit: u64) -> Result<Extent, Refusal> {
 
 impl Batch {
     /// The same as the connection's last answer, before the request's body has come.
-    fn answer_last(&mut self, cx: &mut Context, head: &Head<'_>, bytes: &[u8], request_end: u64) -> Step {
-        let head = Head { keep_alive: false, ..*head };
-        match self.answer(cx, &head, bytes, request_end, None) {
+    fn answer_last(&mut self, cx: &mut Context, whole: &Whole<'_>) -> Step {
+        let head = Head { keep_alive: false, ..*whole.head };
+        match self.answer(cx, &Whole { head: &head, ..*whole }, None) {
             // Only an answer about a body that nobody wants: none that takes long.
             Step::Later(Some((_, Why::Answer(_)))) => self.refuse(cx, 417, Some(&head)),
             step => step,
         }
     }
 
-    /// Has a complete request answered and adds the answer. `bytes` begin with its head, `done` is what its handler has waited for.
-    pub(super) fn answer(
-        &mut self,
-        cx: &mut Context,
-        head: &Head<'_>,
-        bytes: &[u8],
-        request_end: u64,
-        done: Option<Done>,
-    ) -> Step {
+    /// Has a complete request answered and adds the answer; `done` is what its handler has waited for.
+    pub(super) fn answer(&mut self, cx: &mut Context, whole: &Whole<'_>, done: Option<Done>) -> Step {
+        let Whole { head, end: request_end, .. } = *whole;
         crash_point::pass(Point::BeforeHandler);
         let most = cx.limits.requests_per_connection;
         let last = !head.keep_alive || cx.crowded || cx.is_unready() || (most > 0 && self.served + 1 >= most);
@@ -295,23 +319,24 @@ impl Batch {
                 self.refused = true;
                 Turnout::Reply(limit.refusal())
             }
-            None if let Some(handlers) = &cx.handlers => {
-                // A call's bytes leave alone: what they are in line behind has left by then.
-                if self.count > 0 {
-                    return self.put_off();
-                }
-                if !handlers.is_full() {
-                    let call = Call::new(cx, head, bytes, date, last);
-                    let in_handler = self.record.mark(self.record.state());
-                    self.record.set_state(State { pending: self.count, ..self.record.state() });
-                    return Step::Later(Some((call.into_job(Some(in_handler)), Why::Call(request_end))));
-                }
-                Turnout::Reply(Reply::error(503))
+            None if cx.all_pooled => Turnout::Call,
+            None => {
+                let caller = || cx.caller(&self.record, head, self.position);
+                let asked = Asked { head, body: whole.body, date, caller: &caller, in_loop: !cx.blocking };
+                run_handler(&cx.router, &asked, done, cx.is_unready(), cx.tasks.is_some())
             }
-            None => run_handler(&cx.router, head, date, done, cx.is_unready(), cx.tasks.is_some()),
         };
         let reply = match turnout {
             Turnout::Reply(reply) => reply,
+            // A call's bytes leave alone: what they are in line behind has left by then.
+            Turnout::Call if self.count > 0 => return self.put_off(),
+            Turnout::Call if cx.handlers.as_ref().is_none_or(Pool::is_full) => Reply::error(503),
+            Turnout::Call => {
+                let call = Call::new(cx, whole, &cx.caller(&self.record, head, self.position), date, last);
+                let in_handler = self.record.mark(self.record.state());
+                self.record.set_state(State { pending: self.count, ..self.record.state() });
+                return Step::Later(Some((call.into_job(Some(in_handler)), Why::Call(request_end))));
+            }
             Turnout::Effort(..) if self.count > 0 => return self.put_off(),
             Turnout::Effort(effort, reply) => {
                 let task = Answered::after(effort, reply, head, cx.date.text(date), last);
@@ -412,7 +437,10 @@ impl Batch {
             return Some(length);
         }
         let output = self.tail.insert(Output::new(length, tail, chunked));
-        output.stream.is_none().then_some(length + output.len())
+        match &output.stream {
+            None => Some(length + output.len()),
+            Some(stream) => stream.len().map(|len| length + len),
+        }
     }
 
     /// Adds an error response that ends the connection; whatever else was read is forgotten with it. `head` is the request's,
@@ -480,6 +508,8 @@ impl Batch {
 /// What a handler came to.
 pub(super) enum Turnout<'r> {
     Reply(Reply<'r>),
+    /// It is to run in a thread.
+    Call,
     /// It goes on when this is done.
     Later(Job),
     /// This, once the effort is made, which waits.
@@ -490,13 +520,12 @@ pub(super) enum Turnout<'r> {
 /// or in what it waited for, is a 500 on a connection that lives on.
 pub(super) fn run_handler<'r>(
     router: &'r Router,
-    head: &Head<'_>,
-    date: u64,
+    asked: &Asked<'_>,
     done: Option<Done>,
     unready: bool,
     elsewhere: bool,
 ) -> Turnout<'r> {
-    match ask_handler(router, head, date, done, unready) {
+    match ask_handler(router, asked, done, unready) {
         Turnout::Effort(effort, reply) if !elsewhere || effort.wait.is_zero() => {
             effort::make(effort);
             Turnout::Reply(reply)
@@ -505,7 +534,7 @@ pub(super) fn run_handler<'r>(
     }
 }
 
-fn ask_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<Done>, unready: bool) -> Turnout<'r> {
+fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, unready: bool) -> Turnout<'r> {
     let done = match done {
         Some(Err(Failure::Panicked)) => return Turnout::Reply(Reply::error(500)),
         Some(Err(Failure::GaveUp)) => return Turnout::Reply(Reply::error(504)),
@@ -515,9 +544,10 @@ fn ask_handler<'r>(router: &'r Router, head: &Head<'_>, date: u64, done: Option<
     };
     let done_nothing = done.is_none();
     let before = in_handler::enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(head, date, done) {
+    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(asked, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
+        Answer::Call => Turnout::Call,
         Answer::Effort(effort, reply) => Turnout::Effort(effort, reply),
         Answer::Health(_, reply) if unready => Turnout::Reply(reply),
         Answer::Health(reply, _) => Turnout::Reply(reply),

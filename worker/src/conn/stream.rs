@@ -1,5 +1,12 @@
-//! A body that is made on the way: a thread makes the next portion once the last one has left, so that a peer that does not
-//! read costs one portion and no more.
+//! A body that comes on the way: the next portion is asked for once the last one has left, so that a peer that does not read costs
+//! one portion and no more. Threads make it, or a task waits for it.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::take;
+use std::task::{Context as Polling, Poll, Waker};
+
+use bytes::Bytes;
 
 use super::context::client_of;
 use super::output::Output;
@@ -7,32 +14,81 @@ use super::tail::Part;
 use super::{Connection, Context, Fate};
 use crate::crash_point::{self, Point};
 use crate::http::chunked;
-use crate::http::reply::Producer;
+use crate::http::reply::Source;
 use crate::http::{HeaderScratch, Progress, head};
+use crate::in_handler;
 use crate::pool::{Done, Job};
+
+/// Bytes that are at hand of a stream leave together, up to this many.
+const GATHERED: usize = 16 * 1024;
+
+/// How the bytes of a stream are told from what follows them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// In chunks.
+    Chunks,
+    /// There are so many more.
+    Length(u64),
+    /// The connection ends with them.
+    UntilClose,
+}
+
+impl Coding {
+    /// Of a stream of `len` bytes, if that is known, to a peer that reads chunks or not.
+    pub(super) fn of(len: Option<u64>, chunked: bool) -> Coding {
+        match len {
+            Some(len) => Coding::Length(len),
+            None if chunked => Coding::Chunks,
+            None => Coding::UntilClose,
+        }
+    }
+}
 
 /// A body on its way.
 pub(super) struct Stream {
-    /// Away while a thread has it.
-    producer: Option<Box<dyn Producer>>,
+    /// Away while somebody else has it.
+    source: Option<Source>,
     /// Bytes of the response's head.
     head: u64,
-    chunked: bool,
+    coding: Coding,
     /// Bytes, framing included, that the peer has had from a predecessor.
     skip: u64,
     done: bool,
 }
 
-/// What a thread brings back.
+/// What comes next of a stream.
+pub(super) enum Next {
+    Now(Portion),
+    /// What this comes to.
+    Later(Job),
+    /// Nothing: it is away.
+    Lost,
+}
+
+/// Some bytes of a stream, and the rest of it.
 pub(super) struct Portion {
-    producer: Box<dyn Producer>,
-    bytes: Vec<u8>,
-    more: std::io::Result<bool>,
+    source: Source,
+    bytes: Vec<Bytes>,
+    more: io::Result<bool>,
+}
+
+impl Portion {
+    pub(super) fn len(&self) -> u64 {
+        self.bytes.iter().map(|bytes| bytes.len() as u64).sum()
+    }
 }
 
 impl Stream {
-    pub(super) fn new(head: u64, producer: Box<dyn Producer>, chunked: bool) -> Stream {
-        Stream { producer: Some(producer), head, chunked, skip: 0, done: false }
+    pub(super) fn new(head: u64, source: Source, coding: Coding) -> Stream {
+        Stream { source: Some(source), head, coding, skip: 0, done: false }
+    }
+
+    /// Bytes that it will have, if that is known.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self.coding {
+            Coding::Length(left) => Some(left),
+            _ => None,
+        }
     }
 
     /// The first `count` bytes that are made have left already.
@@ -45,44 +101,92 @@ impl Stream {
         self.done
     }
 
-    /// Makes the next portion; none when a thread is at it, or there is none.
-    pub(super) fn next_job(&mut self) -> Option<Job> {
-        let mut producer = self.producer.take()?;
-        Some(Job::new(move || {
-            crash_point::pass(Point::InPool);
-            let mut bytes = Vec::new();
-            let more = producer.next(&mut bytes);
-            Portion { producer, bytes, more }
-        }))
+    /// The next portion.
+    pub(super) fn next(&mut self) -> Next {
+        match self.source.take() {
+            None => Next::Lost,
+            Some(Source::Made(mut producer)) => Next::Later(Job::new(move || {
+                crash_point::pass(Point::InPool);
+                let mut bytes = Vec::new();
+                let more = producer.next(&mut bytes);
+                Portion { source: Source::Made(producer), bytes: vec![bytes.into()], more }
+            })),
+            // What is there already is taken at once: only what has to be waited for is worth a task.
+            Some(mut source) => {
+                match in_handler::guard(|| poll(&mut source, &mut Polling::from_waker(Waker::noop()))) {
+                    None => Next::Lost,
+                    Some(Poll::Ready((bytes, more))) => Next::Now(Portion { source, bytes, more }),
+                    Some(Poll::Pending) => Next::Later(Job::task(async move {
+                        let (bytes, more) = poll_fn(|cx| poll(&mut source, cx)).await;
+                        Portion { source, bytes, more }
+                    })),
+                }
+            }
+        }
     }
 
     /// Takes a portion in and returns its bytes as they are sent; none when it could not be made.
-    fn take(&mut self, portion: Portion) -> Option<Vec<u8>> {
-        let more = portion.more.ok()?;
-        let mut framed = Vec::new();
-        if self.chunked {
-            chunked::append_chunk(&mut framed, &portion.bytes);
-            if !more {
-                framed.extend_from_slice(chunked::LAST_CHUNK);
-            }
-        } else {
-            framed = portion.bytes;
-        }
+    fn take(&mut self, portion: Portion) -> Option<Vec<Bytes>> {
+        let (len, more) = (portion.len(), portion.more.ok()?);
         self.done = !more;
-        self.producer = Some(portion.producer);
-        let skipped = self.skip.min(framed.len() as u64);
-        self.skip -= skipped;
-        framed.drain(..skipped as usize);
+        self.source = Some(portion.source);
+        let mut framed = Vec::with_capacity(portion.bytes.len() + 2);
+        match &mut self.coding {
+            Coding::UntilClose => framed.extend(portion.bytes),
+            Coding::Length(left) => {
+                // Neither more nor fewer than were promised.
+                *left = left.checked_sub(len).filter(|left| more || *left == 0)?;
+                self.done = *left == 0;
+                framed.extend(portion.bytes);
+            }
+            Coding::Chunks => {
+                let mut end = Vec::new();
+                if len > 0 {
+                    framed.push(format!("{len:x}\r\n").into());
+                    framed.extend(portion.bytes);
+                    end.extend_from_slice(b"\r\n");
+                }
+                if !more {
+                    end.extend_from_slice(chunked::LAST_CHUNK);
+                }
+                framed.push(end.into());
+            }
+        }
+        for bytes in &mut framed {
+            let skipped = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+            self.skip -= skipped as u64;
+            drop(bytes.split_to(skipped));
+        }
+        framed.retain(|bytes| !bytes.is_empty());
         Some(framed)
     }
+}
+
+/// What an awaited source has at hand, and whether there is more; pending when that is nothing.
+fn poll(source: &mut Source, cx: &mut Polling<'_>) -> Poll<(Vec<Bytes>, io::Result<bool>)> {
+    let Source::Awaited(flow) = source else { return Poll::Ready((Vec::new(), Ok(false))) };
+    let (mut bytes, mut len) = (Vec::new(), 0);
+    while len < GATHERED {
+        match flow.as_mut().poll_next(cx) {
+            Poll::Pending if len == 0 => return Poll::Pending,
+            Poll::Pending => break,
+            Poll::Ready(None) => return Poll::Ready((take(&mut bytes), Ok(false))),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready((take(&mut bytes), Err(error))),
+            Poll::Ready(Some(Ok(more))) => {
+                len += more.len();
+                bytes.push(more);
+            }
+        }
+    }
+    Poll::Ready((bytes, Ok(true)))
 }
 
 impl Connection {
     /// A thread has made a portion of a stream, or fetched a part of a file: adds it to the output. False when it failed.
     pub(super) fn take_in(&mut self, cx: &mut Context, output: &mut Output, done: Done) -> bool {
         let Ok(done) = done else { return false };
-        let portion = match done.downcast::<Portion>() {
-            Ok(portion) => portion,
+        match done.downcast::<Portion>() {
+            Ok(portion) => self.take_portion(cx, output, *portion),
             Err(done) => {
                 let (Some(Part::File(part)), Ok(fetched)) =
                     (output.parts.front_mut(), done.downcast::<super::tail::Fetched>())
@@ -90,14 +194,16 @@ impl Connection {
                     return false;
                 };
                 part.warm = fetched.0;
-                return true;
+                true
             }
-        };
-        let Some(stream) = output.stream.as_mut() else { return false };
-        let Some(bytes) = stream.take(*portion) else { return false };
-        if !bytes.is_empty() {
-            output.parts.push_back(Part::Bytes { bytes, at: 0 });
         }
+    }
+
+    /// Adds a portion of a stream to the output. False when it could not be made.
+    pub(super) fn take_portion(&mut self, cx: &mut Context, output: &mut Output, portion: Portion) -> bool {
+        let Some(stream) = output.stream.as_mut() else { return false };
+        let Some(bytes) = stream.take(portion) else { return false };
+        output.parts.extend(bytes.into_iter().map(|bytes| Part::Bytes { bytes, at: 0 }));
         if !stream.is_done() {
             return true;
         }
@@ -107,7 +213,11 @@ impl Connection {
 
     /// The end of a stream is known: it is put on record before the last bytes leave.
     fn end_stream(&mut self, cx: &mut Context, output: &mut Output) -> bool {
-        let head_len = output.stream.take().map_or(0, |stream| stream.head);
+        let Some(Stream { head: head_len, coding, .. }) = output.stream.take() else { return false };
+        if matches!(coding, Coding::Length(_)) {
+            // Known, and written down, since before its first byte.
+            return true;
+        }
         let end = self.record.sent() + output.len();
         let (Some(list), Some(index)) = (self.pending(cx), self.record.state().pending.checked_sub(1)) else {
             return false;

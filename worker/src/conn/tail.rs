@@ -5,6 +5,7 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use phalanx_shared::sys::file::is_cached;
 
 use super::output::rest_of;
@@ -22,7 +23,7 @@ const READ: usize = 64 * 1024;
 /// Something that is still to be sent.
 pub(super) enum Part {
     /// Bytes, of which those before `at` have left.
-    Bytes { bytes: Vec<u8>, at: usize },
+    Bytes { bytes: Bytes, at: usize },
     /// The body of a reply that is kept.
     Cached { prepared: Arc<Prepared>, at: usize },
     /// A part of a file.

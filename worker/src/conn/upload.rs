@@ -5,6 +5,7 @@ use phalanx_shared::ledger::record::{Phase, State};
 
 use super::input::Filled;
 use super::{Connection, Context, Fate};
+use crate::app::Payload;
 use crate::crash_point::{self, Point};
 use crate::http::{Decoder, HeaderScratch, Progress, head};
 
@@ -14,6 +15,25 @@ pub(super) struct Upload {
     decoder: Decoder,
     /// Bytes of the buffer in use, the head included.
     filled: usize,
+    sink: Sink,
+}
+
+/// What becomes of a body.
+enum Sink {
+    /// Nobody looks at it: it is checked, and counted against the limit.
+    Discard,
+    /// It is kept until it is complete.
+    Collect(Vec<u8>),
+}
+
+impl Upload {
+    /// What has been kept of the body.
+    pub(super) fn collected(&self) -> Payload<'_> {
+        match &self.sink {
+            Sink::Discard => Payload::None,
+            Sink::Collect(bytes) => Payload::Whole(bytes),
+        }
+    }
 }
 
 impl Connection {
@@ -32,7 +52,8 @@ impl Connection {
             Err(refusal) => return self.refuse(cx, refusal.status),
         };
         self.record.set_state(State { phase: Phase::Streaming, ..self.record.state() });
-        self.upload = Some(Box::new(Upload { head_len, decoder, filled: self.buffered() }));
+        let sink = if cx.router.reads_body(&head) { Sink::Collect(Vec::new()) } else { Sink::Discard };
+        self.upload = Some(Box::new(Upload { head_len, decoder, filled: self.buffered(), sink }));
         self.hand_on(cx)
     }
 
@@ -54,8 +75,12 @@ impl Connection {
     fn hand_on(&mut self, cx: &mut Context) -> Fate {
         let (Some(upload), Some(buffer)) = (self.upload.as_mut(), self.buffer.as_ref()) else { return Fate::Close };
         let piece = &buffer.bytes()[upload.head_len..upload.filled];
-        // No service of this version looks at bodies: they are checked, counted against the limit and let go.
-        match upload.decoder.advance(piece, &mut |_| ()) {
+        let Upload { decoder, sink, .. } = &mut **upload;
+        let mut take = |run: &[u8]| match sink {
+            Sink::Discard => {}
+            Sink::Collect(bytes) => bytes.extend_from_slice(run),
+        };
+        match decoder.advance(piece, &mut take) {
             Err(refusal) => self.refuse(cx, refusal.status),
             Ok((_, false)) => {
                 upload.filled = upload.head_len;
@@ -77,7 +102,7 @@ impl Connection {
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
         let mut scratch = HeaderScratch::new();
         let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
-            Ok(Progress::Done(head)) => batch.answer(cx, &head, self.head_bytes(), request_end, None),
+            Ok(Progress::Done(head)) => batch.answer(cx, &self.in_front(&head, request_end), None),
             _ => return Fate::Close,
         };
         self.conclude(cx, batch, step)

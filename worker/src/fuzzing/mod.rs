@@ -329,6 +329,7 @@ fn inheritance(ledger: &Ledger, listener: &TcpListener) -> io::Result<Inheritanc
         quarantine: Quarantine::create()?.0,
         lifeline: -1,
         infrastructure: Vec::new(),
+        application: crate::app::Application::new(),
     })
 }
 

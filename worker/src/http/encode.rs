@@ -87,14 +87,14 @@ fn append_built(out: &mut Vec<u8>, response: &Response, envelope: &Envelope<'_>)
     let start = out.len();
     let allowed = may_have_body(response.status);
     let body = match &response.body {
-        Body::Bytes(bytes) if allowed && !envelope.head_only => bytes.as_slice(),
+        Body::Bytes(bytes) if allowed && !envelope.head_only && bytes.len() <= COPIED => &bytes[..],
         _ => &[],
     };
     out.reserve(HEAD_ROOM + response.headers.len() + body.len());
     open_head(out, response.status);
     out.extend_from_slice(envelope.date);
     let content_type = response.content_type.as_deref().filter(|_| allowed);
-    if let (Body::Stream(_), true) = (&response.body, allowed) {
+    if let (Body::Stream { len: None, .. }, true) = (&response.body, allowed) {
         describe(out, content_type, None, &response.headers);
         // A HEAD has no body that a coding could apply to.
         if envelope.chunks() && !envelope.head_only {
@@ -166,7 +166,7 @@ mod tests {
         Reply::Built(Response {
             content_type: Some("text/plain".into()),
             headers: b"X: y\r\n".to_vec(),
-            body: Body::Bytes(b"Hello".to_vec()),
+            body: Body::Bytes(b"Hello"[..].into()),
             ..Response::new(status)
         })
     }

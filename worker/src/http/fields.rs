@@ -147,6 +147,11 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// A token (RFC 9110, 5.6.2).
+pub(crate) fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
 /// A byte of a token (RFC 9110, 5.6.2).
 #[inline]
 pub(super) fn is_token_byte(byte: u8) -> bool {

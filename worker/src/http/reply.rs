@@ -6,7 +6,11 @@
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
 
 use super::encode;
 use super::head::Refusal;
@@ -72,7 +76,7 @@ impl Prepared {
                 None
             }
             Body::File { file, len, .. } => Some((file, len)),
-            Body::Empty | Body::Pieces(_) | Body::Stream(_) => None,
+            Body::Empty | Body::Pieces(_) | Body::Stream { .. } => None,
         };
         let text = bytes.into_boxed_slice();
         Prepared { status: response.status, validator: response.validator, date_at, body_at, text, file }
@@ -139,11 +143,16 @@ pub enum Body {
     /// No bytes.
     Empty,
     /// Bytes at hand.
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     /// Bytes and parts of files, one after the other.
     Pieces(Vec<Piece>),
-    /// Bytes that are made on the way; nobody knows how many.
-    Stream(Box<dyn Producer>),
+    /// Bytes that come on the way.
+    Stream {
+        /// Whence.
+        source: Source,
+        /// How many; none: nobody knows yet.
+        len: Option<u64>,
+    },
     /// `len` bytes of `file` from `offset`, for the connection to read or to send.
     File {
         /// A regular file.
@@ -159,7 +168,7 @@ pub enum Body {
 #[derive(Debug)]
 pub enum Piece {
     /// Bytes at hand.
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     /// `len` bytes of `file` from `offset`.
     File {
         /// A regular file.
@@ -169,6 +178,27 @@ pub enum Piece {
         /// How many bytes.
         len: u64,
     },
+}
+
+/// Where the bytes of a stream come from.
+#[derive(Debug)]
+pub enum Source {
+    /// Threads make them.
+    Made(Box<dyn Producer>),
+    /// They are waited for.
+    Awaited(Pin<Box<dyn Flow>>),
+}
+
+/// Bytes that come when they come, for whoever polls; needs a worker that runs tasks.
+pub trait Flow: Send {
+    /// The next bytes, none behind the last; an error means that there is no orderly end.
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>>;
+}
+
+impl std::fmt::Debug for dyn Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flow")
+    }
 }
 
 /// Makes the bytes of a body one portion after the other. What it does may block: the connection runs it on a thread.
@@ -202,7 +232,7 @@ impl Body {
             Body::Bytes(bytes) => bytes.len() as u64,
             Body::File { len, .. } => *len,
             Body::Pieces(pieces) => pieces.iter().map(Piece::len).sum(),
-            Body::Stream(_) => 0,
+            Body::Stream { len, .. } => len.unwrap_or(0),
         }
     }
 
@@ -240,10 +270,10 @@ impl Response {
     pub fn reproducible(mut self, identity: &impl Hash) -> Response {
         let place = match &self.body {
             Body::Empty => (0, 0, &[][..]),
-            Body::Bytes(bytes) => (0, bytes.len() as u64, bytes.as_slice()),
+            Body::Bytes(bytes) => (0, bytes.len() as u64, &bytes[..]),
             Body::File { offset, len, .. } => (*offset, *len, &[][..]),
             // Where the pieces begin and end stands in the headers, as a stream's coding does.
-            Body::Pieces(_) | Body::Stream(_) => (0, self.body.len(), &[][..]),
+            Body::Pieces(_) | Body::Stream { .. } => (0, self.body.len(), &[][..]),
         };
         self.validator = fingerprint(&(self.status, &self.content_type, &self.headers, place, identity));
         self
@@ -270,8 +300,8 @@ pub enum Tail {
     Cached(Arc<Prepared>),
     /// These, one after the other.
     Pieces(Vec<Piece>),
-    /// What this makes.
-    Stream(Box<dyn Producer>),
+    /// What comes from here, of this length if that is known.
+    Stream(Source, Option<u64>),
 }
 
 impl Reply<'_> {
@@ -315,7 +345,7 @@ impl Reply<'_> {
     /// Its length is not known before its end.
     #[inline]
     pub fn is_stream(&self) -> bool {
-        matches!(self, Reply::Built(Response { body: Body::Stream(_), .. }))
+        matches!(self, Reply::Built(Response { body: Body::Stream { len: None, .. }, .. }))
     }
 
     /// The part of the body that [`encode::append`] left out.
@@ -329,10 +359,11 @@ impl Reply<'_> {
                 None => Tail::None,
             },
             Reply::Built(response) => match response.body {
+                Body::Bytes(bytes) if bytes.len() > encode::COPIED => Tail::Pieces(vec![Piece::Bytes(bytes)]),
                 Body::Empty | Body::Bytes(_) => Tail::None,
                 Body::File { file, offset, len } => Tail::Pieces(vec![Piece::File { file, offset, len }]),
                 Body::Pieces(pieces) => Tail::Pieces(pieces),
-                Body::Stream(producer) => Tail::Stream(producer),
+                Body::Stream { source, len } => Tail::Stream(source, len),
             },
         }
     }
@@ -371,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_built_reply_is_reproducible_only_when_it_says_so() {
-        let built = |body: &str| Response { body: Body::Bytes(body.into()), ..Response::new(200) };
+        let built = |body: &str| Response { body: Body::Bytes(body.to_owned().into()), ..Response::new(200) };
         assert_eq!(built("a").validator, 0);
         assert_eq!(built("a").reproducible(&1).validator, built("a").reproducible(&1).validator);
         assert_ne!(built("a").reproducible(&1).validator, built("b").reproducible(&1).validator);
@@ -383,7 +414,7 @@ mod tests {
         let prepared = Prepared::new(&Text { status: 204, content_type: "a/b", headers: "", body: "x" });
         assert!(prepared.body().is_empty());
         assert_eq!(Reply::Prepared(&prepared).body_len(), 0);
-        let built = Reply::Built(Response { body: Body::Bytes(vec![1]), ..Response::new(304) });
+        let built = Reply::Built(Response { body: Body::Bytes(vec![1].into()), ..Response::new(304) });
         assert_eq!(built.body_len(), 0);
     }
 }

@@ -14,8 +14,14 @@ const THREADS: u32 = 16;
 
 pub(super) const MODEL: Model = Model { pollers: Poller::ALL, equip, serve: |booted| Ok(MainLoop::new(booted)?.run()) };
 
-/// The pool, none of its threads started.
 pub(super) fn equip(cx: &mut Context, workers: &Workers) -> Result<(), String> {
+    cx.handlers = Some(handlers(workers)?);
+    cx.all_pooled = true;
+    Ok(())
+}
+
+/// The pool, none of its threads started.
+pub(crate) fn handlers(workers: &Workers) -> Result<Pool, String> {
     let handlers = Pool::new(Manners {
         name: "phalanx-handler",
         threads: workers.threads.unwrap_or(THREADS) as usize,
@@ -23,6 +29,5 @@ pub(super) fn equip(cx: &mut Context, workers: &Workers) -> Result<(), String> {
         short: true,
     });
     handlers.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
-    cx.handlers = Some(handlers);
-    Ok(())
+    Ok(handlers)
 }

@@ -3,6 +3,7 @@
 //! A service is handed a checked head and a decoded path and gives a reply; it knows no connection and no protocol
 //! detail. Which one is asked is the router's decision. One kind of service, one file; `Service` is the registry.
 
+mod application;
 mod dress;
 pub(crate) mod effort;
 pub(crate) mod fault;
@@ -18,12 +19,14 @@ use phalanx_shared::config::{Action, Cache, Effort, Fault, Health, Route};
 use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::quarantine::Quarantine;
 
+use crate::app;
 use crate::http::{Head, Reply};
 use crate::open_file::OpenFiles;
 use crate::pool::Job;
 use dress::Dress;
 use files::Shelf;
 
+use application::Application;
 pub use files::{Files, OpenRootError};
 pub(crate) use redirect::Redirect;
 pub(crate) use respond::Respond;
@@ -40,19 +43,28 @@ pub struct Setting {
     pub(crate) cache: Cache,
     /// Requests that are not run.
     pub(crate) quarantine: Option<Quarantine>,
+    /// What the program brings.
+    pub(crate) application: app::Application,
 }
 
 impl Setting {
     /// That of a worker with an empty shelf.
     pub fn new(open_files: OpenFiles, cache: &Cache) -> Setting {
         let shelf = Arc::new(Shelf::new(cache));
-        Setting { open_files, shelf, cache: cache.clone(), quarantine: None }
+        let application = app::Application::new();
+        Setting { open_files, shelf, cache: cache.clone(), quarantine: None, application }
     }
 
     /// With requests that are not run.
     #[must_use]
     pub fn with_quarantine(self, quarantine: Quarantine) -> Setting {
         Setting { quarantine: Some(quarantine), ..self }
+    }
+
+    /// With what the program brings.
+    #[must_use]
+    pub fn with_application(self, application: app::Application) -> Setting {
+        Setting { application, ..self }
     }
 
     /// This process is a copy of the worker's from now on, and `owner`, an [`Owner::ChildFile`], has what it opens. What the worker
@@ -84,6 +96,20 @@ pub struct Request<'b, 'h> {
     pub date: u64,
 }
 
+/// A request as it is put to the router.
+pub struct Asked<'a> {
+    /// The head as parsed.
+    pub head: &'a Head<'a>,
+    /// What followed it.
+    pub(crate) body: app::Payload<'a>,
+    /// The second that the response's Date names, since the epoch: the same when a successor asks again.
+    pub date: u64,
+    /// Who asks: made out for those alone who want to know.
+    pub(crate) caller: &'a dyn Fn() -> app::Caller,
+    /// A loop asks, which has others to serve; else a thread that has time.
+    pub in_loop: bool,
+}
+
 /// What the router decided.
 #[derive(Debug)]
 pub enum Answer<'r> {
@@ -91,6 +117,8 @@ pub enum Answer<'r> {
     Reply(Reply<'r>),
     /// Ask again, with what this comes to.
     Later(Job),
+    /// Ask again in a thread.
+    Call,
     /// The first while the worker is to get new work, then the second.
     Health(Reply<'r>, Reply<'r>),
     /// To be given when the caller has made this effort.
@@ -99,24 +127,62 @@ pub enum Answer<'r> {
     Fault(Fault),
 }
 
+/// Why a route cannot be made ready.
+#[derive(Debug)]
+pub enum NotReady {
+    /// The directory that it serves cannot be opened.
+    Root(OpenRootError),
+    /// The program has no app of this name.
+    NoApp(String),
+}
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotReady::Root(error) => error.fmt(f),
+            NotReady::NoApp(name) => write!(f, "there is no app {name:?} in this program"),
+        }
+    }
+}
+
+impl std::error::Error for NotReady {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            NotReady::Root(error) => error.source(),
+            NotReady::NoApp(_) => None,
+        }
+    }
+}
+
+impl From<OpenRootError> for NotReady {
+    fn from(error: OpenRootError) -> NotReady {
+        NotReady::Root(error)
+    }
+}
+
 /// What a route does, ready to do it.
 #[derive(Debug)]
 pub(crate) enum Service {
     Files(Box<Files>),
     Respond(Respond, Effort, Dress),
     Redirect(Redirect, Dress),
+    App(Box<Application>),
     Health(Respond, Respond, Dress),
     Fault(Fault, Dress),
 }
 
 impl Service {
     /// Makes ready what a route's action needs: opens its root, encodes its reply. `number` tells it from all others.
-    fn new(number: usize, route: &Route, setting: &Setting) -> Result<Service, OpenRootError> {
+    fn new(number: usize, route: &Route, setting: &Setting) -> Result<Service, NotReady> {
         let dress = Dress::new(route, std::collections::HashMap::new());
         Ok(match &route.action {
             Action::Files(action) => Service::Files(Box::new(Files::new(number, route, action, setting)?)),
             Action::Respond { status, body, content_type, effort } => {
                 Service::Respond(Respond::new(*status, content_type, body, &dress.lines()), *effort, dress)
+            }
+            Action::App(name) => {
+                let app = Application::new(name, dress, setting).ok_or_else(|| NotReady::NoApp(name.clone()))?;
+                Service::App(Box::new(app))
             }
             Action::Redirect { to, status } => Service::Redirect(Redirect::new(to, *status, &dress.lines()), dress),
             Action::Health(health) => {
@@ -145,14 +211,29 @@ impl Service {
     }
 
     /// Files are not written to: what would be the body of that is refused before it comes.
-    fn wants_body(&self, head: &Head<'_>) -> bool {
-        !matches!(self, Service::Files(_)) || matches!(head.method, "GET" | "HEAD")
+    fn wants_body(&self, head: &Head<'_>, path: &str) -> bool {
+        match self {
+            Service::Files(_) => matches!(head.method, "GET" | "HEAD"),
+            Service::App(app) => app.wants_body(head, path),
+            _ => true,
+        }
+    }
+
+    /// It looks at bodies.
+    fn reads_body(&self) -> bool {
+        matches!(self, Service::App(_))
+    }
+
+    /// Whether it has handlers that run in threads.
+    fn needs_threads(&self) -> bool {
+        matches!(self, Service::App(app) if app.needs_threads())
     }
 
     /// What the route adds to its answers.
     fn dress(&self) -> &Dress {
         match self {
             Service::Files(files) => files.dress(),
+            Service::App(app) => app.dress(),
             Service::Respond(_, _, dress)
             | Service::Redirect(_, dress)
             | Service::Health(_, _, dress)
@@ -162,11 +243,12 @@ impl Service {
 
     /// Answers; `done` is what it had to wait for.
     #[inline]
-    fn answer(&self, request: &Request<'_, '_>, done: Option<Box<dyn Any + Send>>) -> Answer<'_> {
+    fn answer(&self, asked: &Asked<'_>, path: &str, done: Option<Box<dyn Any + Send>>) -> Answer<'_> {
         match self {
             Service::Respond(respond, effort, _) if effort.is_none() => Answer::Reply(respond.answer()),
             Service::Respond(respond, effort, _) => Answer::Effort(*effort, respond.answer()),
-            Service::Files(files) => files.answer(request, done),
+            Service::App(app) => app.answer(asked, path),
+            Service::Files(files) => files.answer(&Request { head: asked.head, path, date: asked.date }, done),
             Service::Redirect(redirect, _) => Answer::Reply(redirect.answer()),
             Service::Health(ready, unready, _) => Answer::Health(ready.answer(), unready.answer()),
             Service::Fault(fault, _) => Answer::Fault(*fault),
@@ -182,7 +264,8 @@ pub(crate) mod testing {
     use phalanx_shared::ipc::Incarnation;
     use phalanx_shared::ledger::Ledger;
 
-    use super::{OpenFiles, Request, Setting};
+    use super::{Asked, OpenFiles, Request, Setting};
+    use crate::app::{Caller, Payload, RequestId};
     use crate::http::{Head, HeaderScratch, Progress, parse, path};
 
     /// Parses `line`, a request line without version, with `fields`, complete lines; hands the head to `look`.
@@ -202,6 +285,12 @@ pub(crate) mod testing {
             let path = path::decode(head.path).unwrap();
             look(&Request { head, path: &path, date: 2_000_000_000 })
         })
+    }
+
+    /// The request of a head alone.
+    pub(crate) fn asked<'a>(head: &'a Head<'a>) -> Asked<'a> {
+        let caller = &|| Caller { peer: None, client: None, id: RequestId { cookie: 0, position: 0 }, deadline: None };
+        Asked { head, body: Payload::None, date: 0, caller, in_loop: true }
     }
 
     /// The setting of a worker with a ledger of its own.

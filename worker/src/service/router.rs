@@ -9,8 +9,7 @@ use std::sync::LazyLock;
 use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
 use phalanx_shared::quarantine::Quarantine;
 
-use super::files::OpenRootError;
-use super::{Answer, Request, Service, Setting};
+use super::{Answer, Asked, NotReady, Service, Setting};
 use crate::http::reply::{Prepared, Reply, Text, fingerprint};
 use crate::http::{Head, path};
 
@@ -41,8 +40,8 @@ pub struct Limit {
 }
 
 impl Router {
-    /// Makes every route ready. Fails if a root cannot be opened.
-    pub fn new(config: &Config, setting: &Setting) -> Result<Router, OpenRootError> {
+    /// Makes every route ready. Fails if one cannot be: see [`NotReady`].
+    pub fn new(config: &Config, setting: &Setting) -> Result<Router, NotReady> {
         let mut numbers = 0..;
         let mut site = |site: &config::Site| Site::new(site, &mut numbers, setting);
         let sites = config.sites.iter().map(&mut site).collect::<Result<_, _>>()?;
@@ -86,14 +85,26 @@ impl Router {
 
     /// Whether the body of a request is of use to who answers it; if not, a peer that waits to be asked for it need not send it.
     pub fn wants_body(&self, head: &Head<'_>) -> bool {
-        let route = path::decode(head.path).ok().and_then(|path| self.find(head.host, &path));
-        route.is_some_and(|route| route.service.wants_body(head))
+        let Ok(path) = path::decode(head.path) else { return false };
+        self.find(head.host, &path).is_some_and(|route| route.service.wants_body(head, &path))
     }
 
-    /// Answers a request. Its body, if any, is not looked at. `date` is the second that the response's Date names, `done` what
-    /// an answer to it earlier asked for.
+    /// Whether who answers a request looks at its body.
+    pub(crate) fn reads_body(&self, head: &Head<'_>) -> bool {
+        let Ok(path) = path::decode(head.path) else { return false };
+        let route = self.find(head.host, &path);
+        route.is_some_and(|route| route.service.reads_body() && route.service.wants_body(head, &path))
+    }
+
+    /// Whether some handlers run in threads.
+    pub(crate) fn needs_threads(&self) -> bool {
+        self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.needs_threads())
+    }
+
+    /// Answers a request. `done` is what an answer to it earlier asked for.
     #[inline]
-    pub fn answer<'r>(&'r self, head: &Head<'_>, date: u64, done: Option<Box<dyn Any + Send>>) -> Answer<'r> {
+    pub fn answer<'r>(&'r self, asked: &Asked<'_>, done: Option<Box<dyn Any + Send>>) -> Answer<'r> {
+        let head = asked.head;
         match (head.path, head.method) {
             ("*", _) => return Answer::Reply(Reply::Prepared(&OPTIONS_OF_THE_SERVER)),
             // It would echo what the peer's proxies added; nobody needs it here (RFC 9110, 9.3.8).
@@ -108,7 +119,7 @@ impl Router {
             Err(refusal) => return Answer::Reply(refusal.into()),
         };
         match self.find(head.host, &path) {
-            Some(route) => route.service.answer(&Request { head, path: &path, date }, done),
+            Some(route) => route.service.answer(asked, &path, done),
             None => Answer::Reply(Reply::error(404)),
         }
     }
@@ -156,13 +167,13 @@ impl Site {
         site: &config::Site,
         numbers: &mut impl Iterator<Item = usize>,
         setting: &Setting,
-    ) -> Result<Site, OpenRootError> {
+    ) -> Result<Site, NotReady> {
         let ready = |(route, number): (&Route, usize)| {
             let service = Service::new(number, route, setting)?;
             let limit = route.limit.map(|rate| Limit::new(&site.hosts, route, rate, &service));
             Ok(Ready { path: route.path.clone(), service, limit })
         };
-        let mut routes = site.routes.iter().zip(numbers).map(ready).collect::<Result<Vec<_>, OpenRootError>>()?;
+        let mut routes = site.routes.iter().zip(numbers).map(ready).collect::<Result<Vec<_>, NotReady>>()?;
         routes.sort_by_key(|ready| match &ready.path {
             RoutePath::Exact(_) => (0, 0),
             RoutePath::Prefix(prefix) => (1, usize::MAX - prefix.len()),
@@ -236,7 +247,7 @@ mod tests {
 
     use phalanx_shared::config::{self, Action, Effort, Fault, FaultKind};
 
-    use super::super::testing::{setting, with_head};
+    use super::super::testing::{self, setting, with_head};
     use super::*;
 
     /// Paths, as written in the file, and what a route says there.
@@ -272,7 +283,7 @@ mod tests {
 
     /// The body of the answer, as text.
     fn asked(router: &Router, line: &str, fields: &str) -> String {
-        with_head(line, fields, |head| match router.answer(head, 0, None) {
+        with_head(line, fields, |head| match router.answer(&testing::asked(head), None) {
             Answer::Reply(Reply::Prepared(prepared)) => String::from_utf8_lossy(prepared.body()).into_owned(),
             other => panic!("{other:?}"),
         })
@@ -359,7 +370,10 @@ mod tests {
         config.sites[0].routes[0].action = Action::Fault(Fault { kind: FaultKind::Hang, pooled: false });
         let router = Router::new(&config, &setting()).unwrap();
         with_head("GET /", "", |head| {
-            assert!(matches!(router.answer(head, 0, None), Answer::Fault(Fault { kind: FaultKind::Hang, .. })))
+            assert!(matches!(
+                router.answer(&testing::asked(head), None),
+                Answer::Fault(Fault { kind: FaultKind::Hang, .. })
+            ))
         });
     }
 

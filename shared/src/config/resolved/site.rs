@@ -90,6 +90,8 @@ pub enum Action {
         /// 301, 302, 303, 307 or 308.
         status: u16,
     },
+    /// Has the program's app of this name answer.
+    App(String),
     /// Tells load balancers and the like whether to send requests here.
     Health(Health),
     /// Breaks the worker on purpose.

@@ -96,7 +96,7 @@ fault = "hang"
 
 #[test]
 fn a_configuration_survives_the_way_to_a_worker() {
-    let mut config = load(&etc("phalanx.toml"), MODELS).unwrap();
+    let mut config = load(&etc("phalanx.toml"), KNOWN).unwrap();
     config.listen[0].trusted.networks = vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
     let route = &mut config.sites[0].routes[0];
     route.headers = vec![("X-A".into(), "a".into())];
@@ -109,7 +109,7 @@ fn a_configuration_survives_the_way_to_a_worker() {
 
 #[test]
 fn the_sample_shows_every_key_at_its_default() {
-    let sample = load(&etc("phalanx.toml"), MODELS).unwrap_or_else(|problems| panic!("{problems}"));
+    let sample = load(&etc("phalanx.toml"), KNOWN).unwrap_or_else(|problems| panic!("{problems}"));
     let expected = config_of(REST);
     assert_eq!(sample.master, expected.master);
     assert_eq!(sample.workers, expected.workers);
@@ -154,7 +154,7 @@ fn part_of(sample: &str, shape: Shape, name: &str, heading: &str) -> String {
 
 #[test]
 fn the_minimal_sample_is_a_configuration() {
-    let config = load(&etc("minimal.toml"), MODELS).unwrap_or_else(|problems| panic!("{problems}"));
+    let config = load(&etc("minimal.toml"), KNOWN).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(addresses_of(&config), [parse_listen("127.0.0.1:8080").unwrap()]);
 }
 

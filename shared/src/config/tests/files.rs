@@ -23,7 +23,7 @@ impl Drop for Scratch {
 }
 
 fn only_problem(path: &Path) -> Problem {
-    let mut problems = load(path, MODELS).unwrap_err().0;
+    let mut problems = load(path, KNOWN).unwrap_err().0;
     assert_eq!(problems.len(), 1, "{problems:?}");
     problems.remove(0)
 }
@@ -61,7 +61,7 @@ fn a_byte_that_is_not_utf8_has_a_place() {
 #[test]
 fn relative_paths_start_beside_the_file_wherever_it_was_named_from() {
     let text = format!("[master]\npid_file = \"p.pid\"\n{REST}");
-    let config = parse(&text, Path::new("phalanx.toml"), MODELS).unwrap();
+    let config = parse(&text, Path::new("phalanx.toml"), KNOWN).unwrap();
     assert_eq!(config.master.pid_file, Some(std::env::current_dir().unwrap().join("p.pid")));
 }
 
@@ -74,10 +74,10 @@ fn a_byte_order_mark_is_not_part_of_the_text() {
 fn no_broken_file_makes_the_reader_panic() {
     let sample = include_str!("../../../../etc/phalanx.toml").replace("\n# ", "\n");
     for end in (0..=sample.len()).filter(|end| sample.is_char_boundary(*end)).step_by(7) {
-        let _ = parse(&sample[..end], Path::new("/etc/phalanx.toml"), MODELS);
-        let _ = parse(&sample[end..], Path::new("/etc/phalanx.toml"), MODELS);
+        let _ = parse(&sample[..end], Path::new("/etc/phalanx.toml"), KNOWN);
+        let _ = parse(&sample[end..], Path::new("/etc/phalanx.toml"), KNOWN);
     }
     for text in ["[]", "[[]]", "[", "[[", "= 1", "a.", "a = ", "[a.]", "\"", "a = {", "[site]\n[[site.route]]", "\0"] {
-        assert!(parse(text, Path::new(""), MODELS).is_err(), "{text}");
+        assert!(parse(text, Path::new(""), KNOWN).is_err(), "{text}");
     }
 }

@@ -13,7 +13,7 @@ use super::{Files, Request, conditional, listing};
 use crate::http::conditional::Outcome;
 use crate::http::multipart::{Multipart, Segment};
 use crate::http::range::{self, Selection};
-use crate::http::reply::{Piece, Producer, fingerprint};
+use crate::http::reply::{Piece, Producer, Source, fingerprint};
 use crate::http::status::reason;
 use crate::http::{Body, Head, Reply, Response};
 use crate::open_file::OpenFile;
@@ -49,7 +49,7 @@ impl Files {
     /// The reply with all of a representation; `plain` are the facts of the file, whatever it is coded in.
     pub(super) fn whole(&self, plain: &Facts, facts: &Facts, media_type: &str, content: &Content) -> Response {
         let body = match content {
-            Content::Memory(bytes) => Body::Bytes(bytes.to_vec()),
+            Content::Memory(bytes) => Body::Bytes(bytes.to_vec().into()),
             Content::Open(file) => Body::File { file: file.clone(), offset: 0, len: facts.identity.size },
         };
         let headers = self.lines(facts, media_type, plain);
@@ -92,7 +92,7 @@ impl Files {
         let identity = &kept.facts.identity;
         let multipart = Multipart::new(parts, &kept.media_type, identity.size, fingerprint(identity));
         let pieces = multipart.segments().map(|segment| match segment {
-            Segment::Text(text) => Piece::Bytes(text),
+            Segment::Text(text) => Piece::Bytes(text.into()),
             Segment::Range { offset, len } => piece(whole, offset, len),
         });
         let body = Body::Pieces(pieces.collect());
@@ -120,7 +120,8 @@ impl Files {
             return self.dress.error(500);
         };
         let (file, left) = (file.clone(), facts.identity.size);
-        let body = Body::Stream(Box::new(Compressing { stream: Some(stream), file, at: 0, left }));
+        let made = Compressing { stream: Some(stream), file, at: 0, left };
+        let body = Body::Stream { source: Source::Made(Box::new(made)), len: None };
         let headers = self.lines(&facts, media_type, &facts);
         let content_type = Some(media_type.to_owned().into());
         Reply::Built(Response { content_type, headers, body, ..Response::new(200) }.reproducible(&facts.identity))
@@ -144,7 +145,7 @@ impl Files {
             Listing::Json => "application/json",
         };
         let headers = format!("Vary: Accept\r\n{}", self.dress.lines()).into_bytes();
-        let body = Body::Bytes(page.to_vec());
+        let body = Body::Bytes(page.to_vec().into());
         Response { content_type: Some(content_type.into()), headers, body, ..Response::new(200) }.reproducible(&())
     }
 
@@ -153,7 +154,7 @@ impl Files {
         Response {
             content_type: Some("text/plain".into()),
             headers: (headers + self.dress.fields()).into_bytes(),
-            body: Body::Bytes(format!("{status} {}\n", reason(status)).into_bytes()),
+            body: Body::Bytes(format!("{status} {}\n", reason(status)).into()),
             ..Response::new(status)
         }
         .reproducible(&())
@@ -179,7 +180,7 @@ fn piece(whole: &super::Prepared, offset: u64, len: u64) -> Piece {
         Some(file) => Piece::File { file: file.clone(), offset, len },
         None => {
             let bytes = whole.body().get(offset as usize..(offset + len) as usize).unwrap_or(&[]);
-            Piece::Bytes(bytes.to_vec())
+            Piece::Bytes(bytes.to_vec().into())
         }
     }
 }

@@ -13,7 +13,7 @@ use super::super::testing::{setting, with_request};
 use super::*;
 use crate::http::Envelope;
 use crate::http::encode;
-use crate::http::reply::{Piece, Tail};
+use crate::http::reply::{Piece, Source, Tail};
 
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const ETAG: &str = "\"ae1b981bc490a00-b\"";
@@ -120,7 +120,8 @@ fn sent(reply: Reply<'_>, head_only: bool) -> Answered {
                     file.read_exact_at(&mut body[at..], offset).unwrap();
                 }
             }),
-            Tail::Stream(mut producer) => while producer.next(&mut body).unwrap() {},
+            Tail::Stream(Source::Made(mut producer), _) => while producer.next(&mut body).unwrap() {},
+            Tail::Stream(..) => panic!("nobody waits for files"),
         }
     }
     Answered { status, head, body, validator }

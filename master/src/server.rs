@@ -1,0 +1,278 @@
+//! The face of the library: a program's handlers, supervised and isolated from each other's crashes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use phalanx_shared::config::{self, Action, Config, Count, FilesAction, Known, ListenAddress, Model, Route};
+use phalanx_worker::app::{App, Application};
+
+use crate::cli::{self, Program};
+
+/// The name that an app has if it is the only one.
+const MAIN: &str = "main";
+
+/// A server with handlers of the program's own.
+///
+/// [`Server::main`] is the program's command line: `run`, `start`, `stop`, `reload`, `upgrade`, `status` and the others that
+/// `phalanx` itself has. Without a command it runs in the foreground.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use phalanx::{Request, Response, Server};
+///
+/// fn main() -> ExitCode {
+///     Server::new(|request: &Request| Response::text(format!("Hello from {}\n", request.path()))).main()
+/// }
+/// ```
+pub struct Server {
+    builder: Builder,
+}
+
+/// A server that is told by code what a configuration file would say.
+///
+/// What is said here is the configuration of a program that is given no file. Where it is given one (`-c FILE`), the file alone is
+/// the configuration, and the apps are what is left of this: its routes lead to them by `app = "NAME"`, and the first answers what
+/// no route of the file is about unless some does.
+#[must_use]
+#[derive(Default)]
+pub struct Builder {
+    application: Application,
+    /// What cannot be.
+    problems: Vec<String>,
+    settings: String,
+    listen: Vec<String>,
+    workers: Option<u16>,
+    model: Option<String>,
+    pid_file: Option<PathBuf>,
+    control_socket: Option<PathBuf>,
+    routes: Vec<Route>,
+}
+
+impl Server {
+    /// A server that has `app` answer every request: a [`Handler`](crate::Handler), such as a closure, or
+    /// [`Routes`](crate::Routes).
+    pub fn new(app: impl Into<App>) -> Server {
+        Server::builder().app(app).build()
+    }
+
+    /// A server without anything yet.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs the program's command line, and the service if that says so. Call it before anything that starts a thread: workers are
+    /// cloned, and a clone has one thread only. Where there are threads already, it says which, and fails.
+    pub fn main(self) -> ExitCode {
+        let Builder { application, problems, .. } = &self.builder;
+        if !problems.is_empty() {
+            return ExitCode::from(cli::complain(cli::BAD_USAGE, &problems.join("\n")));
+        }
+        let application = application.clone();
+        let own = Box::new(move |listen, known: Known<'_>| self.builder.config(listen, known));
+        cli::main_of(&Program { application, own: Some(own) })
+    }
+}
+
+impl Builder {
+    /// Has `app` answer what no other route is about.
+    pub fn app(self, app: impl Into<App>) -> Builder {
+        self.named_app(MAIN, app)
+    }
+
+    /// Adds an app under a name, for routes of a configuration file (`app = "NAME"`) and of [`Builder::app_at`] to lead to. The
+    /// first of all apps answers what no other route is about, unless some route leads to an app.
+    pub fn named_app(mut self, name: &str, app: impl Into<App>) -> Builder {
+        let app = app.into();
+        if self.application.known().iter().any(|known| known.name == name) {
+            self.problems.push(format!("there are two apps called {name:?}: give one of them another name"));
+        }
+        self.problems.extend(app.problems().into_iter().map(|problem| format!("the app {name:?}: {problem}")));
+        self.application = self.application.with(name, app);
+        self
+    }
+
+    /// Listens on an address as well: `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/site.sock`. Without any: `127.0.0.1:8080`.
+    pub fn listen(mut self, address: &str) -> Builder {
+        self.listen.push(address.to_owned());
+        self
+    }
+
+    /// How many workers there are, 1 to 1024. Without it as many as there are processors.
+    pub fn workers(mut self, count: u16) -> Builder {
+        self.workers = Some(count);
+        self
+    }
+
+    /// The concurrency model of the workers, such as `reactor`.
+    pub fn model(mut self, name: &str) -> Builder {
+        self.model = Some(name.to_owned());
+        self
+    }
+
+    /// The file that holds the master's process id while the service runs. Without it there is none.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.pid_file = Some(path.into());
+        self
+    }
+
+    /// The Unix socket that `stop`, `status` and the like talk to. Without it, the service can be asked by signals only, or where
+    /// `--control` names a socket.
+    pub fn control_socket(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.control_socket = Some(path.into());
+        self
+    }
+
+    /// Serves the files below a directory at the paths that begin so.
+    pub fn files(self, path: &str, root: impl Into<PathBuf>) -> Builder {
+        let root = root.into();
+        let root = std::path::absolute(&root).unwrap_or(root);
+        self.at(path, Action::Files(FilesAction::new(root)))
+    }
+
+    /// Gives a fixed answer at the paths that begin so; with `= ` before it, at that path.
+    pub fn respond(self, path: &str, status: u16, content_type: &str, body: &str) -> Builder {
+        let effort = config::Effort::default();
+        let (body, content_type) = (body.to_owned(), content_type.to_owned());
+        self.at(path, Action::Respond { status, body, content_type, effort })
+    }
+
+    /// Sends clients elsewhere from the paths that begin so, with 302.
+    pub fn redirect(self, path: &str, to: &str) -> Builder {
+        self.at(path, Action::Redirect { to: to.to_owned(), status: 302 })
+    }
+
+    /// Has the app of a name answer at the paths that begin so.
+    pub fn app_at(self, path: &str, name: &str) -> Builder {
+        self.at(path, Action::App(name.to_owned()))
+    }
+
+    /// Tables of a configuration file, for all that has no method here.
+    ///
+    /// ```
+    /// # let builder = phalanx::Server::builder();
+    /// builder.settings("[workers]\nmax_memory = \"512MiB\"\nrequest_timeout = \"10s\"");
+    /// ```
+    pub fn settings(mut self, tables: &str) -> Builder {
+        self.settings += tables;
+        self.settings.push('\n');
+        self
+    }
+
+    /// The server.
+    pub fn build(self) -> Server {
+        Server { builder: self }
+    }
+
+    fn at(mut self, path: &str, action: Action) -> Builder {
+        match config::parse_route_path(path) {
+            Ok(path) if self.routes.iter().any(|route| route.path == path) => {
+                self.problems.push(format!("path {:?} is routed twice: change one of the two", path.to_string()));
+            }
+            Ok(path) => self.routes.push(Route::new(path, action)),
+            Err(why) => self.problems.push(why),
+        }
+        self
+    }
+
+    /// The configuration, listening on `typed` if that is anything.
+    fn config(&self, typed: Vec<ListenAddress>, known: Known<'_>) -> Result<Config, String> {
+        let origin = Path::new("the program's settings");
+        let mut config = config::settings(&self.settings, origin, known).map_err(|problems| problems.to_string())?;
+        let written = self.listen.iter().map(|address| config::parse_listen(address));
+        let mut listen = if typed.is_empty() { written.collect::<Result<_, _>>()? } else { typed };
+        if listen.is_empty() && config.listen.is_empty() {
+            listen.push(ListenAddress::Tcp(config::HERE.into()));
+        }
+        let workers = &mut config.workers;
+        workers.count = match self.workers {
+            Some(count) if !(1..=1024).contains(&count) => return Err(format!("{count} workers: from 1 to 1024")),
+            Some(count) => Count::Fixed(count),
+            None => workers.count,
+        };
+        if let Some(name) = &self.model {
+            if !known.models.iter().any(|model| model.name == name) {
+                let models: Vec<&str> = known.models.iter().map(|model| model.name).collect();
+                return Err(format!("there is no model {name:?}\n  hint: {}", models.join(", ")));
+            }
+            workers.model = Model(name.clone());
+        }
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+        if let Some(path) = &self.pid_file {
+            config.master.pid_file = Some(absolute(path)?);
+        }
+        if let Some(path) = &self.control_socket {
+            config.master.control_socket = Some(absolute(path)?);
+        }
+        for route in &self.routes {
+            check(route, known)?;
+        }
+        Ok(config::complete_settings(config, listen, self.routes.clone(), known))
+    }
+}
+
+/// What a configuration file would be told.
+fn check(route: &Route, known: Known<'_>) -> Result<(), String> {
+    let path = &route.path;
+    match &route.action {
+        Action::Files(files) if !files.root.is_dir() => {
+            Err(format!("files at {path}: {} is not a directory", files.root.display()))
+        }
+        Action::Respond { status, .. } if !(200..=599).contains(status) => {
+            Err(format!("respond at {path}: the status {status}: from 200 to 599"))
+        }
+        Action::Respond { content_type: text, .. } | Action::Redirect { to: text, .. } if !is_header_value(text) => {
+            Err(format!("the route {path}: {text:?} cannot stand in a header field"))
+        }
+        Action::App(name) if !known.apps.iter().any(|app| app.name == *name) => {
+            Err(format!("the route {path}: there is no app {name:?} in this program"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_header_value(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|letter| !letter.is_control())
+}
+
+#[cfg(test)]
+mod tests {
+    use phalanx_shared::config::RoutePath;
+
+    use super::*;
+
+    fn hello(_: &phalanx_worker::app::Request<'_>) -> phalanx_worker::app::Response {
+        phalanx_worker::app::Response::text("hello")
+    }
+
+    fn config_of(builder: &Builder) -> Result<Config, String> {
+        let apps = builder.application.known();
+        builder.config(Vec::new(), Known { models: phalanx_worker::MODELS, apps: &apps })
+    }
+
+    #[test]
+    fn an_app_answers_what_no_other_route_is_about() {
+        let builder = Server::builder().app(hello).respond("= /ping", 200, "text/plain", "pong").files("/etc/", "/etc");
+        let config = config_of(&builder).unwrap();
+        assert_eq!(config.listen.len(), 1);
+        assert_eq!((config.master.pid_file.is_none(), config.master.control_socket.is_none()), (true, true));
+        let routes: Vec<String> = config.sites[0].routes.iter().map(|route| route.path.to_string()).collect();
+        assert_eq!(routes, ["= /ping", "/etc/", "/"]);
+        assert_eq!(config.sites[0].routes[2].action, Action::App(MAIN.to_owned()));
+        assert_eq!(config.sites[0].routes[0].path, RoutePath::Exact("/ping".to_owned()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let at = |builder: Builder| config_of(&builder).unwrap_err();
+        assert!(at(Server::builder().app(hello).model("fiber")).contains("no model \"fiber\""));
+        assert!(at(Server::builder().app(hello).listen("nowhere")).contains("nowhere"));
+        assert!(at(Server::builder().app(hello).workers(0)).contains("0 workers"));
+        assert!(at(Server::builder().app(hello).files("/", "/no/such")).contains("/no/such is not a directory"));
+        assert!(at(Server::builder().app(hello).app_at("/x", "other")).contains("no app \"other\""));
+        assert!(at(Server::builder().app(hello).settings("[workers]\nmax_memry = 1")).contains("max_memory"));
+        let twice = Server::builder().app(hello).app(hello).redirect("x", "/").redirect("/y", "/").redirect("/y", "/");
+        assert_eq!(twice.problems.len(), 3, "{:?}", twice.problems);
+    }
+}

@@ -1,0 +1,94 @@
+//! What an embedding program brings: its handlers, and where each of them runs.
+//!
+//! This is the face that a Rust program sees of a worker; the package `phalanx` hands it on. A handler is given a [`Request`] that
+//! borrows what the peer sent and returns a [`Response`]; it knows nothing of connections, of the ledger or of supervision. A
+//! worker that dies in it answers that request with an error, and nobody else notices.
+
+mod body;
+mod handler;
+mod request;
+mod response;
+mod routes;
+
+use std::sync::Arc;
+
+use phalanx_shared::config::KnownApp;
+
+pub use body::Body;
+pub use handler::{Endpoint, Handler, Place, pooled};
+pub use request::{Request, RequestId};
+pub use response::{InvalidField, Response};
+pub use routes::{Conflict, Routes};
+
+pub(crate) use body::Payload;
+pub(crate) use request::Caller;
+pub(crate) use routes::Found;
+
+/// Something that answers requests: handlers, by method and path.
+#[derive(Debug, Clone)]
+pub struct App(pub(crate) Kind);
+
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    Routes(Arc<Routes>),
+}
+
+impl From<Routes> for App {
+    fn from(routes: Routes) -> App {
+        App(Kind::Routes(Arc::new(routes)))
+    }
+}
+
+/// One handler for every method and every path.
+impl<H: Handler> From<H> for App {
+    fn from(handler: H) -> App {
+        Routes::new().fallback(handler).into()
+    }
+}
+
+impl App {
+    /// What of it cannot be.
+    pub fn problems(&self) -> Vec<String> {
+        match &self.0 {
+            Kind::Routes(routes) => routes.conflicts().iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The model that it runs under, if not under every one.
+    pub fn model(&self) -> Option<&'static str> {
+        match self.0 {
+            Kind::Routes(_) => None,
+        }
+    }
+}
+
+/// All that a program brings.
+#[derive(Debug, Clone, Default)]
+pub struct Application {
+    apps: Vec<(String, App)>,
+}
+
+impl Application {
+    /// One that brings nothing.
+    #[must_use]
+    pub fn new() -> Application {
+        Application::default()
+    }
+
+    /// Adds an app under a name. The first is the one that answers what no route of a configuration is about.
+    #[must_use]
+    pub fn with(mut self, name: &str, app: App) -> Application {
+        self.apps.push((name.to_owned(), app));
+        self
+    }
+
+    /// What a configuration may name of it.
+    pub fn known(&self) -> Vec<KnownApp> {
+        self.apps.iter().map(|(name, app)| KnownApp { name: name.clone(), model: app.model() }).collect()
+    }
+
+    /// The app of a name.
+    pub(crate) fn find(&self, name: &str) -> Option<&App> {
+        self.apps.iter().find_map(|(known, app)| (known == name).then_some(app))
+    }
+}
