@@ -28,6 +28,9 @@ mod verdict;
 
 pub use cli::main;
 pub use phalanx_worker::app::{
-    App, Body, Conflict, Endpoint, Handler, InvalidField, Place, Request, RequestId, Response, Routes, pooled,
+    App, Body, Caller, Conflict, Endpoint, Handler, Incoming, IntoResponse, InvalidField, Place, Request, RequestId,
+    Response, Routes, pooled,
 };
+#[cfg(feature = "tower")]
+pub use phalanx_worker::app::{BoxError, Tower};
 pub use server::{Builder, Server};

@@ -56,6 +56,21 @@ impl Server {
         Server::builder().app(app).build()
     }
 
+    /// A server that has a service of tower answer every request, such as a router of axum: see [`Tower`](crate::Tower).
+    #[cfg(feature = "tower")]
+    pub fn tower<S, B>(service: S) -> Server
+    where
+        S: tower_service::Service<http::Request<crate::Incoming>, Response = http::Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<crate::BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<crate::BoxError>,
+    {
+        Server::new(crate::Tower::new(service))
+    }
+
     /// A server without anything yet.
     pub fn builder() -> Builder {
         Builder::default()

@@ -24,6 +24,7 @@ use crate::conn::{Connection, Context};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
 use crate::model::Model;
+use crate::nudge::Nudges;
 use crate::open_file::OpenFiles;
 use crate::rescue::fetch::Formers;
 use crate::service::Setting;
@@ -139,6 +140,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     let ledger = &inheritance.ledger;
     let lane = ledger.lane(birth.lane);
     in_handler::install_panic_hook();
+    in_handler::own_connections();
     process::reset_dispositions(&IGNORED).map_err(|error| format!("reset signal dispositions: {error}"))?;
     lane.orders().forget();
     for word in lane.last_words() {
@@ -185,6 +187,9 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     (chosen.equip)(&mut cx, &config.workers)?;
     if cx.router.needs_threads() && cx.handlers.is_none() && !cx.blocking {
         cx.handlers = Some(model::reactor_pool::handlers(&config.workers)?);
+    }
+    if cx.router.streams_bodies() && !cx.blocking {
+        cx.nudges = Some(Nudges::new().map_err(|error| format!("eventfd: {error}"))?);
     }
     let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);

@@ -23,6 +23,7 @@ use crate::crash_point;
 use crate::event::timers::{Span, Timers};
 use crate::event::uring::{Done, Uring};
 use crate::event::{Event, Interest, Poller, poller};
+use crate::nudge::Nudges;
 use crate::pool::{self, Pool};
 use crate::tasks::Tasks;
 
@@ -101,7 +102,7 @@ impl EventLoop {
             Some(ring) => Box::new(ring),
             None => poller(which)?,
         };
-        for bell in cx.pools().filter_map(Pool::bell) {
+        for bell in cx.pools().filter_map(Pool::bell).chain(cx.nudges.as_ref().map(Nudges::bell)) {
             poller.add(bell, Interest::Read)?;
         }
         let timers = Timers::new(cx.clock.now());
@@ -130,7 +131,8 @@ impl EventLoop {
 
     /// The descriptors of its own.
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
-        self.poller.descriptor().into_iter().chain(self.cx.pools().filter_map(Pool::bell)).collect()
+        let bells = self.cx.pools().filter_map(Pool::bell).chain(self.cx.nudges.as_ref().map(Nudges::bell));
+        self.poller.descriptor().into_iter().chain(bells).collect()
     }
 
     /// The connection of a number.
@@ -179,7 +181,7 @@ impl EventLoop {
     /// Does what an event calls for; false when it is about neither a connection nor a pool.
     pub(crate) fn react(&mut self, event: &Event) -> bool {
         let Some(connection) = self.connection(event.fd) else {
-            return self.take_results(Some(event.fd));
+            return self.take_results(Some(event.fd)) || self.take_nudges(event.fd);
         };
         // What was polled before a connection came is about one that had its number and was closed in this turn.
         if connection.came_in != self.turn {
@@ -249,6 +251,17 @@ impl EventLoop {
             self.cx.stats.add(Counter::Busy, nanoseconds(worked));
         }
         known
+    }
+
+    /// Connections are nudged, if `bell` tells of that; else false.
+    fn take_nudges(&mut self, bell: RawFd) -> bool {
+        let nudged = self.cx.nudges.as_ref().filter(|nudges| nudges.bell() == bell).map(Nudges::take);
+        for (fd, cookie) in nudged.iter().flatten() {
+            if self.connection(*fd).is_some_and(|connection| connection.record.cookie() == *cookie) {
+                self.with(*fd, Connection::nudged);
+            }
+        }
+        nudged.is_some()
     }
 
     /// What follows the events of a turn: connections that have more to do, and those whose time is over.

@@ -17,6 +17,7 @@ mod lock;
 mod main_loop;
 mod model;
 pub use model::KNOWN as MODELS;
+mod nudge;
 mod open_file;
 mod pool;
 pub mod proxy_protocol;

@@ -1,9 +1,12 @@
 //! The body of a request, as its handler sees it.
 
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{self, Read};
+use std::sync::{Mutex, OnceLock};
 
+use super::incoming::{Incoming, Reading};
 use crate::http::{Decoder, Framing};
+use crate::lock::lock;
 
 /// Where the bytes of a body are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -15,6 +18,23 @@ pub(crate) enum Payload<'r> {
     Whole(&'r [u8]),
     /// Here, all of them, with their chunked coding still around them.
     Chunked(&'r [u8]),
+    /// On their way, for whoever takes them.
+    Coming(&'r Handed),
+}
+
+/// A body on its way, for the one handler that it is for.
+#[derive(Debug)]
+pub(crate) struct Handed(Mutex<Option<Incoming>>);
+
+impl Handed {
+    pub(crate) fn new(incoming: Incoming) -> Handed {
+        Handed(Mutex::new(Some(incoming)))
+    }
+
+    /// Once; nothing the second time.
+    pub(crate) fn take(&self) -> Incoming {
+        lock(&self.0).take().unwrap_or_else(|| Incoming::whole(bytes::Bytes::new()))
+    }
 }
 
 impl<'r> Payload<'r> {
@@ -29,7 +49,7 @@ impl<'r> Payload<'r> {
 
     fn bytes(self) -> Cow<'r, [u8]> {
         match self {
-            Payload::None => Cow::Borrowed(&[]),
+            Payload::None | Payload::Coming(_) => Cow::Borrowed(&[]),
             Payload::Whole(bytes) => Cow::Borrowed(bytes),
             Payload::Chunked(sent) => {
                 let mut bytes = Vec::with_capacity(sent.len());
@@ -42,48 +62,107 @@ impl<'r> Payload<'r> {
         }
     }
 
-    /// Its bytes, for somebody who keeps them.
-    pub(crate) fn to_vec(self) -> Vec<u8> {
-        self.bytes().into_owned()
+    /// For somebody who keeps it.
+    pub(crate) fn to_incoming(self) -> Incoming {
+        match self {
+            Payload::Coming(handed) => handed.take(),
+            here => Incoming::whole(match here.bytes() {
+                Cow::Borrowed(bytes) => bytes::Bytes::copy_from_slice(bytes),
+                Cow::Owned(bytes) => bytes.into(),
+            }),
+        }
     }
 }
 
 /// The body of a request (RFC 9110, 6.4), without its transfer coding. At most `limits.body` bytes; a request with more is answered
-/// 413 before any handler sees it.
-#[derive(Debug, Clone)]
-pub struct Body<'r> {
-    bytes: Cow<'r, [u8]>,
+/// 413.
+#[derive(Debug)]
+pub struct Body<'r>(Content<'r>);
+
+#[derive(Debug)]
+enum Content<'r> {
+    Here(Cow<'r, [u8]>),
+    Coming { reading: Mutex<Reading>, all: OnceLock<Vec<u8>> },
 }
 
 impl<'r> Body<'r> {
     pub(super) fn of(payload: Payload<'r>) -> Body<'r> {
-        Body { bytes: payload.bytes() }
+        Body(match payload {
+            Payload::Coming(handed) => {
+                Content::Coming { reading: Mutex::new(Reading::of(handed.take())), all: OnceLock::new() }
+            }
+            here => Content::Here(here.bytes()),
+        })
     }
 
-    /// All of it.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// All of it, however long that takes.
+    ///
+    /// # Errors
+    /// Where it is [streamed](super::Endpoint::streamed): the client has gone, or has sent what is no body. Never otherwise.
+    pub fn bytes(&self) -> io::Result<&[u8]> {
+        match &self.0 {
+            Content::Here(bytes) => Ok(bytes),
+            Content::Coming { reading, all } => {
+                if let Some(bytes) = all.get() {
+                    return Ok(bytes);
+                }
+                let mut bytes = Vec::new();
+                lock(reading).read_to_end(&mut bytes)?;
+                Ok(all.get_or_init(|| bytes))
+            }
+        }
     }
 
-    /// All of it, to be read from its beginning on.
+    /// All of it, to be read from its beginning on; where it is [streamed](super::Endpoint::streamed), from where others have left
+    /// it, as it comes.
     pub fn reader(&self) -> impl Read + '_ {
-        &*self.bytes
+        match &self.0 {
+            Content::Here(bytes) => Reader::Here(bytes),
+            Content::Coming { reading, .. } => Reader::Coming(reading),
+        }
+    }
+
+    /// How many bytes it has in all, if that is known; where it is streamed, how many are left.
+    pub fn len(&self) -> Option<u64> {
+        match &self.0 {
+            Content::Here(bytes) => Some(bytes.len() as u64),
+            Content::Coming { reading, .. } => lock(reading).incoming.remaining(),
+        }
+    }
+
+    /// Whether it is known to have none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == Some(0)
     }
 
     /// All of it, as text.
     ///
     /// # Errors
-    /// Where it is not UTF-8.
-    pub fn text(&self) -> Result<&str, std::str::Utf8Error> {
-        std::str::from_utf8(&self.bytes)
+    /// As [`Body::bytes`], and where it is not UTF-8 (`InvalidData`).
+    pub fn text(&self) -> io::Result<&str> {
+        std::str::from_utf8(self.bytes()?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// What it says in JSON (RFC 8259).
     ///
     /// # Errors
-    /// What is wrong with it, and where.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.bytes)
+    /// As [`Body::bytes`], and what is wrong with it, and where (`InvalidData`).
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> io::Result<T> {
+        serde_json::from_slice(self.bytes()?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+enum Reader<'b> {
+    Here(&'b [u8]),
+    Coming(&'b Mutex<Reading>),
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Reader::Here(bytes) => bytes.read(out),
+            Reader::Coming(reading) => lock(reading).read(out),
+        }
     }
 }
 
@@ -95,11 +174,22 @@ mod tests {
     fn a_body_is_the_same_however_it_was_sent() {
         let whole = Body::of(Payload::of(&Framing::Length(5), b"hello"));
         let chunked = Body::of(Payload::of(&Framing::Chunked, b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"));
-        assert_eq!((whole.bytes(), chunked.bytes()), (&b"hello"[..], &b"hello"[..]));
-        assert!(matches!(whole.bytes, Cow::Borrowed(_)));
+        let handed = Handed::new(Incoming::whole(bytes::Bytes::from_static(b"hello")));
+        let coming = Body::of(Payload::Coming(&handed));
+        for body in [&whole, &chunked, &coming] {
+            assert_eq!((body.bytes().unwrap(), body.text().unwrap()), (&b"hello"[..], "hello"));
+        }
+        assert!(matches!(whole.0, Content::Here(Cow::Borrowed(_))));
         let mut read = String::new();
         chunked.reader().read_to_string(&mut read).unwrap();
         assert_eq!(read, "hello");
-        assert!(Body::of(Payload::of(&Framing::None, b"")).bytes().is_empty());
+        assert!(Body::of(Payload::of(&Framing::None, b"")).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_json_is_told() {
+        let body = Body::of(Payload::Whole(b"{\"a\": }"));
+        let error = body.json::<std::collections::BTreeMap<String, u8>>().unwrap_err();
+        assert!(error.to_string().contains("line 1 column 7"), "{error}");
     }
 }

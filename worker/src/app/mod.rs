@@ -6,23 +6,31 @@
 
 mod body;
 mod handler;
+mod incoming;
 mod request;
 mod response;
 mod routes;
+#[cfg(feature = "tower")]
+mod tower;
+#[cfg(feature = "tower")]
+pub(crate) mod tunnel;
 
 use std::sync::Arc;
 
 use phalanx_shared::config::KnownApp;
 
 pub use body::Body;
-pub use handler::{Endpoint, Handler, Place, pooled};
-pub use request::{Request, RequestId};
+pub use handler::{Endpoint, Handler, IntoResponse, Place, pooled};
+pub use incoming::Incoming;
+pub use request::{Caller, Request, RequestId};
 pub use response::{InvalidField, Response};
 pub use routes::{Conflict, Routes};
 
-pub(crate) use body::Payload;
-pub(crate) use request::Caller;
+pub(crate) use body::{Handed, Payload};
+pub(crate) use incoming::{Feed, pipe};
 pub(crate) use routes::Found;
+#[cfg(feature = "tower")]
+pub use tower::{BoxError, Tower};
 
 /// Something that answers requests: handlers, by method and path.
 #[derive(Debug, Clone)]
@@ -31,11 +39,20 @@ pub struct App(pub(crate) Kind);
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     Routes(Arc<Routes>),
+    #[cfg(feature = "tower")]
+    Tower(Arc<Tower>),
 }
 
 impl From<Routes> for App {
     fn from(routes: Routes) -> App {
         App(Kind::Routes(Arc::new(routes)))
+    }
+}
+
+#[cfg(feature = "tower")]
+impl From<Tower> for App {
+    fn from(tower: Tower) -> App {
+        App(Kind::Tower(Arc::new(tower)))
     }
 }
 
@@ -51,6 +68,8 @@ impl App {
     pub fn problems(&self) -> Vec<String> {
         match &self.0 {
             Kind::Routes(routes) => routes.conflicts().iter().map(ToString::to_string).collect(),
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => Vec::new(),
         }
     }
 
@@ -58,6 +77,8 @@ impl App {
     pub fn model(&self) -> Option<&'static str> {
         match self.0 {
             Kind::Routes(_) => None,
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => Some("coroutine"),
         }
     }
 }

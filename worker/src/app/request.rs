@@ -13,11 +13,33 @@ use crate::http::Head;
 
 /// Who asks, as far as the connection knows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller {
+pub struct Caller {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) client: Option<IpAddr>,
     pub(crate) id: RequestId,
     pub(crate) deadline: Option<Instant>,
+}
+
+impl Caller {
+    /// As [`Request::peer`].
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// As [`Request::client`].
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// As [`Request::id`].
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// As [`Request::deadline`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
 }
 
 /// Tells a request from every other of this machine since it was booted; the same when a request is run again after a death.
@@ -42,7 +64,7 @@ pub struct Request<'r> {
     head: &'r Head<'r>,
     path: &'r str,
     params: Option<Params<'r, 'r>>,
-    payload: Payload<'r>,
+    body: Body<'r>,
     caller: Caller,
 }
 
@@ -54,7 +76,7 @@ impl<'r> Request<'r> {
         payload: Payload<'r>,
         caller: Caller,
     ) -> Request<'r> {
-        Request { head, path, params, payload, caller }
+        Request { head, path, params, body: Body::of(payload), caller }
     }
 
     /// The method, as sent: `GET`. Methods are case-sensitive (RFC 9110, 9.1).
@@ -130,8 +152,8 @@ impl<'r> Request<'r> {
     }
 
     /// The body.
-    pub fn body(&self) -> Body<'r> {
-        Body::of(self.payload)
+    pub fn body(&self) -> &Body<'r> {
+        &self.body
     }
 }
 

@@ -2,7 +2,7 @@
 
 use matchit::Params;
 
-use super::{Endpoint, Place, Request, Response};
+use super::Endpoint;
 
 /// Handlers by method and path.
 ///
@@ -127,11 +127,11 @@ impl Routes {
         &self.conflicts
     }
 
-    /// Whether some handler runs there.
-    pub(crate) fn has(&self, place: Place) -> bool {
+    /// Whether some handler is such.
+    pub(crate) fn any_is(&self, is: impl Fn(&Endpoint) -> bool) -> bool {
         let of_paths =
             self.by_path.iter().flat_map(|methods| methods.by_name.iter().map(|(_, it)| it).chain(&methods.any));
-        of_paths.chain(&self.fallback).any(|endpoint| endpoint.place == place)
+        of_paths.chain(&self.fallback).any(is)
     }
 
     fn at(&mut self, path: &str, add: impl FnOnce(&mut Methods) -> Result<(), String>) {
@@ -187,19 +187,9 @@ impl Methods {
     }
 }
 
-impl Endpoint {
-    pub(crate) fn place(&self) -> Place {
-        self.place
-    }
-
-    pub(crate) fn handle(&self, request: &Request<'_>) -> Response {
-        self.handler.handle(request)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::pooled;
+    use super::super::{Request, Response, pooled};
     use super::*;
 
     fn nothing(_: &Request<'_>) -> Response {

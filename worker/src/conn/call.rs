@@ -8,12 +8,12 @@ use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
 use super::serve::{Turnout, Whole, run_handler};
-use crate::app::{Caller, Payload};
+use crate::app::{Caller, Handed, Payload};
 use crate::http::encode::{self, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
 use crate::pool::Job;
-use crate::service::{Asked, Router, effort};
+use crate::service::{Answering, Asked, Router, effort};
 
 /// Length of an IMF-fixdate.
 const DATE: usize = 29;
@@ -23,7 +23,7 @@ pub(super) struct Call {
     router: Arc<Router>,
     /// The bytes of its head, which were parsed before.
     head: Vec<u8>,
-    body: Vec<u8>,
+    body: Handed,
     caller: Caller,
     /// The bound that they were parsed with.
     limit: usize,
@@ -56,7 +56,7 @@ impl Call {
         Call {
             router: cx.router.clone(),
             head: bytes.get(..whole.head.len).unwrap_or(bytes).to_vec(),
-            body: whole.body.to_vec(),
+            body: Handed::new(whole.body.to_incoming()),
             caller: *caller,
             limit: cx.limits.head,
             date,
@@ -79,13 +79,14 @@ impl Call {
         };
         let mut done = None;
         let reply = loop {
-            let (body, caller) = (Payload::Whole(&self.body), || self.caller);
-            let asked = Asked { head: &head, body, date: self.date, caller: &caller, in_loop: false };
+            let (body, caller) = (Payload::Coming(&self.body), || self.caller);
+            let asked =
+                Asked { head: &head, bytes: &self.head, body, date: self.date, caller: &caller, in_loop: false };
             match run_handler(&self.router, &asked, done.take(), self.unready, false) {
                 Turnout::Reply(reply) | Turnout::Effort(_, reply) => break reply,
                 Turnout::Later(job) => done = Some(job.run()),
                 // Nobody asks for a thread who has one.
-                Turnout::Call => break Reply::error(500),
+                Turnout::Call | Turnout::Task(_) | Turnout::Tunnel(_) => break Reply::error(500),
             }
         };
         self.answered(reply, head.minor_version, head.is_head())
@@ -109,6 +110,15 @@ impl Answered {
         let (is_stream, chunked) = (reply.is_stream(), envelope.chunks());
         let tail = if head_only { Tail::None } else { reply.into_tail() };
         Answered { status, validator, last, is_stream, body_len, bytes, tail, chunked }
+    }
+
+    /// What `answering` comes to, as a task.
+    pub(super) fn by(answering: Answering, head: &Head<'_>, date: &[u8; DATE], last: bool) -> Job {
+        let (minor_version, head_only, date) = (head.minor_version, head.is_head(), *date);
+        Job::task(async move {
+            let reply = Reply::Built(answering.0.await);
+            Answered::new(reply, minor_version, head_only, &date, last)
+        })
     }
 
     /// The answer to `head`, as a task that makes an effort first and holds up nobody while it waits.

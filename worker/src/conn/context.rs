@@ -21,6 +21,7 @@ use crate::app::{Caller, RequestId};
 use crate::event::uring::Uring;
 use crate::http::DateCache;
 use crate::http::{Head, forwarded};
+use crate::nudge::Nudges;
 use crate::pool::{Manners, Pool};
 use crate::service::router::{Limit, Router};
 use crate::service::{NotReady, Setting};
@@ -60,6 +61,8 @@ pub struct Context {
     pub pool: Pool,
     /// Runs handlers; none: the loop does.
     pub handlers: Option<Pool>,
+    /// Hears of what connections wait for, where handlers take bodies as they come.
+    pub nudges: Option<Nudges>,
     /// It runs all of them, else those only that want that.
     pub all_pooled: bool,
     /// Runs handlers that wait; none: they hold up their thread.
@@ -160,6 +163,7 @@ impl Context {
                 short: false,
             }),
             handlers: None,
+            nudges: None,
             all_pooled: false,
             request_timeout: config.workers.request_timeout,
             tasks: None,
@@ -201,6 +205,7 @@ impl Context {
             router: self.router.clone(),
             pool: self.pool.for_another_loop(),
             handlers: self.handlers.as_ref().map(Pool::for_another_loop),
+            nudges: self.nudges.as_ref().and_then(|_| Nudges::new().ok()),
             tasks: None,
             limits: self.limits.clone(),
             patience: self.patience.clone(),

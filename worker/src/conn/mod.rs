@@ -16,6 +16,7 @@ mod serve;
 mod stream;
 mod tail;
 mod upload;
+mod waiting;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -24,7 +25,6 @@ use nix::sys::socket::{MsgFlags, Shutdown, send};
 use phalanx_shared::clients::Client;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::{Owner, Peer, Phase, Record, State};
-use phalanx_shared::ledger::response::Entry;
 use phalanx_shared::ledger::{MAX_PENDING, Pending};
 use phalanx_shared::sys::region::Buffer;
 use phalanx_shared::sys::table::{self, borrow};
@@ -32,12 +32,13 @@ use phalanx_shared::sys::table::{self, borrow};
 use crate::crash_point::{self, Point};
 use crate::event::Interest;
 use crate::event::timers::Tick;
-use crate::pool::{Done, Failure, Job, Ticket};
+use crate::pool::Job;
 use by_ring::Mail;
 pub use context::Context;
 use output::Output;
 pub use patience::{Patience, Waits};
 use upload::Upload;
+use waiting::{Waiting, Whose, Why};
 
 /// What becomes of a connection after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,37 +58,6 @@ pub const TURNED_AWAY: &[u8] =
 /// Connections that are turned away and given time to read why; more are closed at once, or else who is turned away would take
 /// the room of others.
 const LEAVING: u32 = 64;
-
-/// A thread of the pool works for the connection.
-struct Waiting {
-    ticket: Ticket,
-    whose: Whose,
-    why: Why,
-}
-
-/// Who works for a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    /// A thread of the pool.
-    Pool,
-    /// A thread that runs handlers.
-    Handlers,
-    /// A task.
-    Tasks,
-}
-
-/// What becomes of a result of the pool.
-enum Why {
-    /// The handler of the request that ends at this stream position goes on with it. The request is not on record meanwhile:
-    /// whoever takes over begins with it anew, however often that happens.
-    Answer(u64),
-    /// It is the answer to the request that ends at this stream position, which is on record while a thread is at it.
-    Call(u64),
-    /// It is, or makes ready, what is to be sent next.
-    Output,
-    /// The response on record as this entry, broken off by a death, can be made again.
-    Resume(Entry),
-}
 
 /// One connection of this worker.
 pub struct Connection {
@@ -126,6 +96,8 @@ pub struct Connection {
     mail: Option<Box<Mail>>,
     upload: Option<Box<Upload>>,
     waiting: Option<Box<Waiting>>,
+    /// The handler of the next request has begun; it is waited for when what stands before it has left.
+    begun: Option<Box<(Job, Why)>>,
 }
 
 impl Connection {
@@ -156,6 +128,7 @@ impl Connection {
             mail: None,
             upload: None,
             waiting: None,
+            begun: None,
         }
     }
 
@@ -172,11 +145,23 @@ impl Connection {
     /// What it waits for.
     pub fn wanted(&self) -> Interest {
         match (&self.waiting, &self.output) {
+            _ if self.upload.is_some() && self.is_open() => self.wanted_early(),
             _ if self.in_flight => Interest::Nothing,
             (Some(waiting), _) if waiting.whose == Whose::Tasks => Interest::Finish,
             (Some(_), _) => Interest::Nothing,
             (None, Some(_)) => Interest::Write,
             (None, None) => Interest::Read,
+        }
+    }
+
+    /// The same, while a response may leave before its request has come.
+    fn wanted_early(&self) -> Interest {
+        let writes = self.output.is_some() && self.waiting.is_none() && !self.in_flight;
+        match (self.takes_in(), writes) {
+            (true, true) => Interest::Both,
+            (true, false) => Interest::Read,
+            (false, true) => Interest::Write,
+            (false, false) => Interest::Nothing,
         }
     }
 
@@ -188,6 +173,9 @@ impl Connection {
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
+        if self.is_open() {
+            return self.go_on_upload(cx);
+        }
         // Who sends no more while a task waits for it counts as gone, as with others who have coroutines: nobody could tell.
         if self.waiting.as_ref().is_some_and(|waiting| waiting.whose == Whose::Tasks) {
             return Fate::Close;
@@ -209,7 +197,8 @@ impl Connection {
 
     /// Something comes first, before it reads on.
     pub(crate) fn is_busy(&self) -> bool {
-        self.has_output() || self.goes_on || self.waiting.is_some()
+        let busy = self.has_output() || self.goes_on || self.waiting.is_some();
+        busy && !self.takes_in()
     }
 
     /// Its peer sends no more, and all that it sent has been read.
@@ -231,6 +220,12 @@ impl Connection {
     /// Does what [`Fate::GoOn`] left for later.
     pub fn go_on(&mut self, cx: &mut Context) -> Fate {
         self.goes_on = false;
+        if self.is_open() {
+            match self.go_on_upload(cx) {
+                Fate::Stay => {}
+                fate => return fate,
+            }
+        }
         if self.waiting.is_some() || self.in_flight {
             return Fate::Stay;
         }
@@ -246,25 +241,6 @@ impl Connection {
         match self.serve(cx) {
             Fate::Stay if self.has_more() => self.readable(cx),
             fate => fate,
-        }
-    }
-
-    /// A thread has done what the job of this ticket was; of another, a job that an earlier connection of this number left.
-    pub fn arrived(&mut self, cx: &mut Context, ticket: Ticket, done: Done) -> Fate {
-        match self.waiting.take() {
-            Some(waiting) if waiting.ticket == ticket => {
-                crash_point::pass(Point::AfterPool);
-                match waiting.why {
-                    Why::Answer(request_end) => self.answer_arrived(cx, request_end, done),
-                    Why::Call(request_end) => self.call_arrived(cx, request_end, done),
-                    Why::Output => self.output_arrived(cx, done),
-                    Why::Resume(entry) => self.resume_arrived(cx, &entry, done),
-                }
-            }
-            other => {
-                self.waiting = other;
-                Fate::Stay
-            }
         }
     }
 
@@ -287,7 +263,9 @@ impl Connection {
     pub fn overdue(&mut self, cx: &mut Context) -> Fate {
         match self.waits {
             Waits::Idle | Waits::Write | Waits::Linger => Fate::Close,
-            Waits::Head | Waits::Body => self.refuse(cx, 408),
+            Waits::Head => self.refuse(cx, 408),
+            Waits::Body if self.upload.is_some() => self.give_up_upload(cx, 408),
+            Waits::Body => self.refuse(cx, 408),
             Waits::Pool => Fate::Stay,
         }
     }
@@ -366,13 +344,7 @@ impl Connection {
     pub fn close(mut self, cx: &mut Context) {
         // Its peer may have read answers that the end of the batch never came to count.
         self.retire_sent(cx);
-        if let Some(waiting) = self.waiting.take() {
-            match (waiting.whose, &mut cx.handlers, &mut cx.tasks) {
-                (Whose::Handlers, Some(handlers), _) => handlers.forget(waiting.ticket),
-                (Whose::Tasks, _, Some(tasks)) => tasks.forget(waiting.ticket),
-                _ => cx.pool.forget(waiting.ticket),
-            }
-        }
+        self.forget_waiting(cx);
         drop(self.output.take());
         self.drop_held(cx);
         if let Some(buffer) = self.buffer.take() {
@@ -385,6 +357,11 @@ impl Connection {
         crash_point::pass(Point::Closing);
         table::close(self.fd);
         cx.track.set_closing(None);
+    }
+
+    /// What it waited for has become possible.
+    pub(crate) fn nudged(&mut self, _cx: &mut Context) -> Fate {
+        if self.has_more() { Fate::GoOn } else { Fate::Stay }
     }
 
     /// When to look at this connection, if the timers have to be told: it was scheduled later, or not at all.
@@ -433,6 +410,9 @@ impl Connection {
     }
 
     fn waits_for(&self) -> Waits {
+        if self.upload.is_some() && self.takes_in() && !self.has_output() {
+            return Waits::Body;
+        }
         if self.waiting.is_some() {
             return Waits::Pool;
         }
@@ -450,52 +430,16 @@ impl Connection {
 
     /// Nothing is on its way: neither output nor a result of the pool.
     fn is_done(&self) -> bool {
-        !self.has_output() && self.waiting.is_none()
-    }
-
-    /// Has a job done; what follows is [`Connection::arrived`].
-    fn wait_for(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
-        if cx.blocking {
-            return self.do_here(cx, job, why);
-        }
-        let job = match (job.into_task(), &mut cx.tasks) {
-            (Ok(task), Some(tasks)) => {
-                let ticket = tasks.spawn(self.fd, cx.track, task);
-                self.waiting = Some(Box::new(Waiting { ticket, whose: Whose::Tasks, why }));
-                return Fate::Stay;
-            }
-            (Ok(_), None) => return Fate::Close,
-            (Err(job), _) => job,
-        };
-        let whose = if job.is_handler() && cx.handlers.is_some() { Whose::Handlers } else { Whose::Pool };
-        let pool = match &mut cx.handlers {
-            Some(handlers) if whose == Whose::Handlers => handlers,
-            _ => &mut cx.pool,
-        };
-        match pool.submit(self.fd, job) {
-            Ok(ticket) => {
-                self.waiting = Some(Box::new(Waiting { ticket, whose, why }));
-                Fate::Stay
-            }
-            // Too much waits already: done here, which holds everybody up, and rather that than lose a response on its way.
-            Err(job) => self.do_here(cx, job, why),
-        }
-    }
-
-    /// Does a job on the spot.
-    fn do_here(&mut self, cx: &mut Context, job: Job, why: Why) -> Fate {
-        match why {
-            Why::Call(request_end) => self.call_arrived(cx, request_end, Err(Failure::Refused)),
-            Why::Answer(request_end) => self.answer_arrived(cx, request_end, job.run()),
-            Why::Output => self.fetched_here(cx, job.run()),
-            Why::Resume(entry) => self.resume_arrived(cx, &entry, job.run()),
-        }
+        !self.has_output() && self.waiting.is_none() && !self.is_open()
     }
 
     /// What comes after a response that is fully sent.
     pub(super) fn after_response(&mut self, cx: &mut Context) -> Fate {
         if self.record.state().phase == Phase::Lingering {
             return self.linger();
+        }
+        if let Some(begun) = self.begun.take() {
+            return self.wait_for(cx, begun.0, begun.1);
         }
         if self.buffer.is_some() || self.finished { self.serve(cx) } else { Fate::Stay }
     }

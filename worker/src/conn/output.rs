@@ -285,7 +285,14 @@ impl Connection {
 
     /// Takes the requests of a batch off the record.
     pub(super) fn batch_done(&mut self, cx: &mut Context) -> Fate {
-        if !self.retire_sent(cx) || self.record.state().pending != 0 {
+        if self.upload.is_some() && !self.end_early(cx) {
+            return Fate::Stay;
+        }
+        if !self.retire_sent(cx) {
+            return Fate::Close;
+        }
+        let State { first, pending, .. } = self.record.state();
+        if pending.checked_sub(first) != Some(u8::from(self.begun.is_some())) {
             return Fate::Close;
         }
         self.waits = Waits::Idle;

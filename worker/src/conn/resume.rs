@@ -92,7 +92,7 @@ impl Connection {
         let mut scratch = HeaderScratch::new();
         let parsed = head::parse(self.unanswered(self.record.start()), cx.limits.head, &mut scratch);
         let Ok(Progress::Done(head)) = parsed else { return Again::Other };
-        if !head.idempotent() {
+        if !head.idempotent() || entry.validator == 0 {
             return Again::Other;
         }
         let router = cx.router.clone();
@@ -106,6 +106,8 @@ impl Connection {
             None => match self.ask_again(cx, &router, (&head, entry), done) {
                 Turnout::Reply(reply) => reply,
                 Turnout::Call => return self.call_again(cx, &head, entry),
+                // Nobody promised that it would be the same.
+                Turnout::Task(_) | Turnout::Tunnel(_) => return Again::Other,
                 Turnout::Effort(effort, reply) => {
                     let date = cx.date.text(entry.date);
                     return Again::Later(Answered::after(effort, reply, &head, date, entry.kind.last));
@@ -131,7 +133,8 @@ impl Connection {
     ) -> Turnout<'r> {
         let caller = || cx.caller(&self.record, head, self.record.start());
         let body = self.in_front(head, entry.request_end).body;
-        let asked = Asked { head, body, date: entry.date, caller: &caller, in_loop: !cx.blocking };
+        let asked =
+            Asked { head, bytes: self.head_bytes(), body, date: entry.date, caller: &caller, in_loop: !cx.blocking };
         run_handler(router, &asked, done, cx.is_unready(), cx.tasks.is_some())
     }
 

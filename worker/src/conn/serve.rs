@@ -20,7 +20,7 @@ use crate::http::reply::{Response, Tail};
 use crate::http::{DateCache, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
 use crate::pool::{Done, Failure, Job, Pool};
-use crate::service::{Answer, Asked, Router, effort, fault};
+use crate::service::{Answer, Answering, Asked, Router, Tunnel, effort, fault};
 
 /// The end on record of a response whose length nobody knows yet.
 pub(super) const STREAMED: u64 = u64::MAX;
@@ -41,6 +41,8 @@ pub(super) struct Batch {
     /// One of the requests was over its rate. Until its response has left none behind it may be admitted: what has been
     /// admitted is on record as one position, and a replay would take the refused one for admitted too.
     refused: bool,
+    /// It answers a request whose body is still to come.
+    pub(super) is_early: bool,
     count: u8,
     list: Pending,
     record: Record,
@@ -78,6 +80,8 @@ pub(super) enum Step {
     NeedsBody,
     /// The request's body is larger than the buffer.
     Upload,
+    /// All that the connection carries from the request on is this one's.
+    Tunnel(Tunnel),
 }
 
 impl Connection {
@@ -102,9 +106,20 @@ impl Connection {
         };
         self.wants_body = matches!(step, Step::NeedsBody);
         let wrote_something = batch.count > 0;
+        let step = match step {
+            // It has begun: what stands before it leaves first, and it stays on record meanwhile.
+            Step::Later(Some(begun)) if wrote_something => {
+                self.begun = Some(Box::new(begun));
+                Step::Answered
+            }
+            step => step,
+        };
         match self.end_batch(cx, batch) {
             Fate::Stay if self.is_done() => {}
             fate => return fate,
+        }
+        if let Some(begun) = self.begun.take() {
+            return self.wait_for(cx, begun.0, begun.1);
         }
         match step {
             Step::Last => self.linger(),
@@ -112,6 +127,7 @@ impl Connection {
             Step::Later(None) => Fate::GoOn,
             Step::Upload if wrote_something => Fate::GoOn,
             Step::Upload => self.begin_upload(cx),
+            Step::Tunnel(tunnel) => self.begin_tunnel(cx, tunnel),
             Step::Answered if self.buffer.is_some() => Fate::GoOn,
             Step::Answered => Fate::Stay,
             Step::NeedsHead | Step::NeedsBody if self.finished => Fate::Close,
@@ -171,7 +187,9 @@ impl Connection {
             cx.out = batch.out;
             return self.wait_for(cx, job, why);
         }
-        self.upload = None;
+        if !self.is_open() {
+            self.upload = None;
+        }
         match self.end_batch(cx, batch) {
             Fate::Stay if self.is_done() => self.after_response(cx),
             fate => fate,
@@ -198,6 +216,7 @@ impl Connection {
             served: self.served,
             replayed_until: self.replayed_until,
             refused: false,
+            is_early: false,
             count: 0,
             list,
             record: self.record,
@@ -322,7 +341,8 @@ impl Batch {
             None if cx.all_pooled => Turnout::Call,
             None => {
                 let caller = || cx.caller(&self.record, head, self.position);
-                let asked = Asked { head, body: whole.body, date, caller: &caller, in_loop: !cx.blocking };
+                let asked =
+                    Asked { head, bytes: whole.bytes, body: whole.body, date, caller: &caller, in_loop: !cx.blocking };
                 run_handler(&cx.router, &asked, done, cx.is_unready(), cx.tasks.is_some())
             }
         };
@@ -340,6 +360,15 @@ impl Batch {
             Turnout::Effort(..) if self.count > 0 => return self.put_off(),
             Turnout::Effort(effort, reply) => {
                 let task = Answered::after(effort, reply, head, cx.date.text(date), last);
+                return Step::Later(Some((task, Why::Call(request_end))));
+            }
+            Turnout::Tunnel(_) if self.count > 0 => return self.put_off(),
+            Turnout::Tunnel(tunnel) => {
+                self.record.set_state(State { pending: 0, ..self.record.state() });
+                return Step::Tunnel(tunnel);
+            }
+            Turnout::Task(answering) => {
+                let task = Answered::by(answering, head, cx.date.text(date), last);
                 return Step::Later(Some((task, Why::Call(request_end))));
             }
             Turnout::Later(_) if cx.pool.is_full() => Reply::error(503),
@@ -373,7 +402,9 @@ impl Batch {
 
     /// Adds what a handler that ran elsewhere came to.
     fn answered(&mut self, cx: &mut Context, head: &Head<'_>, request_end: u64, done: Done) -> Step {
-        let Some(mut entry) = self.list.get(0).filter(|entry| entry.request_end == request_end) else {
+        // What stood before it has left.
+        let first = self.record.state().first;
+        let Some(mut entry) = self.list.get(first.into()).filter(|entry| entry.request_end == request_end) else {
             return self.refuse(cx, 500, Some(head));
         };
         self.put_on_record(&entry);
@@ -489,7 +520,17 @@ impl Batch {
         self.count += 1;
     }
 
+    /// Adds a response of which nothing is known but what it is made of.
+    pub(super) fn tunnel(&mut self, cx: &Context, output: Output) {
+        self.tail = Some(output);
+        let kind = Kind { idempotent: false, interim: false, last: true, status: 101 };
+        let (request_end, date) = (self.record.consumed(), cx.clock.epoch_seconds());
+        let entry = Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
+        self.finish(entry, None);
+    }
+
     fn finish(&mut self, mut entry: Entry, length: Option<u64>) {
+        let length = length.filter(|_| !self.is_early);
         entry.response_end = length.map_or(STREAMED, |length| entry.response_start + length);
         self.put_on_record(&entry);
         self.position = entry.request_end;
@@ -510,6 +551,10 @@ pub(super) enum Turnout<'r> {
     Reply(Reply<'r>),
     /// It is to run in a thread.
     Call,
+    /// It is under way as a task.
+    Task(Answering),
+    /// The connection is this one's.
+    Tunnel(Tunnel),
     /// It goes on when this is done.
     Later(Job),
     /// This, once the effort is made, which waits.
@@ -548,6 +593,8 @@ fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, un
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
         Answer::Call => Turnout::Call,
+        Answer::Task(answering) => Turnout::Task(answering),
+        Answer::Tunnel(tunnel) => Turnout::Tunnel(tunnel),
         Answer::Effort(effort, reply) => Turnout::Effort(effort, reply),
         Answer::Health(_, reply) if unready => Turnout::Reply(reply),
         Answer::Health(reply, _) => Turnout::Reply(reply),

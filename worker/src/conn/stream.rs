@@ -223,8 +223,10 @@ impl Connection {
             return false;
         };
         let Some(mut entry) = list.get(index.into()) else { return false };
-        entry.response_end = end;
-        list.set(index.into(), &entry);
+        if !self.is_open() {
+            entry.response_end = end;
+            list.set(index.into(), &entry);
+        }
         // Others of its batch may stand before it.
         let before = index.checked_sub(1).and_then(|before| list.get(before.into()));
         let bytes = before.map_or_else(|| self.head_bytes(), |before| self.unanswered(before.request_end));

@@ -62,6 +62,7 @@ fn flags(interest: Interest) -> EpollFlags {
     match interest {
         Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLRDHUP,
         Interest::Write => EpollFlags::EPOLLOUT,
+        Interest::Both => flags(Interest::Read) | flags(Interest::Write),
         Interest::Finish => EpollFlags::EPOLLRDHUP,
         Interest::Nothing => EpollFlags::empty(),
     }

@@ -20,6 +20,8 @@ pub enum Interest {
     Read,
     /// Room to write.
     Write,
+    /// As `Read` and as `Write`.
+    Both,
     /// The end of what the peer sends alone; select(2) does not tell that apart, and tells nothing then.
     Finish,
     /// Errors and hang-ups alone.

@@ -113,6 +113,7 @@ fn flags(interest: Interest) -> PollFlags {
     match interest {
         Interest::Read => PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP,
         Interest::Write => PollFlags::OUT,
+        Interest::Both => flags(Interest::Read) | flags(Interest::Write),
         Interest::Finish => PollFlags::RDHUP,
         Interest::Nothing => PollFlags::empty(),
     }
@@ -144,6 +145,7 @@ pub(crate) fn wait_for_one(
     let wanted = match interest {
         Interest::Read => PollFlags::POLLIN | PollFlags::POLLPRI,
         Interest::Write => PollFlags::POLLOUT,
+        Interest::Both => PollFlags::POLLIN | PollFlags::POLLPRI | PollFlags::POLLOUT,
         Interest::Finish | Interest::Nothing => PollFlags::empty(),
     };
     let mut watched =

@@ -33,11 +33,11 @@ impl Select {
     fn set(&mut self, fd: RawFd, interest: Interest) {
         let fd = borrow(fd);
         match interest {
-            Interest::Read => self.read.insert(fd),
+            Interest::Read | Interest::Both => self.read.insert(fd),
             _ => self.read.remove(fd),
         }
         match interest {
-            Interest::Write => self.write.insert(fd),
+            Interest::Write | Interest::Both => self.write.insert(fd),
             _ => self.write.remove(fd),
         }
     }

@@ -298,7 +298,11 @@ impl Poller for Uring {
     fn change(&mut self, fd: RawFd, interest: Interest) -> io::Result<()> {
         let watched = self.at(fd)?;
         // What a connection sends is received whatever else it waits for.
-        let events = if watched.what == What::Connection && interest != Interest::Write { 0 } else { events(interest) };
+        let events = match (watched.what, interest) {
+            (What::Connection, Interest::Write | Interest::Both) => WRITE,
+            (What::Connection, _) => 0,
+            _ => events(interest),
+        };
         if std::mem::replace(&mut watched.events, events) != events {
             self.due.push(fd);
         }
@@ -370,6 +374,7 @@ fn events(interest: Interest) -> u32 {
     match interest {
         Interest::Read => READ,
         Interest::Write => WRITE,
+        Interest::Both => READ | WRITE,
         Interest::Finish => FINISH,
         Interest::Nothing => 0,
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Model;
 use crate::conn::Context;
 use crate::enter::Booted;
+use crate::in_handler::Owning;
 use crate::main_loop::MainLoop;
 use crate::tasks::Tasks;
 
@@ -37,7 +38,7 @@ fn serve(mut booted: Booted) -> Result<i32, String> {
     let runtime = booted.cx.tasks.as_mut().and_then(Tasks::take_runtime);
     let runtime = runtime.ok_or("the runtime of the coroutines is missing")?;
     let main = MainLoop::new(booted)?;
-    runtime.block_on(run(main))
+    runtime.block_on(Owning(Box::pin(run(main))))
 }
 
 /// The main loop as the first of the tasks.

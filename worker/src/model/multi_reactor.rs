@@ -21,6 +21,7 @@ use crate::conn::{Connection, Context};
 use crate::enter::Booted;
 use crate::event::{Event, Interest};
 use crate::event_loop::{Count, EventLoop, Stuck};
+use crate::in_handler;
 use crate::lock::lock;
 use crate::main_loop::{Crew, MainLoop};
 
@@ -91,7 +92,10 @@ impl Other {
         let (count, limit) = (own.counter(), workers.request_timeout);
         let thread = {
             let inbox = inbox.clone();
-            move || run(own, &inbox, limit, &news)
+            move || {
+                in_handler::own_connections();
+                run(own, &inbox, limit, &news);
+            }
         };
         std::thread::Builder::new().name("phalanx-loop".to_owned()).spawn(thread)?;
         Ok(Other { inbox, count, track })

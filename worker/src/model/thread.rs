@@ -27,6 +27,7 @@ use super::Model;
 use crate::conn::{Connection, Context};
 use crate::enter::Booted;
 use crate::event_loop::{EventLoop, Stuck};
+use crate::in_handler;
 use crate::lock::lock;
 use crate::main_loop::{Crew, MainLoop};
 use crate::solo::{Caller, Solo};
@@ -116,6 +117,7 @@ impl Threads {
         let of_thread = cell.clone();
         count.fetch_add(1, Ordering::AcqRel);
         let serve = move || {
+            in_handler::own_connections();
             let taken = lock(&of_thread).take();
             if let Some((cx, connection)) = taken {
                 let word = Word::Shared(cx.track.current_word());

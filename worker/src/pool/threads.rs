@@ -15,6 +15,7 @@ use phalanx_shared::sys::crash_signal::{Prepared, Word, works_for};
 use phalanx_shared::warn;
 
 use super::job::{Done, Failure, Work, run};
+use crate::in_handler;
 use crate::lock::lock;
 
 /// How long the results of short jobs may wait for one another.
@@ -222,7 +223,10 @@ impl Threads {
     /// Starts one more thread; false when that is not possible. Under the lock.
     fn add_thread(self: &Arc<Threads>) -> bool {
         let threads = self.clone();
-        let started = std::thread::Builder::new().name(self.manners.name.to_owned()).spawn(move || threads.work());
+        let started = std::thread::Builder::new().name(self.manners.name.to_owned()).spawn(move || {
+            in_handler::own_connections();
+            threads.work();
+        });
         if let Err(error) = started {
             if self.count.load(Ordering::Acquire) == 0 {
                 warn!("start a thread: {error}");

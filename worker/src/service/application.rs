@@ -1,7 +1,7 @@
 //! An app of the embedding program as a service: finds the handler, hands it the request, and takes its answer.
 
 use super::dress::Dress;
-use super::{Answer, Asked, Setting};
+use super::{Answer, Asked, Intake, Setting};
 use crate::app::{self, App, Kind, Place};
 use crate::http::Head;
 use crate::http::reply::{Body, Reply, Response};
@@ -31,19 +31,47 @@ impl Application {
 
     /// Whether some handler runs in a thread.
     pub(super) fn needs_threads(&self) -> bool {
-        let Kind::Routes(routes) = &self.app.0;
-        routes.has(Place::Pooled)
+        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() == Place::Pooled))
+    }
+
+    /// Whether some handler takes bodies as they come.
+    pub(super) fn streams_bodies(&self) -> bool {
+        match &self.app.0 {
+            Kind::Routes(routes) => routes.any_is(app::Endpoint::is_streamed),
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => true,
+        }
     }
 
     /// Whether there is a handler that the body of a request could be for.
     pub(super) fn wants_body(&self, head: &Head<'_>, path: &str) -> bool {
-        let Kind::Routes(routes) = &self.app.0;
-        matches!(routes.find(head.method, path), app::Found::Endpoint(..))
+        match &self.app.0 {
+            Kind::Routes(routes) => matches!(routes.find(head.method, path), app::Found::Endpoint(..)),
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => true,
+        }
+    }
+
+    pub(super) fn intake(&self, head: &Head<'_>, path: &str) -> Intake {
+        let routes = match &self.app.0 {
+            Kind::Routes(routes) => routes,
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => return Intake::Stream,
+        };
+        match routes.find(head.method, path) {
+            app::Found::Endpoint(endpoint, _) if endpoint.is_streamed() => Intake::Stream,
+            app::Found::Endpoint(..) => Intake::Collect,
+            _ => Intake::Discard,
+        }
     }
 
     #[inline]
     pub(super) fn answer(&self, asked: &Asked<'_>, path: &str) -> Answer<'_> {
-        let Kind::Routes(routes) = &self.app.0;
+        let routes = match &self.app.0 {
+            Kind::Routes(routes) => routes,
+            #[cfg(feature = "tower")]
+            Kind::Tower(tower) => return self.begin(tower, asked),
+        };
         match routes.find(asked.head.method, path) {
             app::Found::Endpoint(endpoint, _) if asked.in_loop && endpoint.place() == Place::Pooled => Answer::Call,
             app::Found::Endpoint(endpoint, params) => {
@@ -53,6 +81,33 @@ impl Application {
             app::Found::Others(methods) => Answer::Reply(Reply::Built(self.others(asked.head, &methods))),
             app::Found::Nothing => Answer::Reply(self.dress.error(404)),
         }
+    }
+
+    /// Asks a service. What is at hand is an answer at once: only what has to be waited for is worth a task.
+    #[cfg(feature = "tower")]
+    fn begin(&self, tower: &std::sync::Arc<app::Tower>, asked: &Asked<'_>) -> Answer<'_> {
+        use std::task::{Context, Poll, Waker};
+
+        use super::{Answering, Tunnel};
+        if app::tunnel::is_wanted(asked.head) {
+            return Answer::Tunnel(Tunnel(tower.tunnel(asked.caller)));
+        }
+        let body = asked.body.to_incoming();
+        let Some(mut answering) = tower.begin(asked.head, asked.bytes, body, asked.caller) else {
+            return Answer::Reply(self.dress.error(400));
+        };
+        match answering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(response) => Answer::Reply(Reply::Built(self.dressed(response))),
+            Poll::Pending => {
+                let lines = self.lines.clone();
+                Answer::Task(Answering(Box::pin(async move { with_lines(answering.await, &lines) })))
+            }
+        }
+    }
+
+    #[cfg(feature = "tower")]
+    fn dressed(&self, response: Response) -> Response {
+        with_lines(response, &self.lines)
     }
 
     fn reply(&self, response: app::Response) -> Answer<'_> {
@@ -67,4 +122,10 @@ impl Application {
         let content_type = (status != 204).then_some("text/plain".into());
         Response { headers, content_type, body: Body::Bytes(page.into()), ..Response::new(status) }.reproducible(&())
     }
+}
+
+#[cfg(feature = "tower")]
+fn with_lines(mut response: Response, lines: &str) -> Response {
+    response.headers.extend_from_slice(lines.as_bytes());
+    response
 }

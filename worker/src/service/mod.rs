@@ -13,6 +13,7 @@ mod respond;
 pub mod router;
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use phalanx_shared::config::{Action, Cache, Effort, Fault, Health, Route};
@@ -20,6 +21,7 @@ use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::quarantine::Quarantine;
 
 use crate::app;
+use crate::http::reply::Flow;
 use crate::http::{Head, Reply};
 use crate::open_file::OpenFiles;
 use crate::pool::Job;
@@ -100,6 +102,9 @@ pub struct Request<'b, 'h> {
 pub struct Asked<'a> {
     /// The head as parsed.
     pub head: &'a Head<'a>,
+    /// Its bytes, and maybe more behind them.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "services of tower alone copy them"))]
+    pub(crate) bytes: &'a [u8],
     /// What followed it.
     pub(crate) body: app::Payload<'a>,
     /// The second that the response's Date names, since the epoch: the same when a successor asks again.
@@ -108,6 +113,35 @@ pub struct Asked<'a> {
     pub(crate) caller: &'a dyn Fn() -> app::Caller,
     /// A loop asks, which has others to serve; else a thread that has time.
     pub in_loop: bool,
+}
+
+/// What becomes of a body that is larger than its buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// Nobody looks at it.
+    Discard,
+    /// It is kept until it is complete.
+    Collect,
+    /// Its handler takes it as it comes.
+    Stream,
+}
+
+/// A reply that is under way.
+pub struct Answering(pub(crate) Pin<Box<dyn Future<Output = crate::http::Response> + Send>>);
+
+impl std::fmt::Debug for Answering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answering")
+    }
+}
+
+/// Takes what a peer sends from the head of its request on, and tells what is sent.
+pub struct Tunnel(pub(crate) Box<dyn FnOnce(app::Incoming) -> Pin<Box<dyn Flow>> + Send>);
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tunnel")
+    }
 }
 
 /// What the router decided.
@@ -119,6 +153,12 @@ pub enum Answer<'r> {
     Later(Job),
     /// Ask again in a thread.
     Call,
+    /// What this comes to, which is under way.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "services of tower alone are under way"))]
+    Task(Answering),
+    /// All that the connection carries from this request on is this one's.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "services of tower alone leave HTTP"))]
+    Tunnel(Tunnel),
     /// The first while the worker is to get new work, then the second.
     Health(Reply<'r>, Reply<'r>),
     /// To be given when the caller has made this effort.
@@ -219,9 +259,17 @@ impl Service {
         }
     }
 
-    /// It looks at bodies.
-    fn reads_body(&self) -> bool {
-        matches!(self, Service::App(_))
+    /// What becomes of a body that is larger than its buffer.
+    fn intake(&self, head: &Head<'_>, path: &str) -> Intake {
+        match self {
+            Service::App(app) => app.intake(head, path),
+            _ => Intake::Discard,
+        }
+    }
+
+    /// Whether it has handlers that take bodies as they come.
+    fn streams_bodies(&self) -> bool {
+        matches!(self, Service::App(app) if app.streams_bodies())
     }
 
     /// Whether it has handlers that run in threads.
@@ -290,7 +338,7 @@ pub(crate) mod testing {
     /// The request of a head alone.
     pub(crate) fn asked<'a>(head: &'a Head<'a>) -> Asked<'a> {
         let caller = &|| Caller { peer: None, client: None, id: RequestId { cookie: 0, position: 0 }, deadline: None };
-        Asked { head, body: Payload::None, date: 0, caller, in_loop: true }
+        Asked { head, bytes: &[], body: Payload::None, date: 0, caller, in_loop: true }
     }
 
     /// The setting of a worker with a ledger of its own.

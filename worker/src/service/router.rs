@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
 use phalanx_shared::quarantine::Quarantine;
 
-use super::{Answer, Asked, NotReady, Service, Setting};
+use super::{Answer, Asked, Intake, NotReady, Service, Setting};
 use crate::http::reply::{Prepared, Reply, Text, fingerprint};
 use crate::http::{Head, path};
 
@@ -89,11 +89,15 @@ impl Router {
         self.find(head.host, &path).is_some_and(|route| route.service.wants_body(head, &path))
     }
 
-    /// Whether who answers a request looks at its body.
-    pub(crate) fn reads_body(&self, head: &Head<'_>) -> bool {
-        let Ok(path) = path::decode(head.path) else { return false };
-        let route = self.find(head.host, &path);
-        route.is_some_and(|route| route.service.reads_body() && route.service.wants_body(head, &path))
+    /// What becomes of a body that is larger than its buffer.
+    pub(crate) fn intake(&self, head: &Head<'_>) -> Intake {
+        let Ok(path) = path::decode(head.path) else { return Intake::Discard };
+        self.find(head.host, &path).map_or(Intake::Discard, |route| route.service.intake(head, &path))
+    }
+
+    /// Whether some handlers take bodies as they come.
+    pub(crate) fn streams_bodies(&self) -> bool {
+        self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.streams_bodies())
     }
 
     /// Whether some handlers run in threads.
