@@ -38,6 +38,8 @@ mod handover;
 mod idle;
 mod keepers;
 mod leaks;
+#[cfg(feature = "axum")]
+mod library;
 mod master_death;
 mod million;
 mod models;

@@ -175,6 +175,11 @@ impl Client {
         Client::over(wire)
     }
 
+    /// Over a connection that is there.
+    pub(crate) fn of(stream: TcpStream) -> Client {
+        Client::over(Wire::Tcp(stream)).unwrap()
+    }
+
     /// Connects with a receive buffer so small that a large response cannot be written at once. IPv4 only.
     #[track_caller]
     pub(crate) fn connect_narrow(address: &str) -> Client {
@@ -225,6 +230,12 @@ impl Client {
             Wire::Tcp(stream) => stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))),
             Wire::Unix(stream) => stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))),
         }
+    }
+
+    /// Takes bodies in chunks, of which no length is told.
+    pub(crate) fn takes_chunks(mut self) -> Client {
+        self.takes_codings = true;
+        self
     }
 
     /// Waits this long for answers from now on.
@@ -354,6 +365,14 @@ impl Client {
                 self.note("server resets", error.to_string().as_bytes());
                 Err(Failure::Reset(self.received.clone()))
             }
+        }
+    }
+
+    /// Waits until this has come.
+    #[track_caller]
+    pub(crate) fn wait_said(&mut self, text: &str) {
+        while !self.received.windows(text.len()).any(|part| part == text.as_bytes()) {
+            self.take_part();
         }
     }
 

@@ -102,11 +102,23 @@ pub(crate) fn phalanx() -> Command {
     Command::new(env!("CARGO_BIN_EXE_phalanx"))
 }
 
-/// The same, with a bound on the descriptors of its processes.
-pub(crate) fn phalanx_with_descriptors(most: u64) -> Command {
+/// The binary of an example, which `cargo test` builds beside the tests unless it is told to build one of them alone.
+#[track_caller]
+pub(crate) fn example(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_phalanx")).with_file_name("examples").join(name);
+    assert!(
+        program.exists(),
+        "no {}: cargo build -p phalanx --examples --features crash-points,axum",
+        program.display()
+    );
+    program
+}
+
+/// A command of `program`, with a bound on the descriptors of its processes.
+pub(crate) fn with_descriptors(program: &Path, most: u64) -> Command {
     let mut command = Command::new("/bin/sh");
     // The shell becomes the binary: its process is the master.
-    command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]).arg(env!("CARGO_BIN_EXE_phalanx"));
+    command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]).arg(program);
     command
 }
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::command::{Directory, Outcome, phalanx, phalanx_with_descriptors, run};
+use super::command::{Directory, Outcome, run, with_descriptors};
 use super::processes::{self, Process};
 use super::status::Status;
 use super::{Client, SOON, pause, wait_until};
@@ -18,6 +18,7 @@ use super::{Client, SOON, pause, wait_until};
 /// A Phalanx that a test runs, or could run. Dropped, all its processes are killed; in a panic, all about it is printed.
 pub(crate) struct Server {
     directory: Directory,
+    program: PathBuf,
     config: PathBuf,
     environment: Vec<(String, String)>,
     workers: usize,
@@ -32,20 +33,21 @@ impl Server {
     /// One that does not run yet.
     pub(crate) fn new(
         directory: Directory,
-        config: PathBuf,
+        (program, config): (PathBuf, PathBuf),
         environment: Vec<(String, String)>,
         workers: usize,
         descriptors: Option<u64>,
     ) -> Server {
-        Server { directory, config, environment, workers, descriptors, child: Mutex::new(None), seen: Mutex::default() }
+        let (child, seen) = (Mutex::new(None), Mutex::default());
+        Server { directory, program, config, environment, workers, descriptors, child, seen }
     }
 
     /// Starts `phalanx run` and does not wait for anything.
     pub(crate) fn run_foreground(&self) {
         let output = File::options().create(true).append(true).open(self.directory.path("server.log")).unwrap();
         let mut command = match self.descriptors {
-            Some(most) => phalanx_with_descriptors(most),
-            None => phalanx(),
+            Some(most) => with_descriptors(&self.program, most),
+            None => Command::new(&self.program),
         };
         command.args(["run", "-c"]).arg(&self.config).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
@@ -84,7 +86,9 @@ impl Server {
     /// `phalanx WORD -c FILE MORE…`, run to its end.
     #[track_caller]
     pub(crate) fn cli(&self, word: &str, more: &[&str]) -> Outcome {
-        run(&self.directory, phalanx().arg(word).arg("-c").arg(&self.config).args(more))
+        let environment = self.environment.iter().cloned();
+        let mut command = Command::new(&self.program);
+        run(&self.directory, command.arg(word).arg("-c").arg(&self.config).args(more).envs(environment))
     }
 
     /// `status --json`; panics when the server does not run.

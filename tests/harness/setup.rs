@@ -1,8 +1,9 @@
 //! A configuration in the making, and the site that most tests serve.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use super::command::Directory;
+use super::command::{Directory, example};
 use super::how::How;
 use super::server::Server;
 
@@ -27,6 +28,7 @@ pub(crate) struct Setup {
     listen: Vec<String>,
     listener_lines: String,
     descriptors: Option<u64>,
+    program: PathBuf,
     sites: String,
     environment: Vec<(String, String)>,
     workers: usize,
@@ -42,6 +44,7 @@ impl Setup {
             listen: vec!["127.0.0.1:0".into()],
             listener_lines: String::new(),
             descriptors: None,
+            program: env!("CARGO_BIN_EXE_phalanx").into(),
             sites: STANDARD_SITE.into(),
             environment: Vec::new(),
             workers,
@@ -56,6 +59,13 @@ impl Setup {
             .set("workers", "drain_timeout = \"10s\"")
             .set("log", "access = \"off\"")
             .set("log", "level = \"debug\"")
+    }
+
+    /// This many workers of an example, whose app answers everything, under the model that it likes.
+    #[track_caller]
+    pub(crate) fn of_example(name: &str, workers: usize) -> Setup {
+        let setup = Setup::new(workers).unset("workers", "model").unset("workers", "poller").sites("");
+        Setup { program: example(name), ..setup }
     }
 
     /// A line `key = value` of a table; replaces an earlier one with the same key.
@@ -135,8 +145,8 @@ impl Setup {
     /// Writes the configuration and leaves running it to the caller.
     pub(crate) fn write(self) -> Server {
         let config = self.directory.write("p.toml", self.toml());
-        let Setup { directory, environment, workers, descriptors, .. } = self;
-        Server::new(directory, config, environment, workers, descriptors)
+        let Setup { directory, environment, workers, descriptors, program, .. } = self;
+        Server::new(directory, (program, config), environment, workers, descriptors)
     }
 
     /// Runs it in the foreground and waits until every slot serves.

@@ -100,12 +100,6 @@ impl Feed {
         state.stalled |= !room;
         room
     }
-
-    /// The same, without asking for a nudge.
-    pub(crate) fn is_full(&self) -> bool {
-        let state = lock(&self.pipe.state);
-        !state.abandoned && state.len >= ROOM
-    }
 }
 
 /// What is not complete by then never will be.
@@ -294,6 +288,6 @@ mod tests {
         }
         drop(incoming);
         assert_eq!(nudges.take(), [(3, 30)]);
-        assert!(feed.has_room() && !feed.is_full());
+        assert!(feed.has_room());
     }
 }

@@ -27,10 +27,13 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// What is done to a request before its service gets it.
 type Prepare = dyn Fn(&mut http::request::Parts, &Caller) + Send + Sync;
 
+type Call = dyn Fn(http::Request<Incoming>) -> Answering + Send + Sync;
+type OpenFor = dyn Fn(Incoming, Prepared) -> Pin<Box<dyn Flow>> + Send + Sync;
+
 /// A service, to be called for each request: see [`Tower::new`].
 pub struct Tower {
-    call: Box<dyn Fn(http::Request<Incoming>) -> Answering + Send + Sync>,
-    open: Box<dyn Fn(Incoming, Prepared) -> Pin<Box<dyn Flow>> + Send + Sync>,
+    call: Box<Call>,
+    open: Box<OpenFor>,
     prepare: Option<Arc<Prepare>>,
 }
 

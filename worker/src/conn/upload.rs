@@ -63,9 +63,9 @@ impl Upload {
         matches!(self.early, Some(Early::Open | Early::Answered))
     }
 
-    /// More can be taken in now.
+    /// More can be taken in now; if not, the connection is nudged when that changes.
     pub(super) fn has_room(&self) -> bool {
-        !matches!(&self.sink, Sink::Feed(feed) if feed.is_full())
+        !matches!(&self.sink, Sink::Feed(feed) if !feed.has_room())
     }
 }
 
@@ -109,9 +109,7 @@ impl Connection {
     /// Reads the next piece and hands it on.
     pub(super) fn go_on_upload(&mut self, cx: &mut Context) -> Fate {
         let Some(upload) = self.upload.as_ref() else { return Fate::Stay };
-        if let Sink::Feed(feed) = &upload.sink
-            && !feed.has_room()
-        {
+        if !upload.has_room() {
             return Fate::Stay;
         }
         let (at, before) = (upload.filled, self.record.consumed());

@@ -2,7 +2,7 @@
 
 use super::dress::Dress;
 use super::{Answer, Asked, Intake, Setting};
-use crate::app::{self, App, Kind, Place};
+use crate::app::{self, App, Kind, Place, Routes};
 use crate::http::Head;
 use crate::http::reply::{Body, Reply, Response};
 use crate::http::status::reason;
@@ -53,25 +53,28 @@ impl Application {
     }
 
     pub(super) fn intake(&self, head: &Head<'_>, path: &str) -> Intake {
-        let routes = match &self.app.0 {
-            Kind::Routes(routes) => routes,
+        match &self.app.0 {
+            Kind::Routes(routes) => match routes.find(head.method, path) {
+                app::Found::Endpoint(endpoint, _) if endpoint.is_streamed() => Intake::Stream,
+                app::Found::Endpoint(..) => Intake::Collect,
+                _ => Intake::Discard,
+            },
             #[cfg(feature = "tower")]
-            Kind::Tower(_) => return Intake::Stream,
-        };
-        match routes.find(head.method, path) {
-            app::Found::Endpoint(endpoint, _) if endpoint.is_streamed() => Intake::Stream,
-            app::Found::Endpoint(..) => Intake::Collect,
-            _ => Intake::Discard,
+            Kind::Tower(_) => Intake::Stream,
         }
     }
 
     #[inline]
     pub(super) fn answer(&self, asked: &Asked<'_>, path: &str) -> Answer<'_> {
-        let routes = match &self.app.0 {
-            Kind::Routes(routes) => routes,
+        match &self.app.0 {
+            Kind::Routes(routes) => self.ask(routes, asked, path),
             #[cfg(feature = "tower")]
-            Kind::Tower(tower) => return self.begin(tower, asked),
-        };
+            Kind::Tower(tower) => self.begin(tower, asked),
+        }
+    }
+
+    #[inline]
+    fn ask(&self, routes: &Routes, asked: &Asked<'_>, path: &str) -> Answer<'_> {
         match routes.find(asked.head.method, path) {
             app::Found::Endpoint(endpoint, _) if asked.in_loop && endpoint.place() == Place::Pooled => Answer::Call,
             app::Found::Endpoint(endpoint, params) => {

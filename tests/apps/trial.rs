@@ -1,0 +1,187 @@
+//! What the end-to-end tests have of handlers: those of Phalanx's own and, with `TRIAL=axum`, a router of axum.
+
+use std::convert::Infallible;
+use std::io::{self, Read};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response as AxumResponse};
+use axum::routing::{any, get, post};
+use futures_util::stream::{self, StreamExt};
+use phalanx::{IntoResponse, Request, Response, Routes, Server, Tower, pooled};
+
+/// Everything that a handler can know of a request.
+fn tell(request: &Request) -> io::Result<String> {
+    let fields = request.headers().count();
+    Ok(format!(
+        "{} {} segments={:?} id={:?} q={:?} x={:?} fields={fields} peer={} client={:?} body={:?} deadline={}",
+        request.method(),
+        request.path(),
+        request.segments().collect::<Vec<_>>(),
+        request.param("id"),
+        request.query_value("q"),
+        request.header("x-a"),
+        request.peer().is_some(),
+        request.client(),
+        request.body().text()?,
+        request.deadline().is_some(),
+    ))
+}
+
+/// Adds up the bytes of a body as it comes.
+fn sum(request: &Request) -> io::Result<String> {
+    let (mut sum, mut count, mut bytes) = (0_u64, 0_u64, [0; 8192]);
+    let mut reader = request.body().reader();
+    loop {
+        match reader.read(&mut bytes)? {
+            0 => return Ok(format!("{count} {sum}")),
+            more => {
+                count += more as u64;
+                sum += bytes[..more].iter().map(|byte| u64::from(*byte)).sum::<u64>();
+            }
+        }
+    }
+}
+
+fn size(request: &Request) -> io::Result<String> {
+    Ok(request.body().bytes()?.len().to_string())
+}
+
+fn panics(_: &Request) -> Response {
+    panic!("on purpose")
+}
+
+fn waits(_: &Request) -> &'static str {
+    std::thread::sleep(Duration::from_millis(100));
+    "waited"
+}
+
+fn refuses(_: &Request) -> impl IntoResponse + use<> {
+    (401, "who are you?")
+}
+
+fn invalid(_: &Request) -> Response {
+    Response::text("x").header("X-A", "a\r\nX-B: b")
+}
+
+fn file(request: &Request) -> io::Result<Response> {
+    Response::file(request.query_value("path").unwrap_or_default().as_ref())
+}
+
+/// So many bytes that are made on the way.
+fn reads(request: &Request) -> Response {
+    let len = request.param("len").and_then(|len| len.parse().ok()).unwrap_or(0);
+    let stated = request.query().is_some().then_some(len);
+    Response::reader("application/octet-stream", io::repeat(b'r').take(len), stated)
+}
+
+/// Promises more than there is.
+fn breaks(_: &Request) -> Response {
+    Response::reader("text/plain", io::repeat(b'r').take(10), Some(20))
+}
+
+fn pieces(_: &Request) -> Response {
+    Response::pieces("text/plain", (0..3).map(|number| Ok(format!("piece {number}\n").into())))
+}
+
+fn native() -> Routes {
+    Routes::new()
+        .get("/", |_: &Request| "Hello, World!")
+        .any("/tell/{id}", tell)
+        .any("/pooled/tell/{id}", pooled(tell))
+        .post("/sum", pooled(sum).streamed())
+        .post("/size", size)
+        .post("/refuses", pooled(refuses).streamed())
+        .get("/panics", panics)
+        .get("/pooled/panics", pooled(panics))
+        .get("/waits", pooled(waits))
+        .get("/invalid", invalid)
+        .get("/file", file)
+        .get("/reads/{len}", reads)
+        .get("/breaks", breaks)
+        .get("/pieces", pieces)
+}
+
+/// Leaves a file when it is dropped.
+struct Trace(std::path::PathBuf);
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _best_effort = std::fs::write(&self.0, "gone");
+    }
+}
+
+/// Waits for ever.
+async fn forever(Path(name): Path<String>) -> &'static str {
+    let _trace = Trace(format!("{}/{name}", std::env::var("TRIAL_DIR").unwrap_or_default()).into());
+    std::future::pending().await
+}
+
+async fn sleeps(Path(milliseconds): Path<u64>) -> String {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    milliseconds.to_string()
+}
+
+/// Sends back what comes as it comes.
+async fn mirror(body: Body) -> AxumResponse {
+    Body::from_stream(body.into_data_stream()).into_response()
+}
+
+async fn count(body: Body) -> Result<String, StatusCode> {
+    let (mut bytes, mut body) = (0, body.into_data_stream());
+    while let Some(piece) = body.next().await {
+        bytes += piece.map_err(|_| StatusCode::BAD_REQUEST)?.len();
+    }
+    Ok(bytes.to_string())
+}
+
+/// A few pieces, and then an error.
+async fn cut() -> AxumResponse {
+    let pieces = [Ok(Bytes::from_static(b"some")), Err(io::Error::other("on purpose"))];
+    let pieces = stream::iter(pieces).then(|piece| async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        piece
+    });
+    Body::from_stream(pieces).into_response()
+}
+
+/// A task of the program's own panics.
+async fn stray() -> &'static str {
+    let outcome = tokio::spawn(async { panic!("on purpose") }).await;
+    if outcome.is_err() { "it panicked alone" } else { "?" }
+}
+
+async fn lasts(Path(seconds): Path<u64>) -> AxumResponse {
+    let ticks = stream::unfold(0, move |tick| async move {
+        if tick > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        (tick < seconds).then(|| (Ok::<_, Infallible>(format!("data: {tick}\n\n")), tick + 1))
+    });
+    Body::from_stream(ticks).into_response()
+}
+
+fn axum() -> axum::Router {
+    axum::Router::new()
+        .route("/", get(|| async { "Hello, World!" }))
+        .route("/forever/{name}", get(forever))
+        .route("/sleeps/{milliseconds}", get(sleeps).post(sleeps))
+        .route("/mirror", post(mirror))
+        .route("/count", post(count))
+        .route("/cut", get(cut))
+        .route("/stray", get(stray))
+        .route("/lasts/{seconds}", get(lasts))
+        .route("/refuses", any(|| async { (StatusCode::UNAUTHORIZED, "who are you?") }))
+        .route("/panics", get(|| async { if true { panic!("on purpose") } else { "" } }))
+}
+
+fn main() -> ExitCode {
+    match std::env::var("TRIAL").as_deref() {
+        Ok("axum") => Server::new(Tower::new(axum()).connect_info()),
+        _ => Server::new(native()),
+    }
+    .main()
+}
