@@ -261,6 +261,11 @@ pub(crate) fn main_of(program: &Program) -> ExitCode {
     })
 }
 
+/// Runs a program's service in the foreground as it says itself.
+pub(crate) fn serve_own(program: &Program) -> ExitCode {
+    ExitCode::from(program.begin(Ways::default(), false))
+}
+
 fn tell_usage(error: &clap::Error) -> u8 {
     let _unprintable = error.print();
     if error.use_stderr() { BAD_USAGE } else { DONE }

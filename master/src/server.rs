@@ -79,13 +79,24 @@ impl Server {
     /// Runs the program's command line, and the service if that says so. Call it before anything that starts a thread: workers are
     /// cloned, and a clone has one thread only. Where there are threads already, it says which, and fails.
     pub fn main(self) -> ExitCode {
+        self.program().map_or_else(ExitCode::from, |program| cli::main_of(&program))
+    }
+
+    /// Runs the service in the foreground as the program's code says, whatever its command line is, until it is stopped. What
+    /// [`Server::main`] says of threads is true here too.
+    pub fn serve(self) -> ExitCode {
+        self.program().map_or_else(ExitCode::from, |program| cli::serve_own(&program))
+    }
+
+    /// What the command line is about; else the exit code.
+    fn program(self) -> Result<Program, u8> {
         let Builder { application, problems, .. } = &self.builder;
         if !problems.is_empty() {
-            return ExitCode::from(cli::complain(cli::BAD_USAGE, &problems.join("\n")));
+            return Err(cli::complain(cli::BAD_USAGE, &problems.join("\n")));
         }
         let application = application.clone();
         let own = Box::new(move |listen, known: Known<'_>| self.builder.config(listen, known));
-        cli::main_of(&Program { application, own: Some(own) })
+        Ok(Program { application, own: Some(own) })
     }
 }
 

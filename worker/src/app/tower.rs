@@ -170,17 +170,14 @@ fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Req
 
 /// Fields that the server itself has the say of.
 fn is_of_the_server(name: &HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::DATE,
-        header::SERVER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-        header::TRAILER,
-    ]
-    .contains(name)
+    name == header::CONTENT_LENGTH
+        || name == header::CONNECTION
+        || name == header::DATE
+        || name == header::SERVER
+        || name == header::TRANSFER_ENCODING
+        || name == header::UPGRADE
+        || name == header::TE
+        || name == header::TRAILER
 }
 
 /// What is to be sent of a response.

@@ -1,19 +1,60 @@
-//! `phalanx-bench-axum PORT`: answers `/hello` on 127.0.0.1 as the compared servers do.
+//! `phalanx-bench-axum HOW PORT`: answers `/hello` and `/json` on 127.0.0.1 as the compared servers do. HOW is `axum` (a router by
+//! `axum::serve` on a current-thread runtime), `tower` (the same router by Phalanx) or `native` (handlers of Phalanx).
 
 use std::error::Error;
+use std::process::ExitCode;
 
-use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use axum::{Json, Router};
+use phalanx::{Request, Response, Routes, Server};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let port: u16 = std::env::args().nth(1).ok_or("which port?")?.parse()?;
+/// About 1 KiB in JSON.
+#[derive(Serialize)]
+struct Page {
+    title: &'static str,
+    rows: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: u32,
+    name: &'static str,
+    active: bool,
+}
+
+fn page() -> Page {
+    let row = |id| Row { id, name: "a name of some length, as names are", active: id % 2 == 0 };
+    Page { title: "rows", rows: (100..115).map(row).collect() }
+}
+
+fn router() -> Router {
+    let hello = || async { ([(CONTENT_TYPE, "text/plain")], "Hello, World!") };
+    Router::new().route("/hello", get(hello)).route("/json", get(|| async { Json(page()) }))
+}
+
+fn native() -> Routes {
+    let hello = |_: &Request| Response::text("Hello, World!").of_type("text/plain");
+    Routes::new().get("/hello", hello).get("/json", |_: &Request| Response::json(&page()))
+}
+
+fn serve(port: u16) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
-        let hello = || async { ([(CONTENT_TYPE, "text/plain")], "Hello, World!") };
-        let app = Router::new().route("/hello", get(hello));
-        axum::serve(TcpListener::bind(("127.0.0.1", port)).await?, app).await?;
+        axum::serve(TcpListener::bind(("127.0.0.1", port)).await?, router()).await?;
         Ok(())
     })
+}
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [how, port] = &words[..] else { return Err("phalanx-bench-axum HOW PORT".into()) };
+    let app: phalanx::App = match how.as_str() {
+        "axum" => return serve(port.parse()?).map(|()| ExitCode::SUCCESS),
+        "tower" => phalanx::Tower::new(router()).into(),
+        _ => native().into(),
+    };
+    Ok(Server::builder().app(app).workers(1).listen(&format!("127.0.0.1:{port}")).build().serve())
 }
