@@ -40,6 +40,8 @@ mod keepers;
 mod leaks;
 #[cfg(feature = "axum")]
 mod library;
+#[cfg(feature = "axum")]
+mod library_streams;
 mod master_death;
 mod million;
 mod models;
