@@ -395,3 +395,22 @@ fn a_death_in_the_middle_of_a_body_is_a_500() {
     }
     Client::connect(&server.address()).get("/").assert(200, b"Hello, World!");
 }
+
+/// Handlers do to their process whatever brings one down. Each costs its own request an error, and nobody else anything.
+#[test]
+fn nobody_notices_what_a_handler_does_to_its_process() {
+    let _machine = alone();
+    let server = Setup::of_example("victim", 2)
+        .set("workers", "hang_timeout = \"1s\"")
+        .set("workers", "hard_memory = \"256MiB\"")
+        .start();
+    let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/", "Hello, World!")]);
+    load.wait_for(100);
+    for (kind, status) in [("recursion", 500), ("abort", 500), ("segfault", 500), ("allocation", 500), ("loop", 504)] {
+        let mut client = Client::connect(&server.address()).patient(SOON);
+        assert_eq!(client.get(&format!("/attack/{kind}")).status, status, "{kind}");
+        load.wait_for(100);
+    }
+    load.finish().assert_clean();
+    assert_eq!(server.status().total("failed"), 5);
+}
