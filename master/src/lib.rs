@@ -31,6 +31,35 @@ pub use phalanx_worker::app::{
     App, Body, Caller, Conflict, Endpoint, Handler, Incoming, IntoResponse, InvalidField, Place, Request, RequestId,
     Response, Routes, pooled,
 };
+/// State that the workers of a program share, in memory that is made before the first of them: make it in `main`, before
+/// [`Server::main`], and move it into handlers, or keep it in a static.
+///
+/// A worker that dies at whatever instruction, holding whatever lock, leaves it sound; the others go on at once. It lives as long as
+/// the master's program: over crashes, recycles and reloads, not over a stop or an upgrade.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use phalanx::state::{Counter, RateLimiter, Table, Verdict};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let hits = Counter::new("hits_total", "requests that were greeted")?;
+/// let sessions = Table::new(10_000, 32, 200)?;
+/// let limit = RateLimiter::new(Duration::from_secs(1), 10, 10_000, 64)?;
+/// hits.increment();
+/// sessions.set(b"id", b"who it is", Some(Duration::from_secs(3600)))?;
+/// assert_eq!(sessions.get(b"id").as_deref(), Some(&b"who it is"[..]));
+/// assert_eq!(limit.admit(b"127.0.0.1")?, Verdict::Admitted);
+/// # Ok(())
+/// # }
+/// ```
+pub mod state {
+    pub use phalanx_shared::state::Error;
+    pub use phalanx_shared::state::limiter::{RateLimiter, Verdict};
+    pub use phalanx_shared::state::metrics::{Counter, Gauge, Histogram, exposition};
+    pub use phalanx_shared::state::table::{Change, Table, TooLarge};
+}
+
 #[cfg(feature = "tower")]
 pub use phalanx_worker::app::{BoxError, Tower};
 pub use server::{Builder, Server};

@@ -1,5 +1,6 @@
 //! What `status` tells: the master, its slots, and the sums.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use phalanx_shared::stats::Snapshot;
@@ -18,6 +19,9 @@ pub(crate) struct Status {
     pub(crate) quarantined: Vec<Held>,
     /// Over all slots that ever were.
     pub(crate) totals: Snapshot,
+    /// The program's own figures, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) figures: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,5 +8,6 @@ pub mod ledger;
 pub mod log;
 pub mod quarantine;
 pub mod stall;
+pub mod state;
 pub mod stats;
 pub mod sys;

@@ -1,5 +1,7 @@
 //! What the end-to-end tests have of handlers: those of Phalanx's own and, with `TRIAL=axum`, a router of axum.
 
+#![allow(clippy::print_stderr, reason = "it is no server yet")]
+
 use std::convert::Infallible;
 use std::io::{self, Read};
 use std::process::ExitCode;
@@ -11,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response as AxumResponse};
 use axum::routing::{any, get, post};
 use futures_util::stream::{self, StreamExt};
+use phalanx::state::{self, Change, Counter, RateLimiter, Table, Verdict};
 use phalanx::{IntoResponse, Request, Response, Routes, Server, Tower, pooled};
 
 /// Everything that a handler can know of a request.
@@ -87,8 +90,61 @@ fn pieces(_: &Request) -> Response {
     Response::pieces("text/plain", (0..3).map(|number| Ok(format!("piece {number}\n").into())))
 }
 
-fn native() -> Routes {
+/// What the workers share.
+#[derive(Clone, Copy)]
+struct Shared {
+    adds: Counter,
+    table: Table,
+    limiter: RateLimiter,
+}
+
+impl Shared {
+    fn new() -> Result<Shared, state::Error> {
+        Ok(Shared {
+            adds: Counter::new("adds_total", "additions")?,
+            table: Table::new(100, 16, 8)?,
+            limiter: RateLimiter::new(Duration::from_secs(3600), 50, 100, 16)?,
+        })
+    }
+
+    /// One more of a key; `pause` is made while nobody else can change it.
+    fn add(&self, request: &Request, pause: fn()) -> String {
+        let key = request.param("key").unwrap_or_default().as_bytes();
+        let mut value = 0;
+        let updated = self.table.update(key, |old| {
+            value = old.and_then(|old| Some(u64::from_le_bytes(old.try_into().ok()?))).unwrap_or(0) + 1;
+            pause();
+            Change::Set(value.to_le_bytes().to_vec(), None)
+        });
+        self.adds.increment();
+        updated.map_or_else(|error| error.to_string(), |()| value.to_string())
+    }
+
+    fn admit(&self, request: &Request) -> (u16, String) {
+        match self.limiter.admit(request.param("key").unwrap_or_default().as_bytes()) {
+            Ok(Verdict::Admitted) => (200, "admitted".to_owned()),
+            Ok(Verdict::Refused { retry_after }) => (429, format!("{}", retry_after.as_secs())),
+            Err(error) => (400, error.to_string()),
+        }
+    }
+}
+
+/// Tells who holds, and does not go on.
+fn for_ever() {
+    let place = format!("{}/held", std::env::var("TRIAL_DIR").unwrap_or_default());
+    let _best_effort = std::fs::write(format!("{place}.new"), std::process::id().to_string());
+    let _best_effort = std::fs::rename(format!("{place}.new"), place);
+    loop {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn native(shared: Shared) -> Routes {
     Routes::new()
+        .get("/add/{key}", move |request: &Request| shared.add(request, || ()))
+        .post("/hold/{key}", move |request: &Request| shared.add(request, for_ever))
+        .get("/admit/{key}", move |request: &Request| shared.admit(request))
+        .get("/metrics", |_: &Request| state::exposition("trial_"))
         .get("/", |_: &Request| "Hello, World!")
         .any("/tell/{id}", tell)
         .any("/pooled/tell/{id}", pooled(tell))
@@ -179,9 +235,16 @@ fn axum() -> axum::Router {
 }
 
 fn main() -> ExitCode {
+    let shared = match Shared::new() {
+        Ok(shared) => shared,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match std::env::var("TRIAL").as_deref() {
         Ok("axum") => Server::new(Tower::new(axum()).connect_info()),
-        _ => Server::new(native()),
+        _ => Server::new(native(shared)),
     }
     .main()
 }

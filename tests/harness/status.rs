@@ -49,6 +49,11 @@ impl Status {
 
     /// A figure of the whole service since it exists.
     #[track_caller]
+    pub(crate) fn figure(&self, name: &str) -> f64 {
+        self.0["figures"][name].as_f64().unwrap_or_else(|| panic!("a figure {name} in {self}"))
+    }
+
+    /// A sum of the whole service.
     pub(crate) fn total(&self, name: &str) -> u64 {
         self.number(&self.0["totals"], name)
     }

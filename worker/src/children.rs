@@ -166,6 +166,7 @@ impl Children {
     /// The life of the child.
     fn live(&self, cx: Context, number: u16, connection: Connection, worker: Pid) -> ! {
         title::set(&format!("{}{} of worker {}", title::CONNECTION, connection.fd, self.inheritance.slot.0));
+        phalanx_shared::state::begin_process();
         let files = Owner::ChildFile { of: cx.incarnation, lane: cx.lane_number as u8, track: number };
         if let Err(error) = take_stand(&cx, files) {
             error!("a process for a connection: {error}");

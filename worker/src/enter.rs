@@ -108,6 +108,7 @@ const IGNORED: [Signal; 8] = [
 pub fn enter(inheritance: &'static Inheritance, birth: &Birth) -> ! {
     title::set(&format!("phalanx: worker {} (incarnation {})", inheritance.slot.0, birth.incarnation.0));
     log::set_name(&format!("worker {}", inheritance.slot.0));
+    phalanx_shared::state::begin_process();
     let served = boot(inheritance, birth).and_then(|booted| (booted.model.serve)(booted));
     let code = match served {
         Ok(code) => code,

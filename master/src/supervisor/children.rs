@@ -131,6 +131,7 @@ impl Supervisor {
             listeners: self.premises.listeners.addresses(),
             slots,
             quarantined: self.common.ward.held(),
+            figures: phalanx_shared::state::metrics::values().into_iter().collect(),
             totals: self.totals(),
         }
     }

@@ -1,0 +1,143 @@
+//! A lock in shared memory that survives its holder: who dies with it is found to be dead, and the next one takes it over.
+//!
+//! The word names the process that holds it, by its number and the time when it began (proc(5), `starttime`), which together no other
+//! process of this boot has. Only who waits for longer than a moment looks whether that process still is. There is nothing to repair
+//! afterwards: whoever holds it changes things so that each step leaves them sound.
+
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Nobody holds it.
+const FREE: u64 = 0;
+/// Bits of a process id (PID_MAX_LIMIT of Linux is 2^22).
+const PID_BITS: u32 = 22;
+/// Looks at a lock that is held before the processor is left to others, and before the holder is looked at.
+const SPINS: u32 = 100;
+const YIELDS: u32 = 50;
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// Who this process is; 0: not asked yet.
+static IDENTITY: AtomicU64 = AtomicU64::new(FREE);
+
+/// This process is another one than the one that it was cloned from.
+pub(super) fn forget_identity() {
+    IDENTITY.store(FREE, Ordering::Relaxed);
+}
+
+fn identity() -> u64 {
+    match IDENTITY.load(Ordering::Relaxed) {
+        FREE => {
+            let pid = std::process::id();
+            let own = name_of(pid, look(pid).map_or(0, |(_, began)| began));
+            IDENTITY.store(own, Ordering::Relaxed);
+            own
+        }
+        own => own,
+    }
+}
+
+fn name_of(pid: u32, began: u64) -> u64 {
+    began << PID_BITS | u64::from(pid)
+}
+
+/// State and beginning of a process, by proc(5); none when there is none.
+fn look(pid: u32) -> Option<(u8, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold anything.
+    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// Whether the process that a word names is no more.
+fn is_dead(word: u64) -> bool {
+    let pid = (word & ((1 << PID_BITS) - 1)) as u32;
+    match look(pid) {
+        None => true,
+        Some((state, began)) => matches!(state, b'Z' | b'X') || name_of(pid, began) != word,
+    }
+}
+
+/// A lock, by its word.
+#[derive(Debug, Clone, Copy)]
+pub struct Lock<'a>(pub &'a AtomicU64);
+
+/// Held until it is dropped, or its process dies.
+#[derive(Debug)]
+pub struct Held<'a> {
+    word: &'a AtomicU64,
+    own: u64,
+}
+
+impl<'a> Lock<'a> {
+    /// Waits until it is this process's. One of its threads may wait for another; none for itself: that would be for ever.
+    pub fn hold(self) -> Held<'a> {
+        let own = identity();
+        for round in 0_u32.. {
+            let found = match self.0.compare_exchange(FREE, own, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(found) => found,
+            };
+            match round {
+                0..SPINS => spin_loop(),
+                SPINS..YIELDS_END => std::thread::yield_now(),
+                _ if found != own && is_dead(found) => {
+                    if self.0.compare_exchange(found, own, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                        break;
+                    }
+                }
+                _ => std::thread::sleep(PAUSE),
+            }
+        }
+        Held { word: self.0, own }
+    }
+}
+
+const YIELDS_END: u32 = SPINS + YIELDS;
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // Not if it has been scribbled over, or taken from one who was thought to be dead.
+        let _of_another = self.word.compare_exchange(self.own, FREE, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_at_a_time() {
+        static WORD: AtomicU64 = AtomicU64::new(FREE);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let add = || {
+            for _ in 0..2000 {
+                let _held = Lock(&WORD).hold();
+                COUNT.store(COUNT.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(add)).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!((COUNT.load(Ordering::Relaxed), WORD.load(Ordering::Relaxed)), (8000, FREE));
+    }
+
+    #[test]
+    fn the_dead_hold_nothing() {
+        // Nobody has that number; one that is another's by now; and one that has ended and was not waited for.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let began = look(child.id()).unwrap().1;
+        while look(child.id()).unwrap().0 != b'Z' {
+            std::thread::yield_now();
+        }
+        for dead in [name_of(4_194_300, 7), name_of(1, u64::MAX >> PID_BITS), name_of(child.id(), began)] {
+            let word = AtomicU64::new(dead);
+            let held = Lock(&word).hold();
+            assert_eq!(word.load(Ordering::Relaxed), identity());
+            drop(held);
+            assert_eq!(word.load(Ordering::Relaxed), FREE);
+        }
+        child.wait().unwrap();
+        assert!(!is_dead(identity()));
+    }
+}

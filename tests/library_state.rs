@@ -1,0 +1,102 @@
+//! State that the workers of a program share.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::chaos::rain;
+use crate::harness::processes::signal;
+use crate::harness::{Ask, Client, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, wait_until};
+
+fn trial(workers: usize) -> Setup {
+    let setup = Setup::of_example("trial", workers);
+    let directory = setup.directory().text().to_owned();
+    setup.environment("TRIAL_DIR", &directory)
+}
+
+/// Waits until a worker holds a key and does not go on; tells its pid.
+fn wait_held(server: &Server) -> i32 {
+    let held = server.directory().path("held");
+    wait_until("somebody holds the key", SOON, || held.exists());
+    let pid = server.directory().read("held").parse().unwrap();
+    std::fs::remove_file(held).unwrap();
+    pid
+}
+
+#[test]
+fn workers_killed_while_they_hold_a_key_delay_nobody_and_lose_nothing() {
+    let _machine = alone();
+    let server = trial(2).start();
+    let address = server.address();
+    // A thousand are for whoever has the time.
+    let kills = knob("PHALANX_HOLD_KILLS", 100);
+    let mut longest = Duration::ZERO;
+    for number in 1..=kills {
+        let mut holding = Client::connect(&address).patient(SOON);
+        holding.send(b"POST /hold/key HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
+        let holder = wait_held(&server);
+        // Whoever gets it waits for the holder, or is in line behind it.
+        let mut waiting = Client::connect(&address).patient(SOON);
+        waiting.send(b"GET /add/key HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(signal(holder, Signal::SIGKILL));
+        let killed = Instant::now();
+        waiting.answer().assert(200, number.to_string().as_bytes());
+        longest = longest.max(killed.elapsed());
+        assert_eq!(holding.answer_to("POST").status, 500);
+    }
+    println!("{kills} kills, the longest wait after one {longest:?}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    server.wait_serving();
+}
+
+#[test]
+fn what_workers_count_is_counted_once_and_outlives_them() {
+    let _machine = alone();
+    let server = trial(2).start();
+    let load = Load::start(&server.address(), 8, Manners::Strict, &[Ask::get("/", "Hello, World!")]);
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    for number in 1..=100_u32 {
+        client.get("/add/one").assert(200, number.to_string().as_bytes());
+        if number % 20 == 0 {
+            rain(&server, Signal::SIGKILL, 4, Duration::from_millis(20));
+        }
+    }
+    load.finish().assert_clean();
+    let text = client.get("/metrics").text();
+    assert!(text.contains("# TYPE trial_adds_total counter\ntrial_adds_total 100\n"), "{text}");
+    server.wait_serving();
+    assert_eq!(server.status().figure("adds_total"), 100.0);
+    server.rewrite(|text| text + "\n[timeouts]\nidle = \"50s\"\n");
+    server.cli("reload", &[]).assert_code(0);
+    client.get("/add/one").assert(200, b"101");
+}
+
+#[test]
+fn a_rate_is_kept_by_all_workers_together_whoever_dies() {
+    let _machine = alone();
+    let server = trial(3).start();
+    let address = server.address();
+    let ask = |key: &'static str| {
+        let address = address.clone();
+        std::thread::spawn(move || {
+            let mut client = Client::connect(&address).patient(SOON).quiet();
+            (0..40).filter(|_| client.get(&format!("/admit/{key}")).status == 200).count()
+        })
+    };
+    let threads: Vec<_> = (0..6).map(|_| ask("all")).collect();
+    let admitted: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert_eq!(admitted, 50);
+    // A death may have counted a request twice that was run again, never once too few.
+    let threads: Vec<_> = (0..6).map(|_| ask("killed")).collect();
+    rain(&server, Signal::SIGKILL, 10, Duration::from_millis(5));
+    let admitted: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert!(admitted <= 50, "{admitted}");
+}
+
+#[test]
+fn a_program_tells_why_its_state_cannot_be() {
+    let _machine = beside_others();
+    let server = trial(1).start();
+    let mut client = Client::connect(&server.address());
+    client.get("/add/a_key_that_is_too_long").assert(200, b"22 bytes, where the table takes at most 16");
+}
