@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response as AxumResponse};
 use axum::routing::{any, get, post};
 use futures_util::stream::{self, StreamExt};
 use phalanx::state::{self, Change, Counter, RateLimiter, Table, Verdict};
-use phalanx::{IntoResponse, Request, Response, Routes, Server, Tower, pooled};
+use phalanx::{IntoResponse, Request, Response, Routes, Server, Tower, isolated, pooled};
 
 /// Everything that a handler can know of a request.
 fn tell(request: &Request) -> io::Result<String> {
@@ -139,8 +139,41 @@ fn for_ever() {
     }
 }
 
+/// Goes deeper than any stack.
+fn recurse(depth: u64) -> u64 {
+    let here = std::hint::black_box([depth; 64]);
+    if depth == u64::MAX { 0 } else { recurse(depth + 1) + here[63] }
+}
+
+/// Does that to its process.
+fn does(request: &Request) -> String {
+    match request.param("what").unwrap_or_default() {
+        "abort" => std::process::abort(),
+        "exit" => std::process::exit(3),
+        "panic" => panic!("on purpose"),
+        "recurse" => recurse(0).to_string(),
+        "allocate" => std::hint::black_box(vec![1_u8; 256 << 20]).len().to_string(),
+        "spin" => loop {
+            std::hint::spin_loop();
+        },
+        "sleep" => {
+            std::thread::sleep(Duration::from_secs(60));
+            String::new()
+        }
+        _ => std::process::id().to_string(),
+    }
+}
+
 fn native(shared: Shared) -> Routes {
+    let limited = isolated(does).cpu(Duration::from_secs(1)).wall(Duration::from_secs(3)).memory(64 << 20);
     Routes::new()
+        .any("/isolated/tell/{id}", isolated(tell))
+        .post("/isolated/size", isolated(size))
+        .get("/isolated/file", isolated(file))
+        .get("/isolated/reads/{len}", isolated(reads))
+        .get("/isolated/add/{key}", isolated(move |request: &Request| shared.add(request, || ())))
+        .get("/isolated/waits", isolated(waits))
+        .any("/does/{what}", limited)
         .get("/add/{key}", move |request: &Request| shared.add(request, || ()))
         .post("/hold/{key}", move |request: &Request| shared.add(request, for_ever))
         .get("/admit/{key}", move |request: &Request| shared.admit(request))

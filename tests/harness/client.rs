@@ -131,6 +131,12 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Panics unless it has this status.
+    #[track_caller]
+    pub(crate) fn assert_status(&self, status: u16) {
+        assert_eq!(self.status, status, "{self}");
+    }
+
     /// Panics unless status and body are these.
     #[track_caller]
     pub(crate) fn assert(&self, status: u16, body: &[u8]) {

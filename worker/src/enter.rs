@@ -23,6 +23,7 @@ use crate::app::Application;
 use crate::conn::{Connection, Context};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
+use crate::isolator::Isolator;
 use crate::model::Model;
 use crate::nudge::Nudges;
 use crate::open_file::OpenFiles;
@@ -185,6 +186,11 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
     let chosen = Model::named(&config.workers.model.0)
         .ok_or_else(|| format!("this program has no model {:?}", config.workers.model.0))?;
+    if cx.router.isolates() {
+        // Before the first thread.
+        let isolator = Isolator::start(inheritance.slot, &cx.router, ledger, cx.setting.open_files.clone());
+        cx.isolator = Some(isolator.map_err(|error| format!("fork the isolator: {error}"))?);
+    }
     (chosen.equip)(&mut cx, &config.workers)?;
     if cx.router.needs_threads() && cx.handlers.is_none() && !cx.blocking {
         cx.handlers = Some(model::reactor_pool::handlers(&config.workers)?);

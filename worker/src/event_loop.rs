@@ -23,6 +23,7 @@ use crate::crash_point;
 use crate::event::timers::{Span, Timers};
 use crate::event::uring::{Done, Uring};
 use crate::event::{Event, Interest, Poller, poller};
+use crate::isolator::Isolator;
 use crate::nudge::Nudges;
 use crate::pool::{self, Pool};
 use crate::tasks::Tasks;
@@ -132,7 +133,8 @@ impl EventLoop {
     /// The descriptors of its own.
     pub(crate) fn descriptors(&self) -> Vec<RawFd> {
         let bells = self.cx.pools().filter_map(Pool::bell).chain(self.cx.nudges.as_ref().map(Nudges::bell));
-        self.poller.descriptor().into_iter().chain(bells).collect()
+        let isolator = self.cx.isolator.as_ref().map(Isolator::descriptor);
+        self.poller.descriptor().into_iter().chain(bells).chain(isolator).collect()
     }
 
     /// The connection of a number.

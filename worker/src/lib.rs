@@ -13,6 +13,7 @@ mod event_loop;
 pub mod fuzzing;
 pub mod http;
 mod in_handler;
+mod isolator;
 mod lock;
 mod main_loop;
 mod model;

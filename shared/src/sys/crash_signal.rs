@@ -137,6 +137,11 @@ pub fn install(block: &'static [AtomicU64]) -> io::Result<()> {
     Ok(())
 }
 
+/// This process has no last words to say from now on: it is a copy of one that has. Its signals are to be disposed of otherwise.
+pub fn withdraw() {
+    BLOCK.store(std::ptr::null_mut(), Ordering::Release);
+}
+
 /// The process exits of itself: says whom the thread worked for that has it exit.
 extern "C" fn on_exit() {
     let start = BLOCK.load(Ordering::Acquire);

@@ -62,6 +62,14 @@ impl<'r> Payload<'r> {
         }
     }
 
+    /// Its bytes, for somebody who keeps them; of one that is on its way, those that are there.
+    pub(crate) fn to_vec(self) -> Vec<u8> {
+        match self {
+            Payload::Coming(handed) => handed.take().into_vec(),
+            here => here.bytes().into_owned(),
+        }
+    }
+
     /// For somebody who keeps it.
     pub(crate) fn to_incoming(self) -> Incoming {
         match self {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use phalanx_shared::error;
 
@@ -101,6 +102,31 @@ pub enum Place {
     /// In a thread of the worker's pool (`workers.threads`): costs two changes of threads, and holds up nobody. For handlers that
     /// block.
     Pooled,
+    /// In a process of its own, made for the request and thrown away, with limits: costs a fork(2) and a copy of request and response.
+    /// A crash in it, or an overrun, is a 502 that tells why, and nothing else notices. For code that cannot be trusted to return.
+    ///
+    /// The process is a copy of the worker from before its first request: it sees what the program made before the server started,
+    /// shared [state](../state) too, and nothing that a worker made later.
+    Isolated,
+}
+
+/// What an isolated handler may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Time on a processor, in whole seconds, rounded up.
+    pub cpu: Duration,
+    /// Bytes of memory that it may allocate, those included that it was born with (RLIMIT_DATA, getrlimit(2)).
+    pub memory: u64,
+    /// Time in all.
+    pub wall: Duration,
+}
+
+impl Default for Limits {
+    /// 10 s of processor time, 256 MiB, 30 s in all.
+    fn default() -> Limits {
+        Limits { cpu: Duration::from_secs(10), memory: 256 << 20, wall: Duration::from_secs(30) }
+    }
 }
 
 /// A handler, and where it runs.
@@ -108,6 +134,7 @@ pub enum Place {
 pub struct Endpoint {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) place: Place,
+    pub(super) limits: Limits,
     pub(super) streamed: bool,
 }
 
@@ -119,16 +146,47 @@ impl std::fmt::Debug for Endpoint {
 
 impl<H: Handler> From<H> for Endpoint {
     fn from(handler: H) -> Endpoint {
-        Endpoint { handler: Arc::new(handler), place: Place::Inline, streamed: false }
+        Endpoint::at(Place::Inline, handler)
     }
 }
 
 /// A handler that runs in a thread of the pool, so that it may block: see [`Place::Pooled`].
 pub fn pooled(handler: impl Handler) -> Endpoint {
-    Endpoint { handler: Arc::new(handler), place: Place::Pooled, streamed: false }
+    Endpoint::at(Place::Pooled, handler)
+}
+
+/// A handler that runs in a process of its own, which is thrown away afterwards: see [`Place::Isolated`]. The answer is kept whole
+/// before it is sent, at most 64 MiB.
+pub fn isolated(handler: impl Handler) -> Endpoint {
+    Endpoint::at(Place::Isolated, handler)
 }
 
 impl Endpoint {
+    fn at(place: Place, handler: impl Handler) -> Endpoint {
+        Endpoint { handler: Arc::new(handler), place, limits: Limits::default(), streamed: false }
+    }
+
+    /// Bounds the time on a processor of an [isolated](isolated) handler.
+    #[must_use]
+    pub fn cpu(mut self, most: Duration) -> Endpoint {
+        self.limits.cpu = most;
+        self
+    }
+
+    /// Bounds the bytes that an [isolated](isolated) handler may allocate.
+    #[must_use]
+    pub fn memory(mut self, most: u64) -> Endpoint {
+        self.limits.memory = most;
+        self
+    }
+
+    /// Bounds the time that an [isolated](isolated) handler may take in all.
+    #[must_use]
+    pub fn wall(mut self, most: Duration) -> Endpoint {
+        self.limits.wall = most;
+        self
+    }
+
     /// Has the handler begin before the body is complete, where that does not fit into a buffer (16 KiB with the head), and read it
     /// as it comes. It must be [`pooled`], since it will wait. The connection reads on only as the handler does. Such a request is
     /// not handled again after a death: it is answered 500.
@@ -146,6 +204,10 @@ impl Endpoint {
 
     pub(crate) fn place(&self) -> Place {
         self.place
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     pub(crate) fn is_streamed(&self) -> bool {

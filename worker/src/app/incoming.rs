@@ -142,6 +142,13 @@ impl Incoming {
         Incoming { content: Content::Whole(bytes) }
     }
 
+    /// All of it, however long that takes; what is not whole is none.
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = Reading::of(self).read_to_end(&mut bytes);
+        if read.is_ok() { bytes } else { Vec::new() }
+    }
+
     /// Bytes that are still to come, if that is known.
     pub fn remaining(&self) -> Option<u64> {
         match &self.content {

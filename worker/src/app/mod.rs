@@ -20,7 +20,7 @@ use std::sync::Arc;
 use phalanx_shared::config::KnownApp;
 
 pub use body::Body;
-pub use handler::{Endpoint, Handler, IntoResponse, Place, pooled};
+pub use handler::{Endpoint, Handler, IntoResponse, Limits, Place, isolated, pooled};
 pub use incoming::Incoming;
 pub use request::{Caller, Request, RequestId};
 pub use response::{InvalidField, Response};

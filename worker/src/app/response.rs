@@ -191,6 +191,26 @@ impl Response {
         self
     }
 
+    /// With further lines of fields.
+    pub(crate) fn with_lines(mut self, lines: &str) -> Response {
+        self.reply.headers.extend_from_slice(lines.as_bytes());
+        self
+    }
+
+    /// For who sends it elsewhere: status, media type, lines of its fields, and all of its body.
+    pub(crate) fn into_parts(self) -> (u16, Option<String>, Vec<u8>, Box<dyn Read>) {
+        let reply::Response { status, content_type, headers, body, .. } = self.reply;
+        let body: Box<dyn Read> = match (self.file, body) {
+            (Some((file, len)), _) => Box::new(file.take(len)),
+            (None, reply::Body::Bytes(bytes)) => Box::new(io::Cursor::new(bytes)),
+            (None, reply::Body::Stream { source: Source::Made(producer), .. }) => {
+                Box::new(Produced { producer, at_hand: Vec::new(), at: 0, more: true })
+            }
+            _ => Box::new(io::empty()),
+        };
+        (status, content_type.map(Cow::into_owned), headers, body)
+    }
+
     fn with_body(mut self, body: reply::Body) -> Response {
         self.reply.body = body;
         self
@@ -241,6 +261,27 @@ impl<R: Read + Send> Producer for Reading<R> {
         };
         out.truncate(before + read.as_ref().map_or(0, |count| *count));
         read.map(|count| count > 0)
+    }
+}
+
+/// What a producer makes, to be read.
+struct Produced {
+    producer: Box<dyn Producer>,
+    at_hand: Vec<u8>,
+    at: usize,
+    more: bool,
+}
+
+impl Read for Produced {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.at_hand.len() && self.more {
+            self.at_hand.clear();
+            self.at = 0;
+            self.more = self.producer.next(&mut self.at_hand)?;
+        }
+        let count = Read::read(&mut &self.at_hand[self.at..], out)?;
+        self.at += count;
+        Ok(count)
     }
 }
 

@@ -8,12 +8,13 @@ use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
 use super::serve::{Turnout, Whole, run_handler};
-use crate::app::{Caller, Handed, Payload};
+use crate::app::{Caller, Handed, Limits, Payload};
 use crate::http::encode::{self, Envelope};
-use crate::http::reply::Tail;
+use crate::http::reply::{Response, Tail};
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
+use crate::isolator::{Isolator, Parcel};
 use crate::pool::Job;
-use crate::service::{Answering, Asked, Router, effort};
+use crate::service::{Answering, Asked, Asker, Router, effort};
 
 /// Length of an IMF-fixdate.
 const DATE: usize = 29;
@@ -24,6 +25,7 @@ pub(super) struct Call {
     /// The bytes of its head, which were parsed before.
     head: Vec<u8>,
     body: Handed,
+    isolator: Option<Isolator>,
     caller: Caller,
     /// The bound that they were parsed with.
     limit: usize,
@@ -57,6 +59,7 @@ impl Call {
             router: cx.router.clone(),
             head: bytes.get(..whole.head.len).unwrap_or(bytes).to_vec(),
             body: Handed::new(whole.body.to_incoming()),
+            isolator: cx.isolator.clone(),
             caller: *caller,
             limit: cx.limits.head,
             date,
@@ -81,15 +84,22 @@ impl Call {
         let reply = loop {
             let (body, caller) = (Payload::Coming(&self.body), || self.caller);
             let asked =
-                Asked { head: &head, bytes: &self.head, body, date: self.date, caller: &caller, in_loop: false };
+                Asked { head: &head, bytes: &self.head, body, date: self.date, caller: &caller, asker: Asker::Thread };
             match run_handler(&self.router, &asked, done.take(), self.unready, false) {
                 Turnout::Reply(reply) | Turnout::Effort(_, reply) => break reply,
                 Turnout::Later(job) => done = Some(job.run()),
+                Turnout::Isolate(limits) => break Reply::Built(self.isolate(&limits)),
                 // Nobody asks for a thread who has one.
                 Turnout::Call | Turnout::Task(_) | Turnout::Tunnel(_) => break Reply::error(500),
             }
         };
         self.answered(reply, head.minor_version, head.is_head())
+    }
+
+    fn isolate(&self, limits: &Limits) -> Response {
+        let Some(isolator) = &self.isolator else { return Response::new(500) };
+        let (head, limit, date, caller) = (&self.head, self.limit, self.date, self.caller);
+        isolator.answer(limits, &Parcel { head, limit, body: self.body.take().into_vec(), date, caller })
     }
 
     fn answered(&self, reply: Reply<'_>, minor_version: u8, head_only: bool) -> Answered {

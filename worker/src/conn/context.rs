@@ -21,10 +21,11 @@ use crate::app::{Caller, RequestId};
 use crate::event::uring::Uring;
 use crate::http::DateCache;
 use crate::http::{Head, forwarded};
+use crate::isolator::Isolator;
 use crate::nudge::Nudges;
 use crate::pool::{Manners, Pool};
 use crate::service::router::{Limit, Router};
-use crate::service::{NotReady, Setting};
+use crate::service::{Asker, NotReady, Setting};
 use crate::tasks::Tasks;
 
 /// Stands for the peer of a Unix socket where its word is taken.
@@ -63,6 +64,8 @@ pub struct Context {
     pub handlers: Option<Pool>,
     /// Hears of what connections wait for, where handlers take bodies as they come.
     pub nudges: Option<Nudges>,
+    /// Makes processes for handlers that are to have one.
+    pub isolator: Option<Isolator>,
     /// It runs all of them, else those only that want that.
     pub all_pooled: bool,
     /// Runs handlers that wait; none: they hold up their thread.
@@ -164,6 +167,7 @@ impl Context {
             }),
             handlers: None,
             nudges: None,
+            isolator: None,
             all_pooled: false,
             request_timeout: config.workers.request_timeout,
             tasks: None,
@@ -205,6 +209,7 @@ impl Context {
             router: self.router.clone(),
             pool: self.pool.for_another_loop(),
             handlers: self.handlers.as_ref().map(Pool::for_another_loop),
+            isolator: self.isolator.clone(),
             nudges: self.nudges.as_ref().and_then(|_| Nudges::new().ok()),
             tasks: None,
             limits: self.limits.clone(),
@@ -257,6 +262,11 @@ impl Context {
     /// The listener on a seat.
     pub fn listen(&self, seat: u8) -> Option<&Listen> {
         self.listens.get(usize::from(seat))?.as_ref()
+    }
+
+    /// How it asks handlers.
+    pub(super) fn asker(&self) -> Asker {
+        if self.blocking { Asker::Thread } else { Asker::Loop }
     }
 
     /// Who makes the request that begins at stream position `position` of a connection.

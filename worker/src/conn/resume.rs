@@ -107,7 +107,7 @@ impl Connection {
                 Turnout::Reply(reply) => reply,
                 Turnout::Call => return self.call_again(cx, &head, entry),
                 // Nobody promised that it would be the same.
-                Turnout::Task(_) | Turnout::Tunnel(_) => return Again::Other,
+                Turnout::Task(_) | Turnout::Tunnel(_) | Turnout::Isolate(_) => return Again::Other,
                 Turnout::Effort(effort, reply) => {
                     let date = cx.date.text(entry.date);
                     return Again::Later(Answered::after(effort, reply, &head, date, entry.kind.last));
@@ -134,7 +134,7 @@ impl Connection {
         let caller = || cx.caller(&self.record, head, self.record.start());
         let body = self.in_front(head, entry.request_end).body;
         let asked =
-            Asked { head, bytes: self.head_bytes(), body, date: entry.date, caller: &caller, in_loop: !cx.blocking };
+            Asked { head, bytes: self.head_bytes(), body, date: entry.date, caller: &caller, asker: cx.asker() };
         run_handler(router, &asked, done, cx.is_unready(), cx.tasks.is_some())
     }
 

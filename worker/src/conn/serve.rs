@@ -13,12 +13,13 @@ use super::context::{address_of, client_of};
 use super::output::Output;
 use super::{Connection, Context, Fate, Why};
 use crate::access_log::{AccessLog, Outcome};
-use crate::app::Payload;
+use crate::app::{Caller, Limits, Payload};
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::{Response, Tail};
 use crate::http::{DateCache, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
 use crate::in_handler;
+use crate::isolator::Parcel;
 use crate::pool::{Done, Failure, Job, Pool};
 use crate::service::{Answer, Answering, Asked, Router, Tunnel, effort, fault};
 
@@ -342,7 +343,7 @@ impl Batch {
             None => {
                 let caller = || cx.caller(&self.record, head, self.position);
                 let asked =
-                    Asked { head, bytes: whole.bytes, body: whole.body, date, caller: &caller, in_loop: !cx.blocking };
+                    Asked { head, bytes: whole.bytes, body: whole.body, date, caller: &caller, asker: cx.asker() };
                 run_handler(&cx.router, &asked, done, cx.is_unready(), cx.tasks.is_some())
             }
         };
@@ -361,6 +362,9 @@ impl Batch {
             Turnout::Effort(effort, reply) => {
                 let task = Answered::after(effort, reply, head, cx.date.text(date), last);
                 return Step::Later(Some((task, Why::Call(request_end))));
+            }
+            Turnout::Isolate(limits) => {
+                Reply::Built(isolate(cx, &limits, whole, &cx.caller(&self.record, head, self.position), date))
             }
             Turnout::Tunnel(_) if self.count > 0 => return self.put_off(),
             Turnout::Tunnel(tunnel) => {
@@ -546,11 +550,20 @@ impl Batch {
     }
 }
 
+/// Has a process of its own answer, while this thread has nothing else to do.
+fn isolate(cx: &Context, limits: &Limits, whole: &Whole<'_>, caller: &Caller, date: u64) -> Response {
+    let Some(isolator) = &cx.isolator else { return Response::new(500) };
+    let head = whole.bytes.get(..whole.head.len).unwrap_or(whole.bytes);
+    isolator.answer(limits, &Parcel { head, limit: cx.limits.head, body: whole.body.to_vec(), date, caller: *caller })
+}
+
 /// What a handler came to.
 pub(super) enum Turnout<'r> {
     Reply(Reply<'r>),
     /// It is to run in a thread.
     Call,
+    /// It is to run in a process of its own.
+    Isolate(Limits),
     /// It is under way as a task.
     Task(Answering),
     /// The connection is this one's.
@@ -593,6 +606,7 @@ fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, un
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
         Answer::Call => Turnout::Call,
+        Answer::Isolate(limits) => Turnout::Isolate(limits),
         Answer::Task(answering) => Turnout::Task(answering),
         Answer::Tunnel(tunnel) => Turnout::Tunnel(tunnel),
         Answer::Effort(effort, reply) => Turnout::Effort(effort, reply),

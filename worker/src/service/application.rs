@@ -1,7 +1,7 @@
 //! An app of the embedding program as a service: finds the handler, hands it the request, and takes its answer.
 
 use super::dress::Dress;
-use super::{Answer, Asked, Intake, Setting};
+use super::{Answer, Asked, Asker, Intake, Setting};
 use crate::app::{self, App, Kind, Place, Routes};
 use crate::http::Head;
 use crate::http::reply::{Body, Reply, Response};
@@ -31,7 +31,7 @@ impl Application {
 
     /// Whether some handler runs in a thread.
     pub(super) fn needs_threads(&self) -> bool {
-        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() == Place::Pooled))
+        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() != Place::Inline))
     }
 
     /// Whether some handler takes bodies as they come.
@@ -76,11 +76,14 @@ impl Application {
     #[inline]
     fn ask(&self, routes: &Routes, asked: &Asked<'_>, path: &str) -> Answer<'_> {
         match routes.find(asked.head.method, path) {
-            app::Found::Endpoint(endpoint, _) if asked.in_loop && endpoint.place() == Place::Pooled => Answer::Call,
-            app::Found::Endpoint(endpoint, params) => {
-                let request = app::Request::new(asked.head, path, params, asked.body, (asked.caller)());
-                self.reply(endpoint.handle(&request))
-            }
+            app::Found::Endpoint(endpoint, params) => match (endpoint.place(), asked.asker) {
+                (Place::Pooled | Place::Isolated, Asker::Loop) => Answer::Call,
+                (Place::Isolated, Asker::Thread) => Answer::Isolate(endpoint.limits()),
+                _ => {
+                    let request = app::Request::new(asked.head, path, params, asked.body, (asked.caller)());
+                    self.reply(endpoint.handle(&request))
+                }
+            },
             app::Found::Others(methods) => Answer::Reply(Reply::Built(self.others(asked.head, &methods))),
             app::Found::Nothing => Answer::Reply(self.dress.error(404)),
         }
@@ -111,6 +114,26 @@ impl Application {
     #[cfg(feature = "tower")]
     fn dressed(&self, response: Response) -> Response {
         with_lines(response, &self.lines)
+    }
+
+    /// Whether some handler runs in a process of its own.
+    pub(super) fn isolates(&self) -> bool {
+        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() == Place::Isolated))
+    }
+
+    /// What the handler of a request says, with what the route adds.
+    pub(super) fn handle(&self, asked: &Asked<'_>, path: &str) -> Option<app::Response> {
+        match &self.app.0 {
+            Kind::Routes(routes) => match routes.find(asked.head.method, path) {
+                app::Found::Endpoint(endpoint, params) => {
+                    let request = app::Request::new(asked.head, path, params, asked.body, (asked.caller)());
+                    Some(endpoint.handle(&request).with_lines(&self.lines))
+                }
+                _ => None,
+            },
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => None,
+        }
     }
 
     fn reply(&self, response: app::Response) -> Answer<'_> {

@@ -111,8 +111,19 @@ pub struct Asked<'a> {
     pub date: u64,
     /// Who asks: made out for those alone who want to know.
     pub(crate) caller: &'a dyn Fn() -> app::Caller,
-    /// A loop asks, which has others to serve; else a thread that has time.
-    pub in_loop: bool,
+    /// Who asks.
+    pub asker: Asker,
+}
+
+/// Who asks, and what he can bear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A loop, which has others to serve.
+    Loop,
+    /// A thread that has time.
+    Thread,
+    /// A process that is to be thrown away.
+    Isolated,
 }
 
 /// What becomes of a body that is larger than its buffer.
@@ -153,6 +164,8 @@ pub enum Answer<'r> {
     Later(Job),
     /// Ask again in a thread.
     Call,
+    /// Have a process of its own ask again.
+    Isolate(app::Limits),
     /// What this comes to, which is under way.
     #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "services of tower alone are under way"))]
     Task(Answering),
@@ -272,6 +285,11 @@ impl Service {
         matches!(self, Service::App(app) if app.streams_bodies())
     }
 
+    /// Whether it has handlers that run in processes of their own.
+    fn isolates(&self) -> bool {
+        matches!(self, Service::App(app) if app.isolates())
+    }
+
     /// Whether it has handlers that run in threads.
     fn needs_threads(&self) -> bool {
         matches!(self, Service::App(app) if app.needs_threads())
@@ -312,7 +330,7 @@ pub(crate) mod testing {
     use phalanx_shared::ipc::Incarnation;
     use phalanx_shared::ledger::Ledger;
 
-    use super::{Asked, OpenFiles, Request, Setting};
+    use super::{Asked, Asker, OpenFiles, Request, Setting};
     use crate::app::{Caller, Payload, RequestId};
     use crate::http::{Head, HeaderScratch, Progress, parse, path};
 
@@ -338,7 +356,7 @@ pub(crate) mod testing {
     /// The request of a head alone.
     pub(crate) fn asked<'a>(head: &'a Head<'a>) -> Asked<'a> {
         let caller = &|| Caller { peer: None, client: None, id: RequestId { cookie: 0, position: 0 }, deadline: None };
-        Asked { head, bytes: &[], body: Payload::None, date: 0, caller, in_loop: true }
+        Asked { head, bytes: &[], body: Payload::None, date: 0, caller, asker: Asker::Loop }
     }
 
     /// The setting of a worker with a ledger of its own.

@@ -10,6 +10,7 @@ use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
 use phalanx_shared::quarantine::Quarantine;
 
 use super::{Answer, Asked, Intake, NotReady, Service, Setting};
+use crate::app;
 use crate::http::reply::{Prepared, Reply, Text, fingerprint};
 use crate::http::{Head, path};
 
@@ -103,6 +104,20 @@ impl Router {
     /// Whether some handlers run in threads.
     pub(crate) fn needs_threads(&self) -> bool {
         self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.needs_threads())
+    }
+
+    /// Whether some handlers run in processes of their own.
+    pub(crate) fn isolates(&self) -> bool {
+        self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.isolates())
+    }
+
+    /// As [`Router::answer`], for a process that is to be thrown away and has nothing of its worker; none: nobody is to be asked so.
+    pub(crate) fn answer_isolated(&self, asked: &Asked<'_>) -> Option<app::Response> {
+        let path = path::decode(asked.head.path).ok()?;
+        match &self.find(asked.head.host, &path)?.service {
+            Service::App(app) => app.handle(asked, &path),
+            _ => None,
+        }
     }
 
     /// Answers a request. `done` is what an answer to it earlier asked for.
