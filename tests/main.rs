@@ -41,6 +41,8 @@ mod leaks;
 #[cfg(feature = "axum")]
 mod library;
 #[cfg(feature = "axum")]
+mod library_hooks;
+#[cfg(feature = "axum")]
 mod library_isolated;
 #[cfg(feature = "axum")]
 mod library_state;

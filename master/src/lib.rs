@@ -28,8 +28,8 @@ mod verdict;
 
 pub use cli::main;
 pub use phalanx_worker::app::{
-    App, Body, Caller, Conflict, Endpoint, Handler, Incoming, IntoResponse, InvalidField, Limits, Place, Request,
-    RequestId, Response, Routes, isolated, pooled,
+    App, Body, Caller, Conflict, Crash, Endpoint, Handler, HookError, Incoming, IntoResponse, InvalidField, Limits,
+    Place, Request, RequestId, Response, Routes, WorkerInfo, isolated, pooled,
 };
 /// State that the workers of a program share, in memory that is made before the first of them: make it in `main`, before
 /// [`Server::main`], and move it into handlers, or keep it in a static.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use phalanx_shared::config::{self, Action, Config, Count, FilesAction, Known, ListenAddress, Model, Route};
-use phalanx_worker::app::{App, Application};
+use phalanx_worker::app::{App, Application, Crash, HookError, WorkerInfo};
 
 use crate::cli::{self, Program};
 
@@ -171,6 +171,62 @@ impl Builder {
     /// Has the app of a name answer at the paths that begin so.
     pub fn app_at(self, path: &str, name: &str) -> Builder {
         self.at(path, Action::App(name.to_owned()))
+    }
+
+    /// Runs in the master, before the first worker: for what all workers are to have in their memory without a copy for each, such as
+    /// large tables. It must leave no thread behind. An error keeps the service from starting, and an upgrade from happening.
+    pub fn on_start<E: Into<HookError>>(mut self, hook: impl Fn() -> Result<(), E> + Send + Sync + 'static) -> Builder {
+        self.application.hooks.add_on_start(move || hook().map_err(Into::into));
+        self
+    }
+
+    /// Runs in each worker before its first request, also in one that takes over from a dead one: for what a process must have for
+    /// itself, such as connections to a database, threads, random seeds. Under the model `coroutine` it runs in the context of the
+    /// worker's runtime, but cannot wait. An error is why the worker cannot begin.
+    pub fn after_fork<E: Into<HookError>>(
+        mut self,
+        hook: impl Fn(&WorkerInfo) -> Result<(), E> + Send + Sync + 'static,
+    ) -> Builder {
+        self.application.hooks.add_after_fork(move |worker| hook(worker).map_err(Into::into));
+        self
+    }
+
+    /// Runs in a worker that gets no new work any more: it is recycled, reloaded, or stopped, and ends what it has.
+    pub fn on_drain(mut self, hook: impl Fn(&WorkerInfo) + Send + Sync + 'static) -> Builder {
+        self.application.hooks.add_on_drain(hook);
+        self
+    }
+
+    /// Runs in a worker that leaves in good order; one that dies runs nothing.
+    pub fn on_exit(mut self, hook: impl Fn(&WorkerInfo) + Send + Sync + 'static) -> Builder {
+        self.application.hooks.add_on_exit(hook);
+        self
+    }
+
+    /// Runs for each death of a worker, in the process that writes the crash report: whatever it does holds nobody up, for a minute at
+    /// most.
+    pub fn on_crash(mut self, hook: impl Fn(&Crash) + Send + Sync + 'static) -> Builder {
+        self.application.hooks.add_on_crash(hook);
+        self
+    }
+
+    /// Runs beside the workers in a process of its own: exactly one for the whole service, however many workers there are, over their
+    /// deaths, over reloads and upgrades. It is begun when all workers serve, and again when it ends, after a pause that grows to 10 s.
+    /// A stop sends it SIGTERM and, 2 s later, SIGKILL; when the master dies, it is killed.
+    pub fn background(mut self, name: &str, run: impl Fn() + Send + Sync + 'static) -> Builder {
+        self.application.hooks.add_background(name, run);
+        self
+    }
+
+    /// Does something again and again, such as `"5m"`: as [`Builder::background`], in a process of its own. The first time is one
+    /// interval after the start.
+    pub fn every(mut self, interval: &str, run: impl Fn() + Send + Sync + 'static) -> Builder {
+        match config::parse_duration(interval) {
+            Ok(interval) if !interval.is_zero() => self.application.hooks.add_every(interval, run),
+            Ok(_) => self.problems.push("every \"0s\" would be without end: write \"1s\" or more".to_owned()),
+            Err(why) => self.problems.push(format!("every {interval:?}: {why}")),
+        }
+        self
     }
 
     /// Tables of a configuration file, for all that has no method here.

@@ -117,6 +117,7 @@ fn take_name(name: &str) {
 /// finding the ports has bound.
 fn open(config: Config, file: Option<PathBuf>, own: Own) -> Result<(Premises, Vec<Bound>), String> {
     let Own { origin, application } = own;
+    application.hooks.start()?;
     let identity = Identity::of(&config.master)?;
     let pid_file = match &config.master.pid_file {
         Some(path) => Some(PidFile::take(path)?),
@@ -164,6 +165,7 @@ fn rehearse(config: Result<Config, String>, own: Own, state: &OwnedFd, outcome: 
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
         State::read(state)?.fixed.check(&Fixed::of(&config))?;
+        application.hooks.start()?;
         origin.program().ok_or("the program's own file cannot be read, as it has to be for a return to it")?;
         config.workers.count = Count::Fixed(1);
         let identity = Identity::of(&config.master)?;
@@ -212,6 +214,7 @@ fn take_over(
     // Nothing that can fail comes after the first descriptor that is taken: it could not be handed back.
     let ready = config.and_then(|config| {
         state.fixed.check(&Fixed::of(&config))?;
+        application.hooks.start()?;
         let identity = Identity::of(&config.master)?;
         let logs = LogFiles::open(&config.log)?;
         Ok((config, identity, logs, take_up_signals()?))

@@ -15,6 +15,7 @@ use phalanx_shared::ledger::record::{Owner, Peer, Record};
 use phalanx_shared::ledger::{BUFFER_BYTES, Ledger};
 use phalanx_shared::log;
 use phalanx_shared::sys::crash_signal::{DETAIL, FIRST_FRAME, FRAMES, OWN_FAULT, SIGNAL, Suspect};
+use phalanx_worker::app::Crash;
 use serde::{Deserialize, Serialize};
 
 /// How a process ended, as wait tells it.
@@ -245,6 +246,13 @@ pub(crate) fn as_text(reports: &[Report]) -> String {
 }
 
 impl Report {
+    /// For the program that wants to be told.
+    pub(crate) fn as_crash(&self) -> Crash {
+        let request = self.suspect.as_ref().map(|suspect| suspect.request.clone());
+        let report = serde_json::to_string(self).unwrap_or_default();
+        Crash::new(self.slot, self.pid, self.cause.clone(), request, report)
+    }
+
     /// With the names of functions, if the whole report is in `directory` and can be read.
     pub(crate) fn with_names(self, directory: Option<&Path>) -> Report {
         let file = directory.map(|directory| directory.join(self.file_name()));

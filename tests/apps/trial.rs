@@ -3,7 +3,7 @@
 #![allow(clippy::print_stderr, reason = "it is no server yet")]
 
 use std::convert::Infallible;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -267,6 +267,43 @@ fn axum() -> axum::Router {
         .route("/panics", get(|| async { if true { panic!("on purpose") } else { "" } }))
 }
 
+/// Writes a line down for the test.
+fn note(line: &str) {
+    let path = format!("{}/notes", std::env::var("TRIAL_DIR").unwrap_or_default());
+    let file = std::fs::File::options().create(true).append(true).open(path);
+    let _best_effort = file.and_then(|mut file| writeln!(file, "{line}"));
+}
+
+fn with_hooks(shared: Shared) -> Server {
+    Server::builder()
+        .app(native(shared))
+        .on_start(|| {
+            note("start");
+            match std::env::var("TRIAL_FAILS").as_deref() {
+                Ok("start") => Err("no table today"),
+                _ => Ok(()),
+            }
+        })
+        .after_fork(|worker| {
+            note(&format!("fork {} {}", worker.slot, worker.incarnation));
+            match std::env::var("TRIAL_FAILS").as_deref() {
+                Ok("fork") => Err("no database today"),
+                _ => Ok(()),
+            }
+        })
+        .on_drain(|worker| note(&format!("drain {} {}", worker.slot, worker.incarnation)))
+        .on_exit(|worker| note(&format!("exit {} {}", worker.slot, worker.incarnation)))
+        .on_crash(|crash| note(&format!("crash {} {} {:?}", crash.slot, crash.cause, crash.request)))
+        .background("only one", || {
+            note(&format!("background {}", std::process::id()));
+            loop {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        })
+        .every("100ms", || note("tick"))
+        .build()
+}
+
 fn main() -> ExitCode {
     let shared = match Shared::new() {
         Ok(shared) => shared,
@@ -277,6 +314,7 @@ fn main() -> ExitCode {
     };
     match std::env::var("TRIAL").as_deref() {
         Ok("axum") => Server::new(Tower::new(axum()).connect_info()),
+        Ok("hooks") => with_hooks(shared),
         _ => Server::new(native(shared)),
     }
     .main()

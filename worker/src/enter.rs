@@ -19,7 +19,7 @@ use phalanx_shared::{error, warn};
 use rustix::process::{PTracer, set_ptracer};
 
 use crate::access_log::AccessLog;
-use crate::app::Application;
+use crate::app::{Application, WorkerInfo};
 use crate::conn::{Connection, Context};
 use crate::crash_point::{self, Point};
 use crate::duty::Duty;
@@ -198,6 +198,10 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     if cx.router.streams_bodies() && !cx.blocking {
         cx.nudges = Some(Nudges::new().map_err(|error| format!("eventfd: {error}"))?);
     }
+    let runtime = cx.tasks.as_ref().map(|tasks| tasks.handle().clone());
+    let in_runtime = runtime.as_ref().map(tokio::runtime::Handle::enter);
+    inheritance.application.hooks.forked(&WorkerInfo { slot: inheritance.slot.0, incarnation: birth.incarnation.0 })?;
+    drop(in_runtime);
     let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);
 

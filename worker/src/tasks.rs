@@ -51,6 +51,11 @@ impl Tasks {
         Ok(Tasks { runtime: Some(runtime), handle, running: HashMap::new(), returns: Arc::default() })
     }
 
+    /// Where things are made that belong to the runtime.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// What runs them, for whoever is to; once.
     pub fn take_runtime(&mut self) -> Option<Runtime> {
         self.runtime.take()

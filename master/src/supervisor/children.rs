@@ -29,7 +29,8 @@ impl Supervisor {
             };
             let pid = Pid::from_raw(pid.as_raw_nonzero().get());
             let rehearsed = self.rehearsal.as_mut().is_some_and(|rehearsal| rehearsal.ended(pid, ending));
-            if rehearsed || self.reporters.ended(pid, &self.roster.config.master) {
+            let of_reporters = self.reporters.ended(pid, &self.roster.config.master);
+            if rehearsed || of_reporters || self.backgrounds.ended(pid, ending) {
                 continue;
             }
             ended.push((pid, ending));

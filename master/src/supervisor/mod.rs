@@ -1,6 +1,7 @@
 //! The supervisor: the master's loop, and the doing of what the roster decides.
 
 mod asked;
+mod background;
 mod backoff;
 mod children;
 mod crash_loop;
@@ -65,6 +66,7 @@ use crate::upgrade::origin::Origin;
 use crate::upgrade::rehearsal::Rehearsal;
 use crate::upgrade::{fault, way_back};
 use crate::verdict::{self, Ending};
+use background::Backgrounds;
 use event::{Action, Event};
 use ground::{Common, FormerGround, Ground, Strangers};
 use page::Predecessor;
@@ -108,6 +110,8 @@ pub(crate) struct Supervisor {
     /// Ended before their keeper told their number, and when.
     unclaimed: HashMap<Pid, (Ending, Instant)>,
     reporters: Reporters,
+    /// What the program runs beside the workers.
+    backgrounds: Backgrounds,
     /// Counters of a slot at the last death in it, until a successor is ready.
     before_rescue: BTreeMap<SlotId, Snapshot>,
     memory_kills: MemoryKills,
@@ -143,6 +147,8 @@ impl Supervisor {
     }
 
     fn of(premises: Premises, herald: Herald, roster: Roster, common: Common) -> Supervisor {
+        let hooks = premises.application.hooks.clone();
+        let (backgrounds, reporters) = (Backgrounds::new(hooks.backgrounds()), Reporters::new(hooks));
         Supervisor {
             premises,
             herald,
@@ -155,7 +161,8 @@ impl Supervisor {
             handed_over: BTreeMap::new(),
             posts: HashMap::new(),
             unclaimed: HashMap::new(),
-            reporters: Reporters::default(),
+            reporters,
+            backgrounds,
             before_rescue: BTreeMap::new(),
             memory_kills: MemoryKills::now(),
             retired: Snapshot::default(),
@@ -190,10 +197,23 @@ impl Supervisor {
             self.handle(Event::Tick);
             self.common.ward.expire();
             self.reporters.expire();
+            self.mind_backgrounds();
             self.depart();
         }
         let outcome = self.leaving.take().unwrap_or(Ok(()));
         self.leave(outcome)
+    }
+
+    /// What runs beside the workers runs as long as they are to.
+    fn mind_backgrounds(&mut self) {
+        let wanted = self.roster.started && !self.rehearses && !self.roster.is_stopping() && self.leaving.is_none();
+        self.backgrounds.want(wanted);
+        let (grounds, formers) = (&self.grounds, &self.formers);
+        let ledgers = || {
+            let formers = formers.iter().map(|former| &former.ground);
+            grounds.values().chain(formers).map(|ground| ground.ledger.clone()).collect()
+        };
+        self.backgrounds.begin_due(&self.premises.identity, ledgers);
     }
 
     fn handle(&mut self, event: Event) {
@@ -485,6 +505,7 @@ impl Supervisor {
         if std::mem::replace(&mut self.vacated, true) {
             return;
         }
+        self.backgrounds.end();
         let slots = self.roster.slots.values();
         let keepers: Vec<Pid> = slots.flat_map(|slot| slot.keeper.into_iter().chain(slot.former_keepers())).collect();
         for pid in keepers {

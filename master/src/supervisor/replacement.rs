@@ -168,7 +168,11 @@ impl Supervisor {
             let known = self.posts.contains_key(&child) || self.is_keeper(child);
             let title = std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
             // One that is cloned this moment has its keeper's title yet.
-            if !known && ["phalanx: worker", "phalanx: keeper"].iter().any(|own| title.starts_with(own)) {
+            if !known
+                && ["phalanx: worker", "phalanx: keeper", "phalanx: background"]
+                    .iter()
+                    .any(|own| title.starts_with(own))
+            {
                 warn!("pid {child} was on its way when the other program died, and is ended");
                 end(child, Signal::SIGKILL);
             }
@@ -241,6 +245,8 @@ impl Supervisor {
 
     /// Returns only why this program goes on.
     fn execute(&mut self, program: &OwnedFd, state: &State) -> Stay {
+        // The other program has its own.
+        self.backgrounds.end();
         let memory = match state.write() {
             Ok(memory) => memory,
             Err(error) => return Stay::Failed(format!("write the state of the service: {error}")),

@@ -10,6 +10,7 @@ use phalanx_shared::config::Master;
 use phalanx_shared::ipc::SlotId;
 use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::{error, info, warn};
+use phalanx_worker::app::Hooks;
 
 use crate::stack;
 use crate::verdict::{self, Report};
@@ -54,8 +55,9 @@ enum Work {
 }
 
 /// The children that write reports.
-#[derive(Default)]
 pub(super) struct Reporters {
+    /// Told of each death by the child that writes it down.
+    hooks: Hooks,
     busy: Option<Pid>,
     waiting: VecDeque<Work>,
     /// The last ones, the oldest first, without the names of functions.
@@ -64,6 +66,11 @@ pub(super) struct Reporters {
 }
 
 impl Reporters {
+    /// Those of a program that may want to be told too.
+    pub(super) fn new(hooks: Hooks) -> Reporters {
+        Reporters { hooks, busy: None, waiting: VecDeque::new(), kept: VecDeque::new(), repeats: HashMap::new() }
+    }
+
     /// Logs a death, and has a report written where there is something to write.
     pub(super) fn take(&mut self, report: Report, serious: bool, config: &Master) {
         let tell = self.is_to_be_told(&report);
@@ -76,8 +83,9 @@ impl Reporters {
         while self.kept.len() > MAX_KEPT {
             self.kept.pop_front();
         }
+        let heard = self.hooks.hears_of_crashes();
         let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
-        if tell && wanted && self.waiting.len() < MAX_WAITING {
+        if ((tell && wanted) || heard) && self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(Work::Write(Box::new(report)));
             self.begin_next(config);
         }
@@ -152,7 +160,7 @@ impl Reporters {
         let Some(work) = self.waiting.pop_front() else { return };
         let Ok(mask) = process::block_signals() else { return };
         match process::fork() {
-            Ok(Born::Child) => do_and_exit(work, config),
+            Ok(Born::Child) => do_and_exit(work, config, &self.hooks),
             Ok(Born::Parent(pid)) => self.busy = Some(pid),
             Err(error) => warn!("fork to write a crash report: {error}"),
         }
@@ -161,7 +169,7 @@ impl Reporters {
 }
 
 /// In the child.
-fn do_and_exit(work: Work, config: &Master) -> ! {
+fn do_and_exit(work: Work, config: &Master, hooks: &Hooks) -> ! {
     phalanx_shared::sys::title::set("phalanx: crash report");
     // The fork copied the master's table: a listener kept open here would take connections that nobody accepts.
     let _only_slower = phalanx_shared::sys::table::close_all_but(&[]);
@@ -171,14 +179,17 @@ fn do_and_exit(work: Work, config: &Master) -> ! {
     let _as_before = process::reset_dispositions(&[]).and_then(|()| process::set_signal_mask(&blocked));
     nix::unistd::alarm::set(LONGEST);
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
-        Work::Write(report) => write(*report, config),
+        Work::Write(report) => write(*report, config, hooks),
         Work::Show(stack) => show(stack),
     }));
     process::exit_now(done.map_or(1, |()| 0))
 }
 
-fn write(mut report: Report, config: &Master) {
+fn write(mut report: Report, config: &Master, hooks: &Hooks) {
     report.resolve();
+    if hooks.hears_of_crashes() {
+        hooks.crashed(&report.as_crash());
+    }
     match report.store(config) {
         Ok(Some(path)) => info!("crash report {}", path.display()),
         // Nowhere to keep it: the log is better than nothing.

@@ -89,7 +89,7 @@ impl Supervisor {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let due = self.roster.next_deadline();
+        let due = self.roster.next_deadline().into_iter().chain(self.backgrounds.next_deadline()).min();
         let wait = due.map_or(Duration::from_secs(1), |at| at.saturating_duration_since(Instant::now()));
         PollTimeout::from(wait.as_micros().div_ceil(1000).min(1000) as u16)
     }

@@ -45,6 +45,14 @@ pub use problem::{Place, Problem, Problems};
 pub use resolved::*;
 pub use route::parse_route_path;
 
+/// Reads a duration as a configuration has it: `"5m"`, `"1.5s"`.
+///
+/// # Errors
+/// What is wrong with it and what to write instead, in one line.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    units::duration(text).map_err(|refusal| format!("{}; {}", refusal.text, refusal.hint))
+}
+
 /// Where is listened if nobody says where: loopback, so that nothing is open to others by mistake.
 pub const HERE: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
 

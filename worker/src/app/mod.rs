@@ -6,6 +6,7 @@
 
 mod body;
 mod handler;
+mod hooks;
 mod incoming;
 mod request;
 mod response;
@@ -21,6 +22,7 @@ use phalanx_shared::config::KnownApp;
 
 pub use body::Body;
 pub use handler::{Endpoint, Handler, IntoResponse, Limits, Place, isolated, pooled};
+pub use hooks::{Background, Crash, HookError, Hooks, WorkerInfo};
 pub use incoming::Incoming;
 pub use request::{Caller, Request, RequestId};
 pub use response::{InvalidField, Response};
@@ -87,6 +89,8 @@ impl App {
 #[derive(Debug, Clone, Default)]
 pub struct Application {
     apps: Vec<(String, App)>,
+    /// What it wants to be told.
+    pub hooks: Hooks,
 }
 
 impl Application {

@@ -17,6 +17,7 @@ use accept::Door;
 pub(crate) use crew::{Crew, Nobody};
 use gate::Gate;
 
+use crate::app::WorkerInfo;
 use crate::children::{Children, Ended};
 use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
@@ -171,6 +172,7 @@ impl MainLoop {
     pub(crate) fn leave(mut self) -> i32 {
         self.crew.check(&mut self.own);
         info!("incarnation {} leaves", self.own.cx.incarnation.0);
+        self.inheritance.application.hooks.exits(&self.info());
         if let Err(error) = self.own.flush() {
             warn!("submit what was begun: {error}");
         }
@@ -187,6 +189,11 @@ impl MainLoop {
         // What was noted is closed by what owns it, from here on.
         self.own.cx.ledger.table().forget_notes(self.own.cx.lane_number);
         0
+    }
+
+    /// This worker, for hooks.
+    fn info(&self) -> WorkerInfo {
+        WorkerInfo { slot: self.inheritance.slot.0, incarnation: self.own.cx.incarnation.0 }
     }
 
     // ---- for who runs the loop within another ----

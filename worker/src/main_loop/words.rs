@@ -139,6 +139,7 @@ impl MainLoop {
             let _not_watched = self.own.poller.remove(fd);
         }
         self.stage = Stage::Retiring;
+        self.inheritance.application.hooks.drains(&self.info());
         self.own.give(&self.inheritance.handover);
         self.crew.give(&self.inheritance.handover);
         self.own.cx.lane.orders().give(Order::Give);
@@ -190,6 +191,7 @@ impl MainLoop {
         self.closes_listeners = closing == Closing::Service;
         self.open_for_all();
         self.stage = Stage::Draining { idle_until: now + grace, deadline: now + self.drain_timeout };
+        self.inheritance.application.hooks.drains(&self.info());
     }
 
     /// Lets in who is queued, and then nobody any more.
