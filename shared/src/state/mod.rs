@@ -1,7 +1,7 @@
 //! State that the workers of a program share: figures, a table, rate limits. It lies in memory that is made before the first worker
 //! and mapped by all of them, so nobody asks anybody for it.
 //!
-//! A worker may die at any instruction. Figures are single words. What takes more than one is changed under a [lock](lock) that
+//! A worker may die at any instruction. Figures are single words. What takes more than one is changed under a [`lock`] that
 //! survives its holder, in an order in which every intermediate state is a sound one; so nothing has to be repaired.
 //!
 //! A wild store of a dying worker may reach this memory as any other. Whatever stands there is read within bounds.

@@ -106,7 +106,7 @@ pub enum Place {
     /// A crash in it, or an overrun, is a 502 that tells why, and nothing else notices. For code that cannot be trusted to return.
     ///
     /// The process is a copy of the worker from before its first request: it sees what the program made before the server started,
-    /// shared [state](../state) too, and nothing that a worker made later.
+    /// shared state too, and nothing that a worker made later.
     Isolated,
 }
 
@@ -166,21 +166,21 @@ impl Endpoint {
         Endpoint { handler: Arc::new(handler), place, limits: Limits::default(), streamed: false }
     }
 
-    /// Bounds the time on a processor of an [isolated](isolated) handler.
+    /// Bounds the time on a processor of an [`isolated`] handler.
     #[must_use]
     pub fn cpu(mut self, most: Duration) -> Endpoint {
         self.limits.cpu = most;
         self
     }
 
-    /// Bounds the bytes that an [isolated](isolated) handler may allocate.
+    /// Bounds the bytes that an [`isolated`] handler may allocate.
     #[must_use]
     pub fn memory(mut self, most: u64) -> Endpoint {
         self.limits.memory = most;
         self
     }
 
-    /// Bounds the time that an [isolated](isolated) handler may take in all.
+    /// Bounds the time that an [`isolated`] handler may take in all.
     #[must_use]
     pub fn wall(mut self, most: Duration) -> Endpoint {
         self.limits.wall = most;

@@ -7,7 +7,7 @@ use super::Endpoint;
 /// Handlers by method and path.
 ///
 /// A path may hold parameters: `/users/{id}` matches one segment, `/files/{*rest}` all that follow. A literal segment goes before a
-/// parameter. Paths are compared as [`Request::path`] tells them, decoded and normalised. `HEAD` is answered by the handler of
+/// parameter. Paths are compared as [`Request::path`](super::Request::path) tells them, decoded and normalised. `HEAD` is answered by the handler of
 /// `GET`, without the body. A path that has handlers of other methods only is answered 405, one that has none 404, and `OPTIONS`
 /// tells the methods, unless there is a handler for that.
 #[derive(Debug, Clone, Default)]

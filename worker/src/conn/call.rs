@@ -7,7 +7,8 @@ use phalanx_shared::config::Effort;
 use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
-use super::serve::{Turnout, Whole, run_handler};
+use super::ask::{Turnout, run_handler};
+use super::serve::Whole;
 use crate::app::{Caller, Handed, Limits, Payload};
 use crate::http::encode::{self, Envelope};
 use crate::http::reply::{Response, Tail};

@@ -3,6 +3,7 @@
 //! Owns the descriptor by its number: it is closed in [`Connection::close`] and nowhere else, never by a drop. Leaves the
 //! meaning of bytes to `http`, answers to `service`, waiting to `event`.
 
+mod ask;
 pub mod buffers;
 mod by_ring;
 mod call;

@@ -3,10 +3,11 @@
 
 use phalanx_shared::ledger::response::Entry;
 
+use super::ask::{Turnout, run_handler};
 use super::call::{Answered, Call};
 use super::context::client_of;
 use super::output::Output;
-use super::serve::{STREAMED, Turnout, run_handler};
+use super::serve::STREAMED;
 use super::tail::Part;
 use super::{Connection, Context, Fate, Why};
 use crate::access_log::Outcome;

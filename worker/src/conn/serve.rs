@@ -1,27 +1,24 @@
 //! From bytes to responses: takes complete requests off the front of the buffer, has each answered, puts the responses of a
 //! turn on record and writes them together.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use phalanx_shared::config::{Effort, Fault, Listen};
+use phalanx_shared::config::Listen;
 use phalanx_shared::ledger::record::{Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
 
+use super::ask::{Turnout, isolate, run_handler};
 use super::call::{Answered, Call};
 use super::context::{address_of, client_of};
 use super::output::Output;
 use super::{Connection, Context, Fate, Why};
 use crate::access_log::{AccessLog, Outcome};
-use crate::app::{Caller, Limits, Payload};
+use crate::app::Payload;
 use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
-use crate::http::reply::{Response, Tail};
+use crate::http::reply::Tail;
 use crate::http::{DateCache, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
-use crate::in_handler;
-use crate::isolator::Parcel;
 use crate::pool::{Done, Failure, Job, Pool};
-use crate::service::{Answer, Answering, Asked, Router, Tunnel, effort, fault};
+use crate::service::{Asked, Tunnel};
 
 /// The end on record of a response whose length nobody knows yet.
 pub(super) const STREAMED: u64 = u64::MAX;
@@ -548,76 +545,4 @@ impl Batch {
         let state = self.record.state();
         self.record.set_state(State { first: 0, pending: self.count + 1, ..state });
     }
-}
-
-/// Has a process of its own answer, while this thread has nothing else to do.
-fn isolate(cx: &Context, limits: &Limits, whole: &Whole<'_>, caller: &Caller, date: u64) -> Response {
-    let Some(isolator) = &cx.isolator else { return Response::new(500) };
-    let head = whole.bytes.get(..whole.head.len).unwrap_or(whole.bytes);
-    isolator.answer(limits, &Parcel { head, limit: cx.limits.head, body: whole.body.to_vec(), date, caller: *caller })
-}
-
-/// What a handler came to.
-pub(super) enum Turnout<'r> {
-    Reply(Reply<'r>),
-    /// It is to run in a thread.
-    Call,
-    /// It is to run in a process of its own.
-    Isolate(Limits),
-    /// It is under way as a task.
-    Task(Answering),
-    /// The connection is this one's.
-    Tunnel(Tunnel),
-    /// It goes on when this is done.
-    Later(Job),
-    /// This, once the effort is made, which waits.
-    Effort(Effort, Reply<'r>),
-}
-
-/// Runs the handler, and makes the effort that it may ask for, but for one that waits where that is made `elsewhere`. A panic in it,
-/// or in what it waited for, is a 500 on a connection that lives on.
-pub(super) fn run_handler<'r>(
-    router: &'r Router,
-    asked: &Asked<'_>,
-    done: Option<Done>,
-    unready: bool,
-    elsewhere: bool,
-) -> Turnout<'r> {
-    match ask_handler(router, asked, done, unready) {
-        Turnout::Effort(effort, reply) if !elsewhere || effort.wait.is_zero() => {
-            effort::make(effort);
-            Turnout::Reply(reply)
-        }
-        turnout => turnout,
-    }
-}
-
-fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, unready: bool) -> Turnout<'r> {
-    let done = match done {
-        Some(Err(Failure::Panicked)) => return Turnout::Reply(Reply::error(500)),
-        Some(Err(Failure::GaveUp)) => return Turnout::Reply(Reply::error(504)),
-        Some(Err(Failure::Refused)) => return Turnout::Reply(Reply::error(503)),
-        Some(Ok(done)) => Some(done),
-        None => None,
-    };
-    let done_nothing = done.is_none();
-    let before = in_handler::enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(asked, done) {
-        Answer::Reply(reply) => Turnout::Reply(reply),
-        Answer::Later(job) => Turnout::Later(job),
-        Answer::Call => Turnout::Call,
-        Answer::Isolate(limits) => Turnout::Isolate(limits),
-        Answer::Task(answering) => Turnout::Task(answering),
-        Answer::Tunnel(tunnel) => Turnout::Tunnel(tunnel),
-        Answer::Effort(effort, reply) => Turnout::Effort(effort, reply),
-        Answer::Health(_, reply) if unready => Turnout::Reply(reply),
-        Answer::Health(reply, _) => Turnout::Reply(reply),
-        Answer::Fault(Fault { pooled: true, kind }) if done_nothing => {
-            Turnout::Later(Job::new(move || drop(fault::carry_out(kind))))
-        }
-        Answer::Fault(Fault { pooled: true, .. }) => Turnout::Reply(Reply::Built(Response::new(200))),
-        Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault.kind)),
-    }));
-    in_handler::leave(before);
-    answer.unwrap_or_else(|_| Turnout::Reply(Reply::error(500)))
 }
