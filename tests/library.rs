@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 
 use crate::chaos::rain;
 use crate::harness::processes::{self, Process};
-use crate::harness::{Ask, Client, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, wait_until};
+use crate::harness::{
+    Ask, Client, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, wait_for_moment, wait_until,
+};
 
 /// The handlers of the tests, Phalanx's own, in one worker.
 fn native() -> Setup {
@@ -139,7 +141,7 @@ fn what_a_handler_answers_with_arrives_whole() {
 
 #[test]
 fn a_pooled_handler_that_waits_delays_nobody() {
-    let _machine = beside_others();
+    let _machine = alone();
     let server = native().start();
     let begun = Instant::now();
     let mut waiting: Vec<Client> = (0..8).map(|_| Client::connect(&server.address())).collect();
@@ -211,6 +213,21 @@ fn a_slow_body_is_not_waited_for_for_ever() {
         }
         Client::connect(&server.address()).get("/").assert(200, b"Hello, World!");
     }
+}
+
+#[test]
+fn a_slow_client_is_not_its_handlers_fault() {
+    let _machine = beside_others();
+    let server = native().set("workers", "request_timeout = \"1s\"").start();
+    let worker = server.worker(0);
+    let (request, begun) = (post("/sum", &bytes(100_000)), Instant::now());
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    for (number, piece) in (1..).zip(request.chunks(20_000)) {
+        client.send(piece);
+        wait_for_moment(begun + Duration::from_millis(500) * number);
+    }
+    client.answer_to("POST").assert(200, sum_of(&bytes(100_000)).as_bytes());
+    assert_eq!(server.worker(0), worker);
 }
 
 #[test]
@@ -310,6 +327,26 @@ fn a_program_that_cannot_serve_its_app_so_says_why() {
     server.cli("check", &[]).assert_said(2, &["no app \"other\"", "this program has \"main\""]);
     let server = Setup::new(1).sites("[[site]]\n[[site.route]]\npath = \"/\"\napp = \"main\"\n").write();
     server.cli("check", &[]).assert_said(2, &["no app \"main\"", "Phalanx as a library"]);
+}
+
+#[test]
+fn asynchronous_handlers_of_its_own_run_beside_others() {
+    let _machine = beside_others();
+    let server = native().environment("TRIAL", "tasks").start();
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    let requests = ["/", "/sleeps/20", "/", "/waits", "/sleeps/0"];
+    client.send(requests.map(|path| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")).concat().as_bytes());
+    for answer in ["Hello, World!", "20", "Hello, World!", "waited", "0"] {
+        client.answer().assert(200, answer.as_bytes());
+    }
+    for len in [0, 10, 300_000] {
+        sent(&mut client, &post("/count", &bytes(len))).assert(200, len.to_string().as_bytes());
+    }
+    assert_eq!(client.get("/does/abort").status, 502);
+    client.send(b"GET /sleeps/300 HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.wait_taken();
+    assert!(processes::signal(server.worker(0), Signal::SIGKILL));
+    client.answer().assert(200, b"300");
 }
 
 // ---- deaths ----
@@ -413,4 +450,22 @@ fn nobody_notices_what_a_handler_does_to_its_process() {
     }
     load.finish().assert_clean();
     assert_eq!(server.status().total("failed"), 5);
+}
+
+// ---- the test kit ----
+
+#[test]
+fn the_test_kit_says_that_nobody_notices_20_kills() {
+    use phalanx::testing::TestServer;
+    let _machine = alone();
+    let server = TestServer::of(crate::harness::command::example("hello")).workers(2).start();
+    assert_eq!((server.get("/you").status, server.get("/you").body.as_slice()), (200, &b"Hello, you!\n"[..]));
+    let tally = server.under_load(4, "/", || {
+        for kill in 0..20 {
+            server.kill_worker(kill % 2);
+            server.wait_serving();
+        }
+    });
+    tally.assert_clean();
+    assert!(server.restarts() >= 20 && server.requests() >= tally.answered, "{server:?}");
 }

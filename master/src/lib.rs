@@ -23,6 +23,7 @@ mod stack;
 mod start;
 mod status;
 mod supervisor;
+pub mod testing;
 mod upgrade;
 mod verdict;
 
@@ -61,5 +62,5 @@ pub mod state {
 }
 
 #[cfg(feature = "tower")]
-pub use phalanx_worker::app::{BoxError, Tower};
+pub use phalanx_worker::app::{BoxError, PathParams, Tower, task};
 pub use server::{Builder, Server};

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Path;
-use axum::http::StatusCode;
+use axum::http::{self, StatusCode};
 use axum::response::{IntoResponse as _, Response as AxumResponse};
 use axum::routing::{any, get, post};
 use futures_util::stream::{self, StreamExt};
 use phalanx::state::{self, Change, Counter, RateLimiter, Table, Verdict};
-use phalanx::{IntoResponse, Request, Response, Routes, Server, Tower, isolated, pooled};
+use phalanx::{Incoming, IntoResponse, PathParams, Request, Response, Routes, Server, Tower, isolated, pooled, task};
 
 /// Everything that a handler can know of a request.
 fn tell(request: &Request) -> io::Result<String> {
@@ -304,6 +304,29 @@ fn with_hooks(shared: Shared) -> Server {
         .build()
 }
 
+/// Asynchronous handlers of Phalanx's own, and others beside them.
+fn tasks() -> Routes {
+    let sleeps = |request: http::Request<Incoming>| async move {
+        let params = request.extensions().get::<PathParams>();
+        let wait = params.and_then(|params| params.get("milliseconds")?.parse().ok()).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        wait.to_string()
+    };
+    let counts = |request: http::Request<Incoming>| async move {
+        let (mut count, mut body) = (0, request.into_body());
+        while let Some(piece) = std::future::poll_fn(|cx| body.poll_next(cx)).await {
+            count += piece?.len();
+        }
+        io::Result::Ok(count.to_string())
+    };
+    Routes::new()
+        .get("/", |_: &Request| "Hello, World!")
+        .any("/sleeps/{milliseconds}", task(sleeps))
+        .post("/count", task(counts))
+        .get("/waits", pooled(waits))
+        .get("/does/{what}", isolated(does))
+}
+
 fn main() -> ExitCode {
     let shared = match Shared::new() {
         Ok(shared) => shared,
@@ -314,6 +337,7 @@ fn main() -> ExitCode {
     };
     match std::env::var("TRIAL").as_deref() {
         Ok("axum") => Server::new(Tower::new(axum()).connect_info()),
+        Ok("tasks") => Server::new(tasks()),
         Ok("hooks") => with_hooks(shared),
         _ => Server::new(native(shared)),
     }

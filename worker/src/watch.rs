@@ -1,14 +1,35 @@
 //! Work that does not end: a thread that works on one request for longer than it may is given up, with the request. What counts is
-//! time that it computes or sleeps by its own doing; a thread that gets no processor is spared.
+//! time that it computes or sleeps by its own doing; a thread that gets no processor, or waits for a peer, is spared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use phalanx_shared::clock::Clock;
 use phalanx_shared::ledger::Track;
 use phalanx_shared::stall::{Class, Stall};
 use phalanx_shared::sys::rest::{scheduling, thread_scheduling};
+
+use crate::lock::lock;
+
+/// Threads that wait for what is not theirs to bring about.
+static SPARED: LazyLock<Mutex<HashSet<i32>>> = LazyLock::new(Mutex::default);
+
+/// Waits, by `wait`, for somebody else: a peer that sends its body, a process that has limits of its own. It is no time of the
+/// thread's.
+pub(crate) fn spared<T>(wait: impl FnOnce() -> T) -> T {
+    struct Back(i32);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            lock(&SPARED).remove(&self.0);
+        }
+    }
+    let own = gettid().as_raw();
+    lock(&SPARED).insert(own);
+    let _back = Back(own);
+    wait()
+}
 
 /// What is known of the threads that have been at one thing for long.
 #[derive(Default)]
@@ -96,6 +117,11 @@ impl Watch {
         self.stalls.retain(|number, _| long.iter().any(|it| it.number == *number));
         let mut found = Vec::new();
         for it in long {
+            if lock(&SPARED).contains(&it.thread.as_raw()) {
+                // It begins anew when the wait is over.
+                self.stalls.insert(it.number, Stall::new());
+                continue;
+            }
             let looked_at = if it.is_process { scheduling(it.thread) } else { thread_scheduling(it.thread) };
             let Some(looked_at) = looked_at else { continue };
             let stall = self.stalls.entry(it.number).or_insert_with(Stall::new);

@@ -108,6 +108,8 @@ pub enum Place {
     /// The process is a copy of the worker from before its first request: it sees what the program made before the server started,
     /// shared state too, and nothing that a worker made later.
     Isolated,
+    /// As a task of the worker's runtime: for handlers that wait for other servers. See `task`.
+    Task,
 }
 
 /// What an isolated handler may take.
@@ -129,10 +131,20 @@ impl Default for Limits {
     }
 }
 
+/// What answers.
+#[derive(Clone)]
+pub(super) enum Work {
+    /// It returns when it has.
+    Called(Arc<dyn Handler>),
+    /// It begins, and is waited for.
+    #[cfg(feature = "tower")]
+    Begun(Arc<super::tower::Begin>),
+}
+
 /// A handler, and where it runs.
 #[derive(Clone)]
 pub struct Endpoint {
-    pub(super) handler: Arc<dyn Handler>,
+    pub(super) work: Work,
     pub(super) place: Place,
     pub(super) limits: Limits,
     pub(super) streamed: bool,
@@ -161,9 +173,37 @@ pub fn isolated(handler: impl Handler) -> Endpoint {
     Endpoint::at(Place::Isolated, handler)
 }
 
+/// An asynchronous handler: it runs as a task of the worker's runtime (tokio, with time and I/O), so the program's model is
+/// `coroutine`. It is given the request in the types of the crate `http`, with a body that comes as it comes, and the [`PathParams`]
+/// of its route among the extensions. When the client goes, it is dropped where it stands.
+#[cfg(feature = "tower")]
+pub fn task<F, A, R>(handler: F) -> Endpoint
+where
+    F: Fn(http::Request<super::Incoming>) -> A + Send + Sync + 'static,
+    A: Future<Output = R> + Send + 'static,
+    R: IntoResponse,
+{
+    let begin = move |request| -> super::tower::Beginning {
+        let answering = handler(request);
+        Box::pin(async move { answering.await.into_response() })
+    };
+    Endpoint { work: Work::Begun(Arc::new(begin)), place: Place::Task, limits: Limits::default(), streamed: true }
+}
+
+/// What stands in the path for the parameters of a route, decoded: an extension of the requests of [`task`].
+#[derive(Debug, Clone, Default)]
+pub struct PathParams(pub(crate) Vec<(String, String)>);
+
+impl PathParams {
+    /// What stands for `{name}`.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find_map(|(known, value)| (known == name).then_some(value.as_str()))
+    }
+}
+
 impl Endpoint {
     fn at(place: Place, handler: impl Handler) -> Endpoint {
-        Endpoint { handler: Arc::new(handler), place, limits: Limits::default(), streamed: false }
+        Endpoint { work: Work::Called(Arc::new(handler)), place, limits: Limits::default(), streamed: false }
     }
 
     /// Bounds the time on a processor of an [`isolated`] handler.
@@ -198,8 +238,22 @@ impl Endpoint {
         Endpoint { streamed: true, ..self }
     }
 
+    /// Has it answer, here and now; what begins elsewhere has nothing to say.
     pub(crate) fn handle(&self, request: &Request<'_>) -> Response {
-        self.handler.handle(request)
+        match &self.work {
+            Work::Called(handler) => handler.handle(request),
+            #[cfg(feature = "tower")]
+            Work::Begun(_) => Response::new(500),
+        }
+    }
+
+    /// Has it begin.
+    #[cfg(feature = "tower")]
+    pub(crate) fn begin(&self, request: http::Request<super::Incoming>) -> Option<super::tower::Beginning> {
+        match &self.work {
+            Work::Called(_) => None,
+            Work::Begun(begin) => Some(begin(request)),
+        }
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -211,6 +265,6 @@ impl Endpoint {
     }
 
     pub(crate) fn is_streamed(&self) -> bool {
-        self.streamed && self.place == Place::Pooled
+        self.place == Place::Task || (self.streamed && self.place == Place::Pooled)
     }
 }

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 
 use crate::lock::lock;
 use crate::nudge::Nudge;
+use crate::watch::spared;
 
 /// Bytes that may wait for the handler before the connection reads no more.
 const ROOM: usize = 128 * 1024;
@@ -188,7 +189,7 @@ impl Incoming {
         loop {
             match pipe.next(&mut state) {
                 Some(next) => return self.taken(next),
-                None => state = pipe.something.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => state = spared(|| pipe.something.wait(state)).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }

@@ -12,7 +12,7 @@ mod request;
 mod response;
 mod routes;
 #[cfg(feature = "tower")]
-mod tower;
+pub(crate) mod tower;
 #[cfg(feature = "tower")]
 pub(crate) mod tunnel;
 
@@ -21,7 +21,9 @@ use std::sync::Arc;
 use phalanx_shared::config::KnownApp;
 
 pub use body::Body;
-pub use handler::{Endpoint, Handler, IntoResponse, Limits, Place, isolated, pooled};
+#[cfg(feature = "tower")]
+pub use handler::task;
+pub use handler::{Endpoint, Handler, IntoResponse, Limits, PathParams, Place, isolated, pooled};
 pub use hooks::{Background, Crash, HookError, Hooks, WorkerInfo};
 pub use incoming::Incoming;
 pub use request::{Caller, Request, RequestId};
@@ -77,7 +79,8 @@ impl App {
 
     /// The model that it runs under, if not under every one.
     pub fn model(&self) -> Option<&'static str> {
-        match self.0 {
+        match &self.0 {
+            Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() == Place::Task) => Some("coroutine"),
             Kind::Routes(_) => None,
             #[cfg(feature = "tower")]
             Kind::Tower(_) => Some("coroutine"),

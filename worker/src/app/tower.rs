@@ -21,6 +21,12 @@ use crate::http::reply::{Body, Flow, Response, Source};
 /// What a request comes to, once it is polled.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
+/// … of a handler of Phalanx's own.
+pub(crate) type Beginning = Pin<Box<dyn Future<Output = super::Response> + Send>>;
+
+/// Such a handler.
+pub(crate) type Begin = dyn Fn(http::Request<Incoming>) -> Beginning + Send + Sync;
+
 /// Errors of services and bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -147,7 +153,7 @@ fn prepare_for(request: http::Request<Incoming>, prepared: &Prepared) -> http::R
 }
 
 /// The request whose head stands at the front of `bytes`.
-fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Request<Incoming>> {
+pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Request<Incoming>> {
     // One copy, which all values share.
     let copy = Bytes::copy_from_slice(bytes.get(..head.len)?);
     let origin = bytes.as_ptr() as usize;

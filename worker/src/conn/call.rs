@@ -16,6 +16,7 @@ use crate::http::{Head, HeaderScratch, Progress, Reply, head};
 use crate::isolator::{Isolator, Parcel};
 use crate::pool::Job;
 use crate::service::{Answering, Asked, Asker, Router, effort};
+use crate::watch::spared;
 
 /// Length of an IMF-fixdate.
 const DATE: usize = 29;
@@ -100,7 +101,8 @@ impl Call {
     fn isolate(&self, limits: &Limits) -> Response {
         let Some(isolator) = &self.isolator else { return Response::new(500) };
         let (head, limit, date, caller) = (&self.head, self.limit, self.date, self.caller);
-        isolator.answer(limits, &Parcel { head, limit, body: self.body.take().into_vec(), date, caller })
+        let parcel = Parcel { head, limit, body: self.body.take().into_vec(), date, caller };
+        spared(|| isolator.answer(limits, &parcel))
     }
 
     fn answered(&self, reply: Reply<'_>, minor_version: u8, head_only: bool) -> Answered {

@@ -31,7 +31,7 @@ impl Application {
 
     /// Whether some handler runs in a thread.
     pub(super) fn needs_threads(&self) -> bool {
-        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() != Place::Inline))
+        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| matches!(endpoint.place(), Place::Pooled | Place::Isolated)))
     }
 
     /// Whether some handler takes bodies as they come.
@@ -78,6 +78,8 @@ impl Application {
         match routes.find(asked.head.method, path) {
             app::Found::Endpoint(endpoint, params) => match (endpoint.place(), asked.asker) {
                 (Place::Pooled | Place::Isolated, Asker::Loop) => Answer::Call,
+                #[cfg(feature = "tower")]
+                (Place::Task, _) => self.begin_task(endpoint, asked, params),
                 (Place::Isolated, Asker::Thread) => Answer::Isolate(endpoint.limits()),
                 _ => {
                     let request = app::Request::new(asked.head, path, params, asked.body, (asked.caller)());
@@ -107,6 +109,34 @@ impl Application {
             Poll::Pending => {
                 let lines = self.lines.clone();
                 Answer::Task(Answering(Box::pin(async move { with_lines(answering.await, &lines) })))
+            }
+        }
+    }
+
+    /// The same for an asynchronous handler of the program's own.
+    #[cfg(feature = "tower")]
+    fn begin_task(
+        &self,
+        endpoint: &app::Endpoint,
+        asked: &Asked<'_>,
+        params: Option<matchit::Params<'_, '_>>,
+    ) -> Answer<'_> {
+        use std::task::{Context, Poll, Waker};
+
+        use super::Answering;
+        let request = app::tower::request_of(asked.head, asked.bytes, asked.body.to_incoming());
+        let Some(mut request) = request else { return Answer::Reply(self.dress.error(400)) };
+        if let Some(params) = params.filter(|params| !params.is_empty()) {
+            let params = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            request.extensions_mut().insert(app::PathParams(params));
+        }
+        request.extensions_mut().insert((asked.caller)());
+        let Some(mut beginning) = endpoint.begin(request) else { return Answer::Reply(self.dress.error(500)) };
+        match beginning.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(response) => self.reply(response),
+            Poll::Pending => {
+                let (lines, files) = (self.lines.clone(), self.open_files.clone());
+                Answer::Task(Answering(Box::pin(async move { beginning.await.into_reply(&lines, &files) })))
             }
         }
     }
