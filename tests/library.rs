@@ -140,6 +140,19 @@ fn what_a_handler_answers_with_arrives_whole() {
 }
 
 #[test]
+fn an_answer_without_a_body_has_none_whatever_its_handler_says() {
+    let _machine = beside_others();
+    let server = native().start();
+    let mut client = Client::connect(&server.address());
+    for status in [204, 205, 304] {
+        for path in [format!("/bodiless/{status}"), format!("/bodiless/{status}?stream")] {
+            client.get(&path).assert(status, b"");
+            client.get("/").assert(200, b"Hello, World!");
+        }
+    }
+}
+
+#[test]
 fn a_pooled_handler_that_waits_delays_nobody() {
     let _machine = alone();
     let server = native().start();
@@ -411,6 +424,26 @@ fn a_death_amid_handlers_costs_what_the_table_says() {
     assert!(streaming.try_answer("GET").is_err());
     behind.answer().assert(200, b"200");
     idle.get("/").assert(200, b"Hello, World!");
+}
+
+/// The answer has left, the body has not come whole, and its bytes look like requests: they are none, whoever reads on.
+#[test]
+fn the_rest_of_a_body_is_no_request_after_a_death() {
+    let _machine = beside_others();
+    for path in ["/sleeps/30", "/refuses"] {
+        let server = axum().start();
+        let mut client = Client::connect(&server.address()).patient(SOON);
+        let body = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(800);
+        let request = post(path, &body);
+        client.send(&request[..200]);
+        client.answer_to("POST");
+        assert!(processes::signal(server.worker(0), Signal::SIGKILL));
+        let _it_may_close_first = client.try_send(&request[200..]);
+        let end = client.end();
+        assert!(end.before_a_byte(), "{path}: {end}");
+        server.wait_serving();
+        assert!(server.status().total("requests") <= 1, "{}", server.status());
+    }
 }
 
 fn upload_dies(server: &Server, path: &str) {

@@ -85,6 +85,21 @@ fn isolated_handlers_run_at_once() {
     assert!(took < Duration::from_millis(24 * 100), "{took:?}");
 }
 
+#[test]
+fn one_that_is_done_does_not_wait_for_those_that_came_later() {
+    let _machine = alone();
+    let server = trial().start();
+    let mut quick = Client::connect(&server.address()).patient(SOON);
+    let mut slow = Client::connect(&server.address()).patient(SOON);
+    let begun = Instant::now();
+    quick.send(b"GET /isolated/waits HTTP/1.1\r\nHost: h\r\n\r\n");
+    wait_handlers(&server, 1);
+    slow.send(b"GET /does/sleep HTTP/1.1\r\nHost: h\r\n\r\n");
+    quick.answer().assert(200, b"waited");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(slow.answer().status, 502);
+}
+
 fn wait_handlers(server: &Server, count: usize) -> Vec<Process> {
     let mut found = Vec::new();
     wait_until("handlers have processes", SOON, || {

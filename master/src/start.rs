@@ -76,6 +76,12 @@ fn daemon(config: Config, file: Option<PathBuf>, own: Own) -> u8 {
     }
 }
 
+/// Has the program prepare what its workers are to share.
+fn prepare(application: &Application) -> Result<(), String> {
+    application.hooks.start()?;
+    check_single_threaded()
+}
+
 /// A raw clone is sound in a single-threaded process only.
 fn check_single_threaded() -> Result<(), String> {
     let names = process::thread_names().map_err(|error| format!("read /proc/self/task: {error}"))?;
@@ -117,7 +123,7 @@ fn take_name(name: &str) {
 /// finding the ports has bound.
 fn open(config: Config, file: Option<PathBuf>, own: Own) -> Result<(Premises, Vec<Bound>), String> {
     let Own { origin, application } = own;
-    application.hooks.start()?;
+    prepare(&application)?;
     let identity = Identity::of(&config.master)?;
     let pid_file = match &config.master.pid_file {
         Some(path) => Some(PidFile::take(path)?),
@@ -165,7 +171,7 @@ fn rehearse(config: Result<Config, String>, own: Own, state: &OwnedFd, outcome: 
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
         State::read(state)?.fixed.check(&Fixed::of(&config))?;
-        application.hooks.start()?;
+        prepare(&application)?;
         origin.program().ok_or("the program's own file cannot be read, as it has to be for a return to it")?;
         config.workers.count = Count::Fixed(1);
         let identity = Identity::of(&config.master)?;
@@ -214,7 +220,7 @@ fn take_over(
     // Nothing that can fail comes after the first descriptor that is taken: it could not be handed back.
     let ready = config.and_then(|config| {
         state.fixed.check(&Fixed::of(&config))?;
-        application.hooks.start()?;
+        prepare(&application)?;
         let identity = Identity::of(&config.master)?;
         let logs = LogFiles::open(&config.log)?;
         Ok((config, identity, logs, take_up_signals()?))

@@ -86,6 +86,16 @@ fn breaks(_: &Request) -> Response {
     Response::reader("text/plain", io::repeat(b'r').take(10), Some(20))
 }
 
+/// A body where none may be.
+fn bodiless(request: &Request) -> Response {
+    let status = request.param("status").and_then(|status| status.parse().ok()).unwrap_or(204);
+    let response = match request.query() {
+        Some(_) => Response::reader("text/plain", io::repeat(b'r').take(100_000), None),
+        None => Response::bytes("text/plain", vec![b'b'; 100_000]),
+    };
+    response.status(status)
+}
+
 fn pieces(_: &Request) -> Response {
     Response::pieces("text/plain", (0..3).map(|number| Ok(format!("piece {number}\n").into())))
 }
@@ -192,6 +202,7 @@ fn native(shared: Shared) -> Routes {
         .get("/reads/{len}", reads)
         .get("/breaks", breaks)
         .get("/pieces", pieces)
+        .get("/bodiless/{status}", bodiless)
 }
 
 /// Leaves a file when it is dropped.

@@ -27,6 +27,7 @@ use crate::conn::{Connection, Context};
 use crate::enter::Inheritance;
 use crate::event::{Interest, poll};
 use crate::event_loop::{EventLoop, Stuck};
+use crate::isolator::Isolator;
 use crate::rescue;
 use crate::solo::{Caller, Solo};
 use crate::watch::{AtWork, Endless, Watch};
@@ -164,11 +165,11 @@ impl Children {
     }
 
     /// The life of the child.
-    fn live(&self, cx: Context, number: u16, connection: Connection, worker: Pid) -> ! {
+    fn live(&self, mut cx: Context, number: u16, connection: Connection, worker: Pid) -> ! {
         title::set(&format!("{}{} of worker {}", title::CONNECTION, connection.fd, self.inheritance.slot.0));
         phalanx_shared::state::begin_process();
         let files = Owner::ChildFile { of: cx.incarnation, lane: cx.lane_number as u8, track: number };
-        if let Err(error) = take_stand(&cx, files) {
+        if let Err(error) = take_stand(&mut cx, files) {
             error!("a process for a connection: {error}");
             process::exit_now(UNFIT);
         }
@@ -190,9 +191,12 @@ impl Children {
         let lifeline = self.inheritance.lifeline;
         let caller = Caller::Signal { let_in: &let_in, lifeline, exits_with_master: self.exits_with_master };
         let (router, table) = (cx.router.clone(), cx.ledger.table());
+        let isolator = cx.isolator.as_ref().map(Isolator::descriptor);
+        // Closed by number below.
+        std::mem::forget(cx.isolator.clone());
         Solo::new(cx, connection, caller, &self.inheritance.handover).serve();
         // The table outlives this process.
-        for fd in router.descriptors() {
+        for fd in router.descriptors().into_iter().chain(isolator) {
             table.record(fd).into_iter().for_each(|record| record.free());
             table::close(fd);
         }
@@ -347,8 +351,14 @@ impl Children {
 }
 
 /// What the child makes of the descriptors, signals and handlers that it has from its worker.
-fn take_stand(cx: &Context, files: Owner) -> io::Result<()> {
+fn take_stand(cx: &mut Context, files: Owner) -> io::Result<()> {
     cx.setting.become_of(files);
+    if let Some(isolator) = cx.isolator.take() {
+        let own = isolator.own();
+        // The number is the worker's.
+        std::mem::forget(isolator);
+        cx.isolator = Some(own?);
+    }
     cx.router.take_own_descriptors(|fd| cx.setting.open_files.note_descriptor(fd))?;
     process::interrupt_waits_by(CALL)?;
     if let Some(words) = cx.track.last_words() {

@@ -202,6 +202,13 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     let in_runtime = runtime.as_ref().map(tokio::runtime::Handle::enter);
     inheritance.application.hooks.forked(&WorkerInfo { slot: inheritance.slot.0, incarnation: birth.incarnation.0 })?;
     drop(in_runtime);
+    if config.workers.model.0 == "process" {
+        // It clones processes, and a clone has one thread only.
+        let threads = process::thread_names().map_err(|error| format!("read /proc/self/task: {error}"))?;
+        if threads.len() > 1 {
+            return Err(format!("under the model process after_fork may start no thread: {}", threads[1..].join(", ")));
+        }
+    }
     let mut connections: Vec<Connection> = rescue::take_over(&mut cx, &birth.alive, alone);
     connections.append(&mut swept);
 

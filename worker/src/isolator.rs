@@ -2,8 +2,8 @@
 //! in the answer to its request, and nothing else.
 //!
 //! Its parent is the isolator, a copy of the worker from before the first thread, so that it can fork with nothing half done; it has a
-//! descriptor table of its own and none of the worker's descriptors, and what it could scribble on of the slot's is sealed off. It
-//! dies with its worker. A thread of the worker sends it an order with two descriptors: over one it sends the request to the new
+//! descriptor table of its own and none of the worker's descriptors, and what it could scribble on of the slot's is sealed off. When
+//! its worker dies, it ends all that it has made, with what that has started, and itself. A thread of the worker sends it an order with two descriptors: over one it sends the request to the new
 //! process and gets its answer, over the other the isolator tells how the process ended.
 
 use std::io::{self, Read, Write};
@@ -17,6 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid, setpgid};
 use phalanx_shared::error;
@@ -40,6 +42,8 @@ use crate::service::{Asked, Asker, Router};
 const MOST_ANSWER: u64 = 64 * 1024 * 1024;
 /// What a request may take on its way: the largest body and its head.
 const MOST_REQUEST: u64 = 1 << 32;
+/// No limit is longer.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much longer than its limit somebody waits for a process that the isolator is to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -111,7 +115,7 @@ impl Isolator {
                 let far_number = far.as_raw_fd();
                 std::mem::forget((near, far));
                 let settled = settle_in(slot, ledger, far_number, worker);
-                let outcome = settled.and_then(|()| obey(router, &table::borrow(far_number)));
+                let outcome = settled.and_then(|()| obey(router, &table::borrow(far_number), worker));
                 if let Err(error) = outcome {
                     error!("the isolator ends: {error}");
                 }
@@ -122,6 +126,13 @@ impl Isolator {
                 Err(error)
             }
         }
+    }
+
+    /// The same by a descriptor of this process's own, for a copy of the worker that shares its table and may outlive it.
+    pub(crate) fn own(&self) -> io::Result<Isolator> {
+        let line = self.line.try_clone()?;
+        self.open_files.note_descriptor(line.as_raw_fd());
+        Ok(Isolator { line: Arc::new(line), open_files: self.open_files.clone() })
     }
 
     /// Its descriptor, which is the worker's own.
@@ -145,9 +156,9 @@ impl Isolator {
         let fail = |error: io::Error| format!("no process for it: {error}");
         let (mut data, of_process) = self.noted_pair().map_err(fail)?;
         let (mut verdict, of_isolator) = self.noted_pair().map_err(fail)?;
-        let order = Order { wall: limits.wall, cpu: limits.cpu, memory: limits.memory };
+        let order = Order { wall: limits.wall.min(LONGEST), cpu: limits.cpu.min(LONGEST), memory: limits.memory };
         let both = [of_process.as_fd(), of_isolator.as_fd()];
-        let late = Instant::now() + limits.wall + GRACE;
+        let late = Instant::now() + order.wall + GRACE;
         loop {
             match send(self.line.as_fd(), &order, &both) {
                 Ok(()) => break,
@@ -200,7 +211,7 @@ impl Line {
         for part in [&facts, parcel.head, &parcel.body] {
             file.write_all(part)?;
         }
-        nix::sys::socket::shutdown(file.as_raw_fd(), nix::sys::socket::Shutdown::Write)?;
+        shutdown(file.as_raw_fd(), Shutdown::Write)?;
         Ok(())
     }
 
@@ -253,10 +264,13 @@ fn decode(answer: Vec<u8>) -> Option<Response> {
 fn settle_in(slot: SlotId, ledger: &Ledger, line: RawFd, worker: i32) -> io::Result<()> {
     title::set(&format!("phalanx: isolator of worker {}", slot.0));
     phalanx_shared::state::begin_process();
-    die_with(worker)?;
+    // It has others to end before itself, so this one is taken by descriptor.
+    set_pdeathsig(Signal::SIGTERM)?;
+    if getppid().as_raw() != worker {
+        return Err(io::Error::other("the worker has gone"));
+    }
     let ignored = [
         Signal::SIGINT,
-        Signal::SIGTERM,
         Signal::SIGQUIT,
         Signal::SIGHUP,
         Signal::SIGUSR1,
@@ -269,7 +283,13 @@ fn settle_in(slot: SlotId, ledger: &Ledger, line: RawFd, worker: i32) -> io::Res
     crash_signal::withdraw();
     table::close_all_but(&[line])?;
     ledger.seal_off()?;
-    process::set_signal_mask(&SigSet::empty())
+    process::set_signal_mask(&term())
+}
+
+fn term() -> SigSet {
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    term
 }
 
 /// This process is killed when that one, its parent, has died.
@@ -291,7 +311,8 @@ struct Isolated {
 }
 
 /// Until the worker has gone, and this with it.
-fn obey(router: &Arc<Router>, line: &impl AsFd) -> io::Result<()> {
+fn obey(router: &Arc<Router>, line: &impl AsFd, worker: i32) -> io::Result<()> {
+    let signals = SignalFd::with_flags(&term(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let mut isolated: Vec<Isolated> = Vec::new();
     loop {
         let now = Instant::now();
@@ -301,7 +322,7 @@ fn obey(router: &Arc<Router>, line: &impl AsFd) -> io::Result<()> {
         }
         let next = isolated.iter().filter(|one| !one.is_late).map(|one| one.until.saturating_duration_since(now)).min();
         let read = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut polled: Vec<PollFd<'_>> = vec![read(line.as_fd())];
+        let mut polled: Vec<PollFd<'_>> = vec![read(line.as_fd()), read(signals.as_fd())];
         polled.extend(isolated.iter().map(|one| read(one.ended.as_fd())));
         let timeout = next.map_or(PollTimeout::NONE, |next| {
             PollTimeout::try_from(next + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
@@ -312,7 +333,14 @@ fn obey(router: &Arc<Router>, line: &impl AsFd) -> io::Result<()> {
         }
         let told: Vec<bool> = polled.iter().map(|polled| polled.any().unwrap_or(false)).collect();
         drop(polled);
-        for at in (0..isolated.len()).rev().filter(|at| told[at + 1]) {
+        if told[1] {
+            while let Ok(Some(_)) = signals.read_signal() {}
+        }
+        if getppid().as_raw() != worker {
+            isolated.iter().for_each(|one| end(one.pid));
+            return Ok(());
+        }
+        for at in (0..isolated.len()).rev().filter(|at| told[at + 2]) {
             tell(isolated.swap_remove(at));
         }
         if told[0] {
@@ -337,8 +365,9 @@ fn make(router: &Arc<Router>, limits: Order, descriptors: Vec<OwnedFd>) -> Optio
     let own = std::process::id() as i32;
     match process::fork() {
         Ok(Born::Child) => {
-            drop(verdict);
-            let served = become_isolated(&limits, own).and_then(|()| serve(router, data));
+            // Only closed by number below.
+            std::mem::forget(verdict);
+            let served = become_isolated(&limits, own, &data).and_then(|()| serve(router, data));
             process::exit_now(i32::from(served.is_err()))
         }
         Ok(Born::Parent(pid)) => {
@@ -367,12 +396,12 @@ fn say(verdict: &OwnedFd, why: &str) {
 /// Tells how a process ended, if that is not as it should; silence is its success.
 fn tell(isolated: Isolated) {
     let Isolated { pid, verdict, limits, is_late, .. } = isolated;
-    let status = waitpid(pid, None);
-    // What it has started has no business without it.
+    // What it has started has no business without it. As long as it is not waited for, the number is its own.
     let _gone_already = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+    let status = waitpid(pid, None);
     let why = match status {
         _ if is_late => format!("it took longer than {:?}", limits.wall),
-        Ok(WaitStatus::Exited(_, 0)) => return,
+        Ok(WaitStatus::Exited(_, 0)) => String::new(),
         Ok(WaitStatus::Exited(_, code)) => format!("its process exited with code {code}"),
         Ok(WaitStatus::Signaled(_, Signal::SIGXCPU, _)) => {
             format!("it used more than {:?} of processor time", limits.cpu)
@@ -380,17 +409,24 @@ fn tell(isolated: Isolated) {
         Ok(WaitStatus::Signaled(_, signal, _)) => format!("its process was killed by {signal}"),
         other => format!("its process ended: {other:?}"),
     };
-    say(&verdict, &why);
+    if !why.is_empty() {
+        say(&verdict, &why);
+    }
+    // Also for those who were forked a moment ago and have a copy yet.
+    let _nobody_waits = shutdown(verdict.as_raw_fd(), Shutdown::Both);
 }
 
 // ---- the process of a request ----
 
-fn become_isolated(limits: &Order, isolator: i32) -> io::Result<()> {
+fn become_isolated(limits: &Order, isolator: i32, data: &OwnedFd) -> io::Result<()> {
     title::set("phalanx: isolated handler");
     phalanx_shared::state::begin_process();
     die_with(isolator)?;
     let _its_parent_does_so_too = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    // Orders, and where the ends of others are told, are none of its business.
+    table::close_all_but(&[data.as_raw_fd()])?;
     process::reset_dispositions(&[Signal::SIGPIPE])?;
+    process::set_signal_mask(&SigSet::empty())?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     // In whole seconds; a second later it is killed even if it does not mind the first signal.
     let seconds = limits.cpu.as_secs_f64().ceil().max(1.0) as u64;

@@ -20,8 +20,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One that has run for so long has done well.
 const WELL: Duration = Duration::from_secs(10);
-/// How long one may take to end when it is told to.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one may take to end when the service does, and when workers are waited for meanwhile.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const HASTE: Duration = Duration::from_millis(100);
 
 /// The processes beside the workers.
 pub(super) struct Backgrounds {
@@ -83,10 +84,10 @@ impl Backgrounds {
         true
     }
 
-    /// Ends them all, and waits for that: whoever comes next may begin them again.
-    pub(super) fn end(&mut self) {
+    /// Ends them all, and waits for that, at most so long: whoever comes next may begin them again.
+    pub(super) fn end(&mut self, patience: Duration) {
         self.want(false);
-        let late = Instant::now() + PATIENCE;
+        let late = Instant::now() + patience;
         for job in &mut self.jobs {
             let Some(pid) = job.pid.take() else { continue };
             while waitpid(pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {

@@ -505,7 +505,7 @@ impl Supervisor {
         if std::mem::replace(&mut self.vacated, true) {
             return;
         }
-        self.backgrounds.end();
+        self.backgrounds.end(background::PATIENCE);
         let slots = self.roster.slots.values();
         let keepers: Vec<Pid> = slots.flat_map(|slot| slot.keeper.into_iter().chain(slot.former_keepers())).collect();
         for pid in keepers {

@@ -15,6 +15,7 @@ use phalanx_shared::sys::rest::children;
 use phalanx_shared::sys::{process, table};
 use phalanx_shared::{info, warn};
 
+use super::background;
 use super::event::Event;
 use super::ground::{self, Common, FormerGround, Ground, Strangers};
 use super::page::{Predecessor, Untouched};
@@ -246,7 +247,7 @@ impl Supervisor {
     /// Returns only why this program goes on.
     fn execute(&mut self, program: &OwnedFd, state: &State) -> Stay {
         // The other program has its own.
-        self.backgrounds.end();
+        self.backgrounds.end(background::HASTE);
         let memory = match state.write() {
             Ok(memory) => memory,
             Err(error) => return Stay::Failed(format!("write the state of the service: {error}")),

@@ -50,7 +50,8 @@ pub(super) struct Stack {
 
 /// What a child does.
 enum Work {
-    Write(Box<Report>),
+    /// Writes it down if it is to be told, and tells the program.
+    Write(Box<Report>, bool),
     Show(Stack),
 }
 
@@ -86,7 +87,7 @@ impl Reporters {
         let heard = self.hooks.hears_of_crashes();
         let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
         if ((tell && wanted) || heard) && self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(Work::Write(Box::new(report)));
+            self.waiting.push_back(Work::Write(Box::new(report), tell && wanted));
             self.begin_next(config);
         }
     }
@@ -171,6 +172,7 @@ impl Reporters {
 /// In the child.
 fn do_and_exit(work: Work, config: &Master, hooks: &Hooks) -> ! {
     phalanx_shared::sys::title::set("phalanx: crash report");
+    phalanx_shared::state::begin_process();
     // The fork copied the master's table: a listener kept open here would take connections that nobody accepts.
     let _only_slower = phalanx_shared::sys::table::close_all_but(&[]);
     // What it reads a worker has made: it ends, whatever that is, and the next one's turn comes.
@@ -179,17 +181,23 @@ fn do_and_exit(work: Work, config: &Master, hooks: &Hooks) -> ! {
     let _as_before = process::reset_dispositions(&[]).and_then(|()| process::set_signal_mask(&blocked));
     nix::unistd::alarm::set(LONGEST);
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
-        Work::Write(report) => write(*report, config, hooks),
+        Work::Write(report, tell) => write(*report, tell, config, hooks),
         Work::Show(stack) => show(stack),
     }));
     process::exit_now(done.map_or(1, |()| 0))
 }
 
-fn write(mut report: Report, config: &Master, hooks: &Hooks) {
+fn write(mut report: Report, tell: bool, config: &Master, hooks: &Hooks) {
     report.resolve();
+    if tell {
+        store(&report, config);
+    }
     if hooks.hears_of_crashes() {
         hooks.crashed(&report.as_crash());
     }
+}
+
+fn store(report: &Report, config: &Master) {
     match report.store(config) {
         Ok(Some(path)) => info!("crash report {}", path.display()),
         // Nowhere to keep it: the log is better than nothing.

@@ -5,6 +5,7 @@
 //! afterwards: whoever holds it changes things so that each step leaves them sound.
 
 use std::hint::spin_loop;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,14 +24,19 @@ static IDENTITY: AtomicU64 = AtomicU64::new(FREE);
 /// This process is another one than the one that it was cloned from.
 pub(super) fn forget_identity() {
     IDENTITY.store(FREE, Ordering::Relaxed);
+    // While there are descriptors to look with.
+    let _known_from_now_on = identity();
 }
 
 fn identity() -> u64 {
     match IDENTITY.load(Ordering::Relaxed) {
         FREE => {
             let pid = std::process::id();
-            let own = name_of(pid, look(pid).map_or(0, |(_, began)| began));
-            IDENTITY.store(own, Ordering::Relaxed);
+            let found = look(pid);
+            let own = name_of(pid, found.as_ref().map_or(0, |(_, began)| *began));
+            if found.is_ok() {
+                IDENTITY.store(own, Ordering::Relaxed);
+            }
             own
         }
         own => own,
@@ -41,9 +47,13 @@ fn name_of(pid: u32, began: u64) -> u64 {
     began << PID_BITS | u64::from(pid)
 }
 
-/// State and beginning of a process, by proc(5); none when there is none.
-fn look(pid: u32) -> Option<(u8, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// State and beginning of a process, by proc(5).
+fn look(pid: u32) -> io::Result<(u8, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse(text: &str) -> Option<(u8, u64)> {
     // Behind the name, which may hold anything.
     let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
@@ -54,8 +64,9 @@ fn look(pid: u32) -> Option<(u8, u64)> {
 fn is_dead(word: u64) -> bool {
     let pid = (word & ((1 << PID_BITS) - 1)) as u32;
     match look(pid) {
-        None => true,
-        Some((state, began)) => matches!(state, b'Z' | b'X') || name_of(pid, began) != word,
+        // Who cannot look (no descriptor is left, say) knows nothing.
+        Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
+        Ok((state, began)) => matches!(state, b'Z' | b'X') || name_of(pid, began) != word,
     }
 }
 

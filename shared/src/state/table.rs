@@ -269,15 +269,17 @@ impl Set {
             given_up.forget();
             free = Some(given_up);
         }
-        let Some(entry) = free.or_else(|| old.first().copied()) else { return };
+        // Where two are left of one key, the newer is the last to go.
+        let older = || old.iter().copied().min_by_key(|entry| entry.version().load(Ordering::Relaxed));
+        let Some(entry) = free.or_else(older) else { return };
         let version = self.last_version().load(Ordering::Relaxed).wrapping_add(1).max(1);
         self.last_version().store(version, Ordering::Release);
         let expiry =
             lasts.map_or(u64::MAX, |lasts| now.saturating_add(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)));
         entry.write(largest, (version, hash, expiry), key, value);
-        old.iter().filter(|old| !std::ptr::eq(old.words, entry.words)).for_each(Entry::forget);
-        // Readers who looked in between look again.
+        // Before the old one goes: who has missed both looks again.
         self.last_version().store(version.wrapping_add(1).max(1), Ordering::Release);
+        old.iter().filter(|old| !std::ptr::eq(old.words, entry.words)).for_each(Entry::forget);
     }
 }
 
@@ -305,7 +307,7 @@ impl Entry {
     }
 
     fn forget(&self) {
-        self.version().store(0, Ordering::Relaxed);
+        self.version().store(0, Ordering::Release);
         // Before whatever is written here next.
         fence(Ordering::Release);
     }

@@ -106,7 +106,8 @@ pub enum Place {
     /// A crash in it, or an overrun, is a 502 that tells why, and nothing else notices. For code that cannot be trusted to return.
     ///
     /// The process is a copy of the worker from before its first request: it sees what the program made before the server started,
-    /// shared state too, and nothing that a worker made later.
+    /// shared state too, and nothing that a worker made later. Under the model `sync` its worker does nothing else meanwhile, and under
+    /// `process` its connection's process: there `wall` is to be below `workers.hang_timeout` and `workers.request_timeout`.
     Isolated,
     /// As a task of the worker's runtime: for handlers that wait for other servers. See `task`.
     Task,

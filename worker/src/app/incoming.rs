@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use crate::lock::lock;
 use crate::nudge::Nudge;
@@ -14,6 +14,9 @@ use crate::watch::spared;
 
 /// Bytes that may wait for the handler before the connection reads no more.
 const ROOM: usize = 128 * 1024;
+
+/// Bytes that are handed on together, if they have not been taken yet.
+const PIECE: usize = 16 * 1024;
 
 /// The connection's end.
 pub(crate) struct Feed {
@@ -41,7 +44,7 @@ struct Pipe {
 
 #[derive(Default)]
 struct State {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<BytesMut>,
     len: usize,
     /// How it ended, once it has.
     end: Option<End>,
@@ -78,7 +81,11 @@ impl Feed {
         if state.abandoned || bytes.is_empty() {
             return;
         }
-        state.pieces.push_back(Bytes::copy_from_slice(bytes));
+        // Small ones are put together: each costs more than its bytes.
+        match state.pieces.back_mut() {
+            Some(last) if last.len() + bytes.len() <= PIECE => last.extend_from_slice(bytes),
+            _ => state.pieces.push_back(BytesMut::from(bytes)),
+        }
         state.len += bytes.len();
         self.pipe.tell(state);
     }
@@ -133,7 +140,7 @@ impl Pipe {
             state.stalled = false;
             self.nudge.nudge();
         }
-        Some(Some(Ok(bytes)))
+        Some(Some(Ok(bytes.freeze())))
     }
 }
 

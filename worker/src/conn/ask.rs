@@ -13,12 +13,14 @@ use crate::in_handler;
 use crate::isolator::Parcel;
 use crate::pool::{Done, Failure, Job};
 use crate::service::{Answer, Answering, Asked, Router, Tunnel, effort, fault};
+use crate::watch::spared;
 
 /// Has a process of its own answer, while this thread has nothing else to do.
 pub(super) fn isolate(cx: &Context, limits: &Limits, whole: &Whole<'_>, caller: &Caller, date: u64) -> Response {
     let Some(isolator) = &cx.isolator else { return Response::new(500) };
     let head = whole.bytes.get(..whole.head.len).unwrap_or(whole.bytes);
-    isolator.answer(limits, &Parcel { head, limit: cx.limits.head, body: whole.body.to_vec(), date, caller: *caller })
+    let parcel = Parcel { head, limit: cx.limits.head, body: whole.body.to_vec(), date, caller: *caller };
+    spared(|| isolator.answer(limits, &parcel))
 }
 
 /// What a handler came to.

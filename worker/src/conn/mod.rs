@@ -411,7 +411,8 @@ impl Connection {
     }
 
     fn waits_for(&self) -> Waits {
-        if self.upload.is_some() && self.takes_in() && !self.has_output() {
+        // A peer that does not read what has been written has its own limit.
+        if self.upload.is_some() && self.awaits_body() && (!self.has_output() || self.waiting.is_some()) {
             return Waits::Body;
         }
         if self.waiting.is_some() {

@@ -295,6 +295,8 @@ impl Connection {
         if pending.checked_sub(first) != Some(u8::from(self.begun.is_some())) {
             return Fate::Close;
         }
+        // Its head was wanted as long as its answer was on the way.
+        self.upload = None;
         self.waits = Waits::Idle;
         if self.record.start() == self.record.consumed() {
             self.release_buffer(cx);

@@ -171,6 +171,8 @@ impl Connection {
     /// A handler that ran elsewhere has answered the request in front.
     pub(super) fn call_arrived(&mut self, cx: &mut Context, request_end: u64, done: Done) -> Fate {
         let Some(mut batch) = self.begin_batch(cx) else { return Fate::Close };
+        // Where the request ends is not known then: nothing may be taken off the record by this answer alone.
+        batch.is_early = self.is_open();
         let mut scratch = HeaderScratch::new();
         let step = match head::parse(self.head_bytes(), cx.limits.head, &mut scratch) {
             Ok(Progress::Done(head)) => batch.answered(cx, &head, request_end, done),
@@ -184,9 +186,6 @@ impl Connection {
         if let Step::Later(Some((job, why))) = step {
             cx.out = batch.out;
             return self.wait_for(cx, job, why);
-        }
-        if !self.is_open() {
-            self.upload = None;
         }
         match self.end_batch(cx, batch) {
             Fate::Stay if self.is_done() => self.after_response(cx),

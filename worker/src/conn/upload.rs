@@ -279,8 +279,12 @@ impl Connection {
             entry.response_end = self.record.sent();
         }
         list.set(0, &entry);
-        self.upload = None;
         true
+    }
+
+    /// The peer owes more of a body, and nobody else keeps it from coming.
+    pub(super) fn awaits_body(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_open() && upload.decoder.is_some() && upload.has_room())
     }
 
     /// A handler may answer, or has, and there is more of its body to come.

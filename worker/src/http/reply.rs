@@ -345,7 +345,8 @@ impl Reply<'_> {
     /// Its length is not known before its end.
     #[inline]
     pub fn is_stream(&self) -> bool {
-        matches!(self, Reply::Built(Response { body: Body::Stream { len: None, .. }, .. }))
+        matches!(self, Reply::Built(Response { status, body: Body::Stream { len: None, .. }, .. })
+            if encode::may_have_body(*status))
     }
 
     /// The part of the body that [`encode::append`] left out.
@@ -358,6 +359,7 @@ impl Reply<'_> {
                 None if prepared.body().len() > encode::COPIED => Tail::Cached(prepared),
                 None => Tail::None,
             },
+            Reply::Built(response) if !encode::may_have_body(response.status) => Tail::None,
             Reply::Built(response) => match response.body {
                 Body::Bytes(bytes) if bytes.len() > encode::COPIED => Tail::Pieces(vec![Piece::Bytes(bytes)]),
                 Body::Empty | Body::Bytes(_) => Tail::None,
@@ -416,5 +418,8 @@ mod tests {
         assert_eq!(Reply::Prepared(&prepared).body_len(), 0);
         let built = Reply::Built(Response { body: Body::Bytes(vec![1].into()), ..Response::new(304) });
         assert_eq!(built.body_len(), 0);
+        // Whatever it comes from.
+        let long = Reply::Built(Response { body: Body::Bytes(vec![1; 100_000].into()), ..Response::new(204) });
+        assert!(matches!(long.into_tail(), Tail::None));
     }
 }

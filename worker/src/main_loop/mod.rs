@@ -66,6 +66,8 @@ pub(crate) struct MainLoop {
     stage: Stage,
     /// What this worker gives is held here until another table has fetched it.
     yielding: bool,
+    /// The program knows that it gets no new work any more.
+    told_drain: bool,
     /// The listeners are shut when the grace of the drain is over.
     closes_listeners: bool,
     formers: Formers,
@@ -117,6 +119,7 @@ impl MainLoop {
             gate: Gate::None,
             stage: Stage::Waiting,
             yielding: false,
+            told_drain: false,
             closes_listeners: false,
             formers,
             more: Vec::new(),

@@ -131,6 +131,13 @@ impl MainLoop {
         self.duty.say(Word::Buried(dead));
     }
 
+    /// The program is told once that this worker gets no new work any more.
+    fn tell_drain(&mut self) {
+        if !std::mem::replace(&mut self.told_drain, true) {
+            self.inheritance.application.hooks.drains(&self.info());
+        }
+    }
+
     /// Gives over what is quiet; the rest when it becomes so.
     fn retire(&mut self) {
         self.stop_accepting();
@@ -139,7 +146,7 @@ impl MainLoop {
             let _not_watched = self.own.poller.remove(fd);
         }
         self.stage = Stage::Retiring;
-        self.inheritance.application.hooks.drains(&self.info());
+        self.tell_drain();
         self.own.give(&self.inheritance.handover);
         self.crew.give(&self.inheritance.handover);
         self.own.cx.lane.orders().give(Order::Give);
@@ -191,7 +198,7 @@ impl MainLoop {
         self.closes_listeners = closing == Closing::Service;
         self.open_for_all();
         self.stage = Stage::Draining { idle_until: now + grace, deadline: now + self.drain_timeout };
-        self.inheritance.application.hooks.drains(&self.info());
+        self.tell_drain();
     }
 
     /// Lets in who is queued, and then nobody any more.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername, getsockname};
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname};
 use phalanx_shared::info;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::ledger::record::Peer;
@@ -73,8 +73,11 @@ pub(crate) fn close_stray(cx: &Context, fd: RawFd) {
 /// Closes a file that a dead worker had noted as open, if it is one: the dead may have written anything.
 pub(crate) fn close_file(cx: &Context, fd: RawFd) {
     let kinds = [libc::S_IFREG, libc::S_IFDIR];
-    let is_file = nix::sys::stat::fstat(borrow(fd)).is_ok_and(|stat| kinds.contains(&(stat.st_mode & libc::S_IFMT)));
-    if is_file {
+    let kind = nix::sys::stat::fstat(borrow(fd)).map_or(0, |stat| stat.st_mode & libc::S_IFMT);
+    // Lines to processes have no name; connections have that of their listener.
+    let has_no_name = |address: UnixAddr| address.path().is_none() && address.as_abstract().is_none();
+    let is_line = || kind == libc::S_IFSOCK && getsockname(fd).is_ok_and(has_no_name);
+    if kinds.contains(&kind) || is_line() {
         close_stray(cx, fd);
     }
 }
