@@ -362,6 +362,45 @@ fn asynchronous_handlers_of_its_own_run_beside_others() {
     client.answer().assert(200, b"300");
 }
 
+#[test]
+fn a_handler_asks_other_servers() {
+    let _machine = beside_others();
+    let (server, other) = (axum().start(), native().start());
+    let port = other.address().rsplit(':').next().unwrap().to_owned();
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    for _ in 0..3 {
+        let answer = client.get(&format!("/asks/{port}")).text();
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("Hello, World!"), "{answer}");
+    }
+    assert!(client.get("/asks/1").text().contains("refused"));
+}
+
+#[test]
+fn the_example_axum_app_speaks_json_and_sends_events() {
+    let _machine = beside_others();
+    let server = Setup::of_example("axum_app", 1).start();
+    let mut client = Client::connect(&server.address()).takes_chunks();
+    client.get("/greet/me").assert(200, br#"{"name":"me","visit":1}"#);
+    let json = r#"{"name":"you","visit":7}"#;
+    let head =
+        format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {}", json.len());
+    sent(&mut client, format!("{head}\r\n\r\n{json}").as_bytes()).assert(200, json.as_bytes());
+    let wrong = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{";
+    assert_eq!(sent(&mut client, wrong.as_bytes()).status, 400);
+    client.send(b"GET /ticks HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.wait_said("data: 0");
+    client.wait_said("data: 2");
+}
+
+#[test]
+fn a_program_that_has_threads_already_is_told_which() {
+    let _machine = beside_others();
+    let server = native().environment("TRIAL", "threads").write();
+    server
+        .cli("start", &[])
+        .assert_said(1, &["already runs 1 other thread", "too-early", "before anything that starts a thread"]);
+}
+
 // ---- deaths ----
 
 fn nobody_notices_kills(setup: Setup, asks: &[Ask]) {

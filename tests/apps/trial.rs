@@ -15,6 +15,7 @@ use axum::routing::{any, get, post};
 use futures_util::stream::{self, StreamExt};
 use phalanx::state::{self, Change, Counter, RateLimiter, Table, Verdict};
 use phalanx::{Incoming, IntoResponse, PathParams, Request, Response, Routes, Server, Tower, isolated, pooled, task};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Everything that a handler can know of a request.
 fn tell(request: &Request) -> io::Result<String> {
@@ -248,6 +249,15 @@ async fn cut() -> AxumResponse {
     Body::from_stream(pieces).into_response()
 }
 
+/// Asks another server as clients of asynchronous programs do.
+async fn asks(Path(port): Path<u16>) -> io::Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
 /// A task of the program's own panics.
 async fn stray() -> &'static str {
     let outcome = tokio::spawn(async { panic!("on purpose") }).await;
@@ -272,6 +282,7 @@ fn axum() -> axum::Router {
         .route("/mirror", post(mirror))
         .route("/count", post(count))
         .route("/cut", get(cut))
+        .route("/asks/{port}", get(|port| async { asks(port).await.unwrap_or_else(|error| error.to_string()) }))
         .route("/stray", get(stray))
         .route("/lasts/{seconds}", get(lasts))
         .route("/refuses", any(|| async { (StatusCode::UNAUTHORIZED, "who are you?") }))
@@ -346,6 +357,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if std::env::var("TRIAL").as_deref() == Ok("threads") {
+        let early = std::thread::Builder::new().name("too-early".to_owned());
+        let _runs_on = early.spawn(|| std::thread::sleep(Duration::from_secs(60)));
+    }
     match std::env::var("TRIAL").as_deref() {
         Ok("axum") => Server::new(Tower::new(axum()).connect_info()),
         Ok("tasks") => Server::new(tasks()),

@@ -39,8 +39,11 @@ impl Poller for Epoll {
         Ok(self.instance.delete(borrow(fd))?)
     }
 
-    /// The kernel forgets it by itself: the table has no other number for its socket.
-    fn closed(&mut self, _fd: RawFd) {}
+    /// The kernel forgets it by itself only once nobody has its socket any more; and a process that was forked a moment ago (the isolator,
+    /// or what a handler has started) has one yet. What that tells would be taken for news of who has the number next.
+    fn closed(&mut self, fd: RawFd) {
+        let _never_watched = self.instance.delete(borrow(fd));
+    }
 
     fn descriptor(&self) -> Option<RawFd> {
         Some(self.instance.0.as_raw_fd())
