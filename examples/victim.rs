@@ -1,20 +1,15 @@
 //! One router of axum whose handlers can bring their process down, by `axum::serve` (`victim axum PORT`) or by Phalanx (any other
 //! command line). What `tests/chaos/attack` attacks.
-#![allow(unsafe_code, reason = "C is called as programs call it")]
 
 use std::error::Error;
-use std::ffi::{c_char, c_int};
 use std::process::ExitCode;
 
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
 use phalanx::{Server, Tower};
+use phalanx_shared::sys::careless;
 use tokio::net::TcpListener;
-
-unsafe extern "C" {
-    fn atoi(text: *const c_char) -> c_int;
-}
 
 /// Goes deeper than any stack.
 fn recurse(depth: u64) -> u64 {
@@ -26,8 +21,7 @@ async fn attack(Path(kind): Path<String>) -> String {
     match kind.as_str() {
         "recursion" => recurse(0).to_string(),
         "abort" => std::process::abort(),
-        // SAFETY: it is not sound: atoi(3) reads where nothing is. That is the point.
-        "segfault" => unsafe { atoi(std::hint::black_box(std::ptr::without_provenance(8))) }.to_string(),
+        "segfault" => careless::number_of(None).to_string(),
         "allocation" => std::hint::black_box(vec![1_u8; 2 << 30]).len().to_string(),
         "loop" => loop {
             std::hint::spin_loop();

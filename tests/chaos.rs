@@ -75,6 +75,21 @@ pub(crate) fn rain(server: &Server, signal: Signal, kills: usize, step: Duration
     sent
 }
 
+/// Workers are killed under load; no client notices, and the counters agree.
+pub(crate) fn nobody_notices_kills(setup: Setup, asks: &[Ask], kills: usize) {
+    let _machine = alone();
+    let server = setup.start();
+    let load = Load::start(&server.address(), 16, Manners::Strict, asks);
+    load.wait_for(200);
+    rain(&server, Signal::SIGKILL, kills, Duration::from_millis(30));
+    load.wait_for(200);
+    let tally = load.finish();
+    tally.assert_clean();
+    server.wait_serving();
+    server.wait_total(tally.answered);
+    assert!(server.status().sum("restarts") > 0);
+}
+
 /// No client notices, and the server has counted what the clients have.
 fn nobody_notices(signal: Signal) {
     let _machine = alone();

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::chaos::rain;
+use crate::chaos::nobody_notices_kills;
 use crate::harness::processes::{self, Process};
 use crate::harness::{
-    Ask, Client, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, wait_for_moment, wait_until,
+    Ask, Client, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, pause, wait_for_moment, wait_until,
 };
 
 /// The handlers of the tests, Phalanx's own, in one worker.
@@ -327,7 +327,7 @@ fn a_client_that_goes_takes_its_handler_with_it() {
     let gone = Instant::now();
     while !trace.exists() {
         assert!(gone.elapsed() < Duration::from_millis(50), "its handler still waits after {:?}", gone.elapsed());
-        std::thread::sleep(Duration::from_micros(200));
+        pause();
     }
 }
 
@@ -403,33 +403,18 @@ fn a_program_that_has_threads_already_is_told_which() {
 
 // ---- deaths ----
 
-fn nobody_notices_kills(setup: Setup, asks: &[Ask]) {
-    let server = setup.start();
-    let load = Load::start(&server.address(), 16, Manners::Strict, asks);
-    load.wait_for(200);
-    rain(&server, Signal::SIGKILL, knob("PHALANX_LIBRARY_KILLS", 200), Duration::from_millis(30));
-    load.wait_for(200);
-    let tally = load.finish();
-    tally.assert_clean();
-    server.wait_serving();
-    server.wait_total(tally.answered);
-    assert!(server.status().sum("restarts") > 0);
-}
-
 #[test]
 fn nobody_notices_200_kills_of_hello() {
-    let _machine = alone();
     let asks = [Ask::get("/", "Hello, World!\n"), Ask::get("/you", "Hello, you!\n")];
-    nobody_notices_kills(Setup::of_example("hello", 2), &asks);
+    nobody_notices_kills(Setup::of_example("hello", 2), &asks, knob("PHALANX_LIBRARY_KILLS", 200));
 }
 
 #[test]
 fn nobody_notices_200_kills_of_an_axum_app() {
-    let _machine = alone();
     let asks = [Ask::get("/", "Hello, World!\n"), Ask::get("/slow", "slow\n"), Ask::get("/who", "127.0.0.1")];
     // Some of those that wait are met by one death after the other.
     let setup = Setup::of_example("axum_app", 2).set("rescue", "max_attempts = 10");
-    nobody_notices_kills(setup, &asks);
+    nobody_notices_kills(setup, &asks, knob("PHALANX_LIBRARY_KILLS", 200));
 }
 
 /// A worker dies with requests of every kind in hand.

@@ -60,7 +60,7 @@ fn what_an_isolated_handler_does_to_its_process_is_a_502_and_nothing_else() {
         ("recurse", "killed by SIG"),
         ("allocate", "killed by SIGABRT"),
         ("spin", "more than 1s of processor time"),
-        ("sleep", "took longer than 3s"),
+        ("wait", "took longer than 3s"),
     ] {
         let response = client.get(&format!("/does/{what}"));
         assert_eq!(response.status, 502, "{what}: {response}");
@@ -94,7 +94,7 @@ fn one_that_is_done_does_not_wait_for_those_that_came_later() {
     let begun = Instant::now();
     quick.send(b"GET /isolated/waits HTTP/1.1\r\nHost: h\r\n\r\n");
     wait_handlers(&server, 1);
-    slow.send(b"GET /does/sleep HTTP/1.1\r\nHost: h\r\n\r\n");
+    slow.send(b"GET /does/wait HTTP/1.1\r\nHost: h\r\n\r\n");
     quick.answer().assert(200, b"waited");
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(slow.answer().status, 502);
@@ -116,7 +116,7 @@ fn what_a_worker_has_made_goes_with_it() {
     let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(&server.address()).patient(SOON)).collect();
     clients
         .iter_mut()
-        .for_each(|client| client.send(b"POST /does/sleep HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"));
+        .for_each(|client| client.send(b"POST /does/wait HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"));
     let made = wait_handlers(&server, 3);
     let mut idle = Client::connect(&server.address());
     idle.get("/").assert(200, b"Hello, World!");

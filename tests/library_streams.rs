@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use tungstenite::Message;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocket};
 
 use crate::harness::processes::{resident, signal};
-use crate::harness::{Client, SOON, Server, Setup, alone, beside_others, knob, wait_for_moment, wait_until};
+use crate::harness::{Client, SOON, Server, Setup, alone, beside_others, knob, pause, wait_for_moment, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 /// A worker may have so much of its own while a stream passes through it.
@@ -25,7 +28,7 @@ fn most_memory(server: &Server, act: impl FnOnce()) -> u64 {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 most.fetch_max(resident(worker), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(5));
+                pause();
             }
         });
         act();
@@ -136,51 +139,9 @@ fn thousands_are_sent_events_at_once() {
 
 // ---- WebSockets (RFC 6455) ----
 
-/// What the peer of a WebSocket sends: one frame, masked.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [1, 2, 3, 4];
-    let mut frame = vec![0x80 | opcode];
-    match payload.len() {
-        len @ 0..126 => frame.push(0x80 | len as u8),
-        len => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    frame
-}
-
-/// Reads one frame that is not masked.
-fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
-    let mut head = [0; 2];
-    stream.read_exact(&mut head).unwrap();
-    let len = match head[1] {
-        126 => {
-            let mut len = [0; 2];
-            stream.read_exact(&mut len).unwrap();
-            usize::from(u16::from_be_bytes(len))
-        }
-        len => len.into(),
-    };
-    let mut payload = vec![0; len];
-    stream.read_exact(&mut payload).unwrap();
-    (head[0] & 0x0f, payload)
-}
-
 /// A WebSocket of the example.
-fn open_websocket(server: &Server) -> TcpStream {
-    let mut stream = connect(server);
-    let head = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
-    let (head, behind) = read_head(&mut stream);
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    // That of the sample key (RFC 6455, 1.3).
-    assert!(head.to_ascii_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
-    assert!(behind.is_empty());
-    stream
+fn open_websocket(server: &Server) -> WebSocket<TcpStream> {
+    tungstenite::client(format!("ws://{}/chat", server.address()), connect(server)).unwrap().0
 }
 
 #[test]
@@ -188,30 +149,33 @@ fn a_websocket_of_axum_talks_both_ways_and_closes_in_order() {
     let _machine = beside_others();
     // Nothing is to be read for longer than a body may take.
     let server = axum_app().set("timeouts", "body = \"200ms\"").start();
-    let mut sockets: Vec<TcpStream> = (0..20).map(|_| open_websocket(&server)).collect();
+    let mut sockets: Vec<WebSocket<TcpStream>> = (0..20).map(|_| open_websocket(&server)).collect();
     wait_for_moment(Instant::now() + Duration::from_millis(500));
     for len in [0, 5, 125, 126, 60_000] {
-        let payload: Vec<u8> = (0..len).map(|at| b'a' + (at % 26) as u8).collect();
+        let text = Message::from("abcdefghijklmnopqrstuvwxyz".repeat(len / 26 + 1)[..len].to_owned());
         for socket in &mut sockets {
-            socket.write_all(&frame(1, &payload)).unwrap();
+            socket.send(text.clone()).unwrap();
         }
         for socket in &mut sockets {
-            assert_eq!(read_frame(socket), (1, payload.clone()), "{len}");
+            assert_eq!(socket.read().unwrap(), text, "{len}");
         }
     }
     // Ahead of its reader, in both directions.
-    let payload = vec![b'x'; 50_000];
-    let mut sender = sockets[0].try_clone().unwrap();
-    let (many, sent) = (200, frame(2, &payload));
-    let sending = std::thread::spawn(move || (0..many).for_each(|_| sender.write_all(&sent).unwrap()));
+    let (many, payload) = (200, Message::from(vec![b'x'; 50_000]));
+    let sender = sockets[0].get_ref().try_clone().unwrap();
+    let mut sender = WebSocket::from_raw_socket(sender, Role::Client, None);
+    let sent = payload.clone();
+    let sending = std::thread::spawn(move || (0..many).for_each(|_| sender.send(sent.clone()).unwrap()));
     for _ in 0..many {
-        assert_eq!(read_frame(&mut sockets[0]), (2, payload.clone()));
+        assert_eq!(sockets[0].read().unwrap(), payload);
     }
     sending.join().unwrap();
+    let farewell = Some(CloseFrame { code: CloseCode::Normal, reason: "".into() });
     for mut socket in sockets.drain(..10) {
-        socket.write_all(&frame(8, &1000_u16.to_be_bytes())).unwrap();
-        assert_eq!(read_frame(&mut socket), (8, 1000_u16.to_be_bytes().to_vec()));
-        assert_eq!(socket.read(&mut [0; 1]).unwrap(), 0, "the server closes first (RFC 6455, 7.1.1)");
+        socket.close(farewell.clone()).unwrap();
+        assert_eq!(socket.read().unwrap(), Message::Close(farewell.clone()));
+        // The server closes first (RFC 6455, 7.1.1).
+        assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
     }
     drop(sockets);
     wait_until("they are gone", SOON, || server.status().total("connections") == 0);
@@ -223,8 +187,10 @@ fn a_request_to_leave_http_that_is_refused_is_answered() {
     let _machine = beside_others();
     let server = axum_app().start();
     let head = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    let response = Client::connect(&server.address()).ask(head);
-    assert_eq!(response.status, 400);
+    let mut client = Client::connect(&server.address());
+    let response = client.ask(&format!("{head}GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
+    assert_eq!((response.status, response.header("connection")), (400, Some("close")));
+    client.assert_closed();
     // Nobody is led to another version of HTTP.
     let head = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n\r\n";
     let mut client = Client::connect(&server.address());
@@ -240,10 +206,10 @@ fn a_websocket_ends_with_its_worker_and_nothing_else_does() {
     let mut idle = Client::connect(&server.address());
     idle.get("/").assert(200, b"Hello, World!\n");
     assert!(signal(server.worker(0), Signal::SIGKILL));
-    let end = socket.read(&mut [0; 64]);
-    assert!(matches!(end, Ok(0)) || end.is_err(), "{end:?}");
+    let end = socket.read();
+    assert!(end.is_err(), "{end:?}");
     idle.get("/").assert(200, b"Hello, World!\n");
     let mut socket = open_websocket(&server);
-    socket.write_all(&frame(1, b"again")).unwrap();
-    assert_eq!(read_frame(&mut socket), (1, b"again".to_vec()));
+    socket.send("again".into()).unwrap();
+    assert_eq!(socket.read().unwrap(), "again".into());
 }

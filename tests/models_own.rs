@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::chaos::rain;
+use crate::chaos::{nobody_notices_kills, rain};
 use crate::harness::command::{Directory, run};
 use crate::harness::processes::{self, Process};
 use crate::harness::{
@@ -54,50 +54,41 @@ fn get(path: &str) -> Vec<u8> {
 // ---- kills ----
 
 /// 200 workers are killed; no client notices, and the counters agree.
-fn nobody_notices_kills(model: &str) {
-    let _machine = alone();
+fn nobody_notices_kills_under(model: &str) {
     let small = pattern(1024, 1);
-    let server = Setup::new(2).set("workers", &format!("model = \"{model}\"")).file("small", &small).start();
+    let setup = Setup::new(2).set("workers", &format!("model = \"{model}\"")).file("small", &small);
     let asks = [Ask::get("/hello", HELLO), Ask::get("/small", small)];
-    let load = Load::start(&server.address(), 16, Manners::Strict, &asks);
-    load.wait_for(200);
-    rain(&server, Signal::SIGKILL, knob("PHALANX_MODEL_KILLS", 200), Duration::from_millis(30));
-    load.wait_for(200);
-    let tally = load.finish();
-    tally.assert_clean();
-    server.wait_serving();
-    server.wait_total(tally.answered);
-    assert!(server.status().sum("restarts") > 0);
+    nobody_notices_kills(setup, &asks, knob("PHALANX_MODEL_KILLS", 200));
 }
 
 #[test]
 fn nobody_notices_200_kills_under_reactor_pool() {
-    nobody_notices_kills("reactor-pool");
+    nobody_notices_kills_under("reactor-pool");
 }
 
 #[test]
 fn nobody_notices_200_kills_under_multi_reactor() {
-    nobody_notices_kills("multi-reactor");
+    nobody_notices_kills_under("multi-reactor");
 }
 
 #[test]
 fn nobody_notices_200_kills_under_thread() {
-    nobody_notices_kills("thread");
+    nobody_notices_kills_under("thread");
 }
 
 #[test]
 fn nobody_notices_200_kills_under_process() {
-    nobody_notices_kills("process");
+    nobody_notices_kills_under("process");
 }
 
 #[test]
 fn nobody_notices_200_kills_under_coroutine() {
-    nobody_notices_kills("coroutine");
+    nobody_notices_kills_under("coroutine");
 }
 
 #[test]
 fn nobody_notices_200_kills_under_uring() {
-    nobody_notices_kills("uring");
+    nobody_notices_kills_under("uring");
 }
 
 /// The model reactor has `chaos` for this. Under `sync` clients are told to come again, since others wait.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use phalanx_shared::config::{self, Action, Config, Count, FilesAction, Known, ListenAddress, Model, Route};
+use phalanx_shared::field::is_plain_value;
 use phalanx_worker::app::{App, Application, Crash, HookError, WorkerInfo};
 
 use crate::cli::{self, Program};
@@ -304,7 +305,7 @@ fn check(route: &Route, known: Known<'_>) -> Result<(), String> {
         Action::Respond { status, .. } if !(200..=599).contains(status) => {
             Err(format!("respond at {path}: the status {status}: from 200 to 599"))
         }
-        Action::Respond { content_type: text, .. } | Action::Redirect { to: text, .. } if !is_header_value(text) => {
+        Action::Respond { content_type: text, .. } | Action::Redirect { to: text, .. } if !is_plain_value(text) => {
             Err(format!("the route {path}: {text:?} cannot stand in a header field"))
         }
         Action::App(name) if !known.apps.iter().any(|app| app.name == *name) => {
@@ -312,10 +313,6 @@ fn check(route: &Route, known: Known<'_>) -> Result<(), String> {
         }
         _ => Ok(()),
     }
-}
-
-fn is_header_value(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|letter| !letter.is_control())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod clients;
 pub mod clock;
 pub mod config;
+pub mod field;
 pub mod ipc;
 pub mod ledger;
 pub mod log;

@@ -145,8 +145,12 @@ fn for_ever() {
     let place = format!("{}/held", std::env::var("TRIAL_DIR").unwrap_or_default());
     let _best_effort = std::fs::write(format!("{place}.new"), std::process::id().to_string());
     let _best_effort = std::fs::rename(format!("{place}.new"), place);
+    wait_for_ever()
+}
+
+fn wait_for_ever() -> ! {
     loop {
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::park();
     }
 }
 
@@ -167,10 +171,7 @@ fn does(request: &Request) -> String {
         "spin" => loop {
             std::hint::spin_loop();
         },
-        "sleep" => {
-            std::thread::sleep(Duration::from_secs(60));
-            String::new()
-        }
+        "wait" => wait_for_ever(),
         _ => std::process::id().to_string(),
     }
 }
@@ -318,9 +319,7 @@ fn with_hooks(shared: Shared) -> Server {
         .on_crash(|crash| note(&format!("crash {} {} {:?}", crash.slot, crash.cause, crash.request)))
         .background("only one", || {
             note(&format!("background {}", std::process::id()));
-            loop {
-                std::thread::sleep(Duration::from_secs(60));
-            }
+            wait_for_ever();
         })
         .every("100ms", || note("tick"))
         .build()
@@ -359,7 +358,7 @@ fn main() -> ExitCode {
     };
     if std::env::var("TRIAL").as_deref() == Ok("threads") {
         let early = std::thread::Builder::new().name("too-early".to_owned());
-        let _runs_on = early.spawn(|| std::thread::sleep(Duration::from_secs(60)));
+        let _runs_on = early.spawn(|| wait_for_ever());
     }
     match std::env::var("TRIAL").as_deref() {
         Ok("axum") => Server::new(Tower::new(axum()).connect_info()),

@@ -186,16 +186,17 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
     let chosen = Model::named(&config.workers.model.0)
         .ok_or_else(|| format!("this program has no model {:?}", config.workers.model.0))?;
-    if cx.router.isolates() {
+    let needs = cx.router.needs();
+    if needs.isolator {
         // Before the first thread.
         let isolator = Isolator::start(inheritance.slot, &cx.router, ledger, cx.setting.open_files.clone());
         cx.isolator = Some(isolator.map_err(|error| format!("fork the isolator: {error}"))?);
     }
     (chosen.equip)(&mut cx, &config.workers)?;
-    if cx.router.needs_threads() && cx.handlers.is_none() && !cx.blocking {
+    if needs.threads && cx.handlers.is_none() && !cx.blocking {
         cx.handlers = Some(model::reactor_pool::handlers(&config.workers)?);
     }
-    if cx.router.streams_bodies() && !cx.blocking {
+    if needs.streams && !cx.blocking {
         cx.nudges = Some(Nudges::new().map_err(|error| format!("eventfd: {error}"))?);
     }
     let runtime = cx.tasks.as_ref().map(|tasks| tasks.handle().clone());

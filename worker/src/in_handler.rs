@@ -31,20 +31,11 @@ impl<F: Future> Future for Owning<F> {
     }
 }
 
-/// Returns what [`leave`] is to be told: a handler may run inside another's job.
-pub(crate) fn enter() -> bool {
-    INSIDE.replace(true)
-}
-
-pub(crate) fn leave(before: bool) {
-    INSIDE.set(before);
-}
-
-/// Runs what is a handler's; none when it panicked.
+/// Runs what is a handler's; none when it panicked. One may run inside another's job.
 pub(crate) fn guard<T>(handler: impl FnOnce() -> T) -> Option<T> {
-    let before = enter();
+    let before = INSIDE.replace(true);
     let outcome = panic::catch_unwind(panic::AssertUnwindSafe(handler));
-    leave(before);
+    INSIDE.set(before);
     outcome.ok()
 }
 

@@ -6,12 +6,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::RawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use phalanx_shared::error;
 use phalanx_shared::ledger::Track;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
@@ -111,17 +109,9 @@ impl Future for Blamed {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
         self.track.set_current(Some(self.fd));
-        let before = in_handler::enter();
-        let polled = catch_unwind(AssertUnwindSafe(|| self.work.as_mut().poll(cx)));
-        in_handler::leave(before);
+        let polled = in_handler::guard(|| self.work.as_mut().poll(cx));
         self.track.set_current(None);
-        match polled {
-            Ok(polled) => polled.map(Ok),
-            Err(_) => {
-                error!("a handler panicked: whoever waits for it gets an error");
-                Poll::Ready(Err(Failure::Panicked))
-            }
-        }
+        polled.map_or(Poll::Ready(Err(Failure::Panicked)), |polled| polled.map(Ok))
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod asynchronous;
+pub mod careless;
 pub mod crash_signal;
 pub mod fallback;
 pub mod file;

@@ -115,15 +115,12 @@ impl Hooks {
 
     /// Adds something that is done again and again. A panic in it is its own affair.
     pub fn add_every(&mut self, interval: Duration, run: impl Fn() + Send + Sync + 'static) {
-        let again = move || {
-            std::thread::sleep(interval);
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(&run)).is_err() {
-                error!("what is done every {interval:?} panicked: it is done again in time");
-            }
-        };
         self.add_background(&format!("every {interval:?}"), move || {
             loop {
-                again();
+                std::thread::sleep(interval);
+                if in_handler::guard(&run).is_none() {
+                    error!("what is done every {interval:?} panicked: it is done again in time");
+                }
             }
         });
     }

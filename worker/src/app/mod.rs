@@ -77,6 +77,19 @@ impl App {
         }
     }
 
+    /// What its handlers need of the worker.
+    pub(crate) fn needs(&self) -> Needs {
+        match &self.0 {
+            Kind::Routes(routes) => Needs {
+                threads: routes.any_is(|endpoint| matches!(endpoint.place(), Place::Pooled | Place::Isolated)),
+                isolator: routes.any_is(|endpoint| endpoint.place() == Place::Isolated),
+                streams: routes.any_is(Endpoint::is_streamed),
+            },
+            #[cfg(feature = "tower")]
+            Kind::Tower(_) => Needs { streams: true, ..Needs::default() },
+        }
+    }
+
     /// The model that it runs under, if not under every one.
     pub fn model(&self) -> Option<&'static str> {
         match &self.0 {
@@ -84,6 +97,27 @@ impl App {
             Kind::Routes(_) => None,
             #[cfg(feature = "tower")]
             Kind::Tower(_) => Some("coroutine"),
+        }
+    }
+}
+
+/// What handlers need of their worker.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Needs {
+    /// Threads to run in.
+    pub(crate) threads: bool,
+    /// Processes of their own.
+    pub(crate) isolator: bool,
+    /// Bodies as they come.
+    pub(crate) streams: bool,
+}
+
+impl Needs {
+    pub(crate) fn and(self, other: Needs) -> Needs {
+        Needs {
+            threads: self.threads || other.threads,
+            isolator: self.isolator || other.isolator,
+            streams: self.streams || other.streams,
         }
     }
 }

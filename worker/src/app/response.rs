@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use phalanx_shared::error;
+use phalanx_shared::field::is_token;
 
-use crate::http::is_token;
 use crate::http::reply::{self, Producer, Source};
 use crate::open_file::OpenFiles;
 
@@ -193,7 +193,7 @@ impl Response {
 
     /// With further lines of fields.
     pub(crate) fn with_lines(mut self, lines: &str) -> Response {
-        self.reply.headers.extend_from_slice(lines.as_bytes());
+        self.reply = self.reply.with_lines(lines);
         self
     }
 
@@ -218,7 +218,7 @@ impl Response {
 
     /// What is sent, with these lines added. A file is noted as the worker's.
     pub(crate) fn into_reply(mut self, lines: &str, files: &OpenFiles) -> reply::Response {
-        self.reply.headers.extend_from_slice(lines.as_bytes());
+        self.reply = self.reply.with_lines(lines);
         if let Some((file, len)) = self.file {
             self.reply.body = reply::Body::File { file: Arc::new(files.note(file)), offset: 0, len };
         }

@@ -128,7 +128,7 @@ impl Routes {
     }
 
     /// Whether some handler is such.
-    pub(crate) fn any_is(&self, is: impl Fn(&Endpoint) -> bool) -> bool {
+    pub(super) fn any_is(&self, is: impl Fn(&Endpoint) -> bool) -> bool {
         let of_paths =
             self.by_path.iter().flat_map(|methods| methods.by_name.iter().map(|(_, it)| it).chain(&methods.any));
         of_paths.chain(&self.fallback).any(is)

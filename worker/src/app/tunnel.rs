@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use http_body::Body as HttpBody;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -50,9 +52,18 @@ where
     let io = TokioIo::new(Both { incoming, at_hand: Bytes::new(), outgoing: near });
     let answer = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         // It has no body, or it would not be here.
-        answer(request.map(|_| Incoming::whole(Bytes::new())))
+        let answered = answer(request.map(|_| Incoming::whole(Bytes::new())));
+        async {
+            let mut response = answered.await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // Nobody is served a second request here.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, E>(response)
+        }
     });
-    let connection = http1::Builder::new().keep_alive(false).serve_connection(io, answer).with_upgrades();
+    // Not told to close: then a 101 would say so too, and some clients of WebSockets read that field to the letter.
+    let connection = http1::Builder::new().serve_connection(io, answer).with_upgrades();
     // What goes wrong with it ends it, and so its flow.
     let task = tokio::spawn(async move { connection.await.unwrap_or_default() });
     Box::pin(Outgoing { far, task: task.abort_handle() })
@@ -119,5 +130,27 @@ impl Flow for Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::testing::with_head;
+
+    #[test]
+    fn who_asks_to_leave_names_it_in_both_fields() {
+        for (fields, wanted) in [
+            ("Upgrade: websocket\r\nConnection: Upgrade\r\n", true),
+            ("Upgrade: websocket\r\nConnection: keep-alive, upgrade\r\n", true),
+            ("Upgrade: websocket\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n", true),
+            ("Upgrade: websocket\r\n", false),
+            ("Upgrade: websocket\r\nConnection: upgrades\r\n", false),
+            ("Connection: Upgrade\r\n", false),
+            ("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n", false),
+            ("Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 1\r\n", false),
+        ] {
+            assert_eq!(with_head("GET /", fields, is_wanted), wanted, "{fields}");
+        }
     }
 }

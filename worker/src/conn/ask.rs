@@ -1,26 +1,20 @@
 //! Handlers are asked: here and now, or told apart from those that are to run elsewhere.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use phalanx_shared::config::{Effort, Fault};
 
-use super::Context;
-use super::serve::Whole;
-use crate::app::{Caller, Limits};
+use crate::app::Limits;
 use crate::http::Reply;
 use crate::http::reply::Response;
 use crate::in_handler;
-use crate::isolator::Parcel;
+use crate::isolator::{Isolator, Parcel};
 use crate::pool::{Done, Failure, Job};
 use crate::service::{Answer, Answering, Asked, Router, Tunnel, effort, fault};
 use crate::watch::spared;
 
 /// Has a process of its own answer, while this thread has nothing else to do.
-pub(super) fn isolate(cx: &Context, limits: &Limits, whole: &Whole<'_>, caller: &Caller, date: u64) -> Response {
-    let Some(isolator) = &cx.isolator else { return Response::new(500) };
-    let head = whole.bytes.get(..whole.head.len).unwrap_or(whole.bytes);
-    let parcel = Parcel { head, limit: cx.limits.head, body: whole.body.to_vec(), date, caller: *caller };
-    spared(|| isolator.answer(limits, &parcel))
+pub(super) fn isolate(isolator: Option<&Isolator>, limits: &Limits, parcel: &Parcel<'_>) -> Reply<'static> {
+    let answer = isolator.map(|isolator| spared(|| isolator.answer(limits, parcel)));
+    Reply::Built(answer.unwrap_or_else(|| Response::new(500)))
 }
 
 /// What a handler came to.
@@ -67,8 +61,7 @@ fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, un
         None => None,
     };
     let done_nothing = done.is_none();
-    let before = in_handler::enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| match router.answer(asked, done) {
+    let answer = in_handler::guard(|| match router.answer(asked, done) {
         Answer::Reply(reply) => Turnout::Reply(reply),
         Answer::Later(job) => Turnout::Later(job),
         Answer::Call => Turnout::Call,
@@ -83,7 +76,6 @@ fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, un
         }
         Answer::Fault(Fault { pooled: true, .. }) => Turnout::Reply(Reply::Built(Response::new(200))),
         Answer::Fault(fault) => Turnout::Reply(fault::carry_out(fault.kind)),
-    }));
-    in_handler::leave(before);
-    answer.unwrap_or_else(|_| Turnout::Reply(Reply::error(500)))
+    });
+    answer.unwrap_or_else(|| Turnout::Reply(Reply::error(500)))
 }

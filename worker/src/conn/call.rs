@@ -7,16 +7,15 @@ use phalanx_shared::config::Effort;
 use phalanx_shared::ledger::record::Mark;
 
 use super::Context;
-use super::ask::{Turnout, run_handler};
+use super::ask::{Turnout, isolate, run_handler};
 use super::serve::Whole;
-use crate::app::{Caller, Handed, Limits, Payload};
+use crate::app::{Caller, Handed, Payload};
 use crate::http::encode::{self, Envelope};
-use crate::http::reply::{Response, Tail};
+use crate::http::reply::Tail;
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
 use crate::isolator::{Isolator, Parcel};
 use crate::pool::Job;
 use crate::service::{Answering, Asked, Asker, Router, effort};
-use crate::watch::spared;
 
 /// Length of an IMF-fixdate.
 const DATE: usize = 29;
@@ -90,19 +89,16 @@ impl Call {
             match run_handler(&self.router, &asked, done.take(), self.unready, false) {
                 Turnout::Reply(reply) | Turnout::Effort(_, reply) => break reply,
                 Turnout::Later(job) => done = Some(job.run()),
-                Turnout::Isolate(limits) => break Reply::Built(self.isolate(&limits)),
+                Turnout::Isolate(limits) => {
+                    let (head, limit, date, caller) = (&self.head, self.limit, self.date, self.caller);
+                    let parcel = Parcel { head, limit, body: self.body.take().into_vec(), date, caller };
+                    break isolate(self.isolator.as_ref(), &limits, &parcel);
+                }
                 // Nobody asks for a thread who has one.
                 Turnout::Call | Turnout::Task(_) | Turnout::Tunnel(_) => break Reply::error(500),
             }
         };
         self.answered(reply, head.minor_version, head.is_head())
-    }
-
-    fn isolate(&self, limits: &Limits) -> Response {
-        let Some(isolator) = &self.isolator else { return Response::new(500) };
-        let (head, limit, date, caller) = (&self.head, self.limit, self.date, self.caller);
-        let parcel = Parcel { head, limit, body: self.body.take().into_vec(), date, caller };
-        spared(|| isolator.answer(limits, &parcel))
     }
 
     fn answered(&self, reply: Reply<'_>, minor_version: u8, head_only: bool) -> Answered {

@@ -17,6 +17,7 @@ use crate::crash_point::{self, Point};
 use crate::http::encode::{self, CONTINUE, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{DateCache, Decoder, Framing, Head, HeaderScratch, Progress, Refusal, Reply, head};
+use crate::isolator::Parcel;
 use crate::pool::{Done, Failure, Job, Pool};
 use crate::service::{Asked, Tunnel};
 
@@ -360,7 +361,10 @@ impl Batch {
                 return Step::Later(Some((task, Why::Call(request_end))));
             }
             Turnout::Isolate(limits) => {
-                Reply::Built(isolate(cx, &limits, whole, &cx.caller(&self.record, head, self.position), date))
+                let (caller, limit) = (cx.caller(&self.record, head, self.position), cx.limits.head);
+                let bytes = whole.bytes.get(..head.len).unwrap_or(whole.bytes);
+                let parcel = Parcel { head: bytes, limit, body: whole.body.to_vec(), date, caller };
+                isolate(cx.isolator.as_ref(), &limits, &parcel)
             }
             Turnout::Tunnel(_) if self.count > 0 => return self.put_off(),
             Turnout::Tunnel(tunnel) => {

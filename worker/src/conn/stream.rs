@@ -139,18 +139,7 @@ impl Stream {
                 self.done = *left == 0;
                 framed.extend(portion.bytes);
             }
-            Coding::Chunks => {
-                let mut end = Vec::new();
-                if len > 0 {
-                    framed.push(format!("{len:x}\r\n").into());
-                    framed.extend(portion.bytes);
-                    end.extend_from_slice(b"\r\n");
-                }
-                if !more {
-                    end.extend_from_slice(chunked::LAST_CHUNK);
-                }
-                framed.push(end.into());
-            }
+            Coding::Chunks => chunked::append_chunk(&mut framed, portion.bytes, !more),
         }
         for bytes in &mut framed {
             let skipped = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));

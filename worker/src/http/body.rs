@@ -3,8 +3,9 @@
 //! It owns the chunked coding, read strictly, and the count of bytes against the limit. Where the bytes go is left to
 //! the sink. Trailer fields are checked, and kept as a [`Trailer`] if somebody asked for them.
 
+use phalanx_shared::field::is_token_byte;
+
 use super::chunk_extension::{Next, Part, is_text_byte};
-use super::fields::is_token_byte;
 use super::head::{Framing, Refusal};
 use super::trailer::Trailer;
 

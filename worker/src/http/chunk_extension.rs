@@ -2,7 +2,7 @@
 //!
 //! It owns what may stand between a chunk's size and its line end. Their bound is `body`'s.
 
-use super::fields::is_token_byte;
+use phalanx_shared::field::is_token_byte;
 
 /// Where in the extensions of a chunk the next byte stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

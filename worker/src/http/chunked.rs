@@ -1,24 +1,23 @@
 //! The chunked coding of responses (RFC 9112, 7.1). Reading it is `body`'s.
 
-use std::io::Write;
+use bytes::Bytes;
 
-/// The last chunk and an empty trailer: the end of the body.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// Bytes of a chunk beside its own at most: the size in hexadecimal and two line ends.
-const CHUNK_OVERHEAD: usize = 16 + 4;
-
-/// Appends `bytes` as one chunk. Nothing is appended for no bytes: an empty chunk would end the body.
-#[inline]
-pub fn append_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
+/// Appends `pieces` as one chunk, and behind it the end of the body if that is the `last`. Nothing makes no chunk: an empty one would
+/// end the body.
+pub fn append_chunk(out: &mut Vec<Bytes>, pieces: Vec<Bytes>, last: bool) {
+    let len: usize = pieces.iter().map(Bytes::len).sum();
+    if len > 0 {
+        out.push(format!("{len:x}\r\n").into());
+        out.extend(pieces);
     }
-    out.reserve(CHUNK_OVERHEAD + bytes.len());
-    // A Vec takes every byte.
-    let _ = write!(out, "{:x}\r\n", bytes.len());
-    out.extend_from_slice(bytes);
-    out.extend_from_slice(b"\r\n");
+    // The last chunk is followed by an empty trailer.
+    let end: &[u8] = match (len > 0, last) {
+        (true, false) => b"\r\n",
+        (true, true) => b"\r\n0\r\n\r\n",
+        (false, true) => b"0\r\n\r\n",
+        (false, false) => return,
+    };
+    out.push(Bytes::from_static(end));
 }
 
 #[cfg(test)]
@@ -28,21 +27,23 @@ mod tests {
 
     #[test]
     fn a_chunk_is_its_size_and_its_bytes() {
-        let mut out = b"before ".to_vec();
-        append_chunk(&mut out, b"hello world, hello");
-        append_chunk(&mut out, b"");
-        append_chunk(&mut out, b"!");
-        out.extend_from_slice(LAST_CHUNK);
-        assert_eq!(out, b"before 12\r\nhello world, hello\r\n1\r\n!\r\n0\r\n\r\n");
+        let mut out = vec!["before ".into()];
+        append_chunk(&mut out, vec!["hello ".into(), "world, hello".into()], false);
+        append_chunk(&mut out, vec![], false);
+        append_chunk(&mut out, vec!["!".into()], true);
+        assert_eq!(out.concat(), b"before 12\r\nhello world, hello\r\n1\r\n!\r\n0\r\n\r\n");
+        let mut out = Vec::new();
+        append_chunk(&mut out, vec![Bytes::new()], true);
+        assert_eq!(out.concat(), b"0\r\n\r\n");
     }
 
     #[test]
     fn what_is_written_in_chunks_is_read_back() {
         let mut out = Vec::new();
-        let pieces = [1, 9, 10, 15, 16, 17, 255, 256, 70_000].map(|len| vec![b'\r'; len]);
-        pieces.iter().for_each(|piece| append_chunk(&mut out, piece));
-        out.extend_from_slice(LAST_CHUNK);
-        let mut body = Vec::new();
+        let pieces = [1, 9, 10, 15, 16, 17, 255, 256, 70_000].map(|len| Bytes::from(vec![b'\r'; len]));
+        pieces.iter().for_each(|piece| append_chunk(&mut out, vec![piece.clone()], false));
+        append_chunk(&mut out, vec![], true);
+        let (out, mut body) = (out.concat(), Vec::new());
         let mut decoder = Decoder::new(&Framing::Chunked, u64::MAX).unwrap();
         let read = decoder.advance(&out, &mut |run| body.extend_from_slice(run));
         assert_eq!(read, Ok((out.len(), true)));

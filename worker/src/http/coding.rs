@@ -3,7 +3,8 @@
 //! It owns how `Accept-Encoding` is read and what it prefers. Which codings there are for a representation, and who
 //! makes them, is left to the service.
 
-use super::fields::is_token_byte;
+use phalanx_shared::field::is_token_byte;
+
 use super::head::Head;
 use super::weight::{self, Weight};
 

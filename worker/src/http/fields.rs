@@ -4,6 +4,7 @@
 //! left to whoever asks the head for it.
 
 use httparse::Header;
+use phalanx_shared::field::is_token_byte;
 
 use super::head::{Framing, Refusal};
 use super::target;
@@ -145,17 +146,6 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         value.checked_mul(10)?.checked_add(digit)
     })
-}
-
-/// A token (RFC 9110, 5.6.2).
-pub(crate) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(is_token_byte)
-}
-
-/// A byte of a token (RFC 9110, 5.6.2).
-#[inline]
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use memchr::{memchr, memchr2};
+use phalanx_shared::field::is_token_byte;
 
-use super::fields::{decimal, is_token_byte};
+use super::fields::decimal;
 use super::head::Head;
 
 /// Proxies that are followed. A longer way is a loop, or made up.

@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 use memchr::{memchr, memchr_iter, memchr2_iter, memmem};
+use phalanx_shared::field::is_token_byte;
 
-use super::fields::{Fields, is_token_byte};
+use super::fields::Fields;
 use super::target::{self, Target};
 
 /// How far a reading came: "not enough yet" is a value, not an error.

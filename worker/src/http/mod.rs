@@ -26,7 +26,6 @@ pub use body::Decoder;
 pub use coding::{Accepted, Choice, Coding};
 pub use date::DateCache;
 pub use encode::Envelope;
-pub(crate) use fields::is_token;
 pub use head::{Framing, Head, HeaderScratch, Progress, Refusal, parse};
 pub use reply::{Body, Prepared, Reply, Response};
 pub use trailer::Trailer;

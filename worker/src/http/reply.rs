@@ -264,6 +264,13 @@ impl Response {
         Response { status, content_type: None, headers: Vec::new(), body: Body::Empty, validator: 0 }
     }
 
+    /// With further lines of fields.
+    #[must_use]
+    pub(crate) fn with_lines(mut self, lines: &str) -> Response {
+        self.headers.extend_from_slice(lines.as_bytes());
+        self
+    }
+
     /// Declares the bytes reproducible: the same request will meet the same bytes for as long as this response looks
     /// the same and `identity`, which stands for the contents of a file, is the same.
     #[must_use]

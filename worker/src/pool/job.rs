@@ -1,10 +1,8 @@
 //! What a thread of a pool is given to do.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use phalanx_shared::error;
 use phalanx_shared::ledger::record::Mark;
 
 use crate::{in_handler, tasks};
@@ -112,11 +110,5 @@ impl std::fmt::Debug for Job {
 }
 
 pub(super) fn run(work: Work) -> Done {
-    let before = in_handler::enter();
-    let done = catch_unwind(AssertUnwindSafe(work));
-    in_handler::leave(before);
-    if done.is_err() {
-        error!("a job panicked: whoever waits for it gets an error");
-    }
-    done.map_err(|_| Failure::Panicked)
+    in_handler::guard(work).ok_or(Failure::Panicked)
 }

@@ -2,7 +2,7 @@
 
 use super::dress::Dress;
 use super::{Answer, Asked, Asker, Intake, Setting};
-use crate::app::{self, App, Kind, Place, Routes};
+use crate::app::{self, App, Kind, Needs, Place, Routes};
 use crate::http::Head;
 use crate::http::reply::{Body, Reply, Response};
 use crate::http::status::reason;
@@ -29,18 +29,8 @@ impl Application {
         &self.dress
     }
 
-    /// Whether some handler runs in a thread.
-    pub(super) fn needs_threads(&self) -> bool {
-        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| matches!(endpoint.place(), Place::Pooled | Place::Isolated)))
-    }
-
-    /// Whether some handler takes bodies as they come.
-    pub(super) fn streams_bodies(&self) -> bool {
-        match &self.app.0 {
-            Kind::Routes(routes) => routes.any_is(app::Endpoint::is_streamed),
-            #[cfg(feature = "tower")]
-            Kind::Tower(_) => true,
-        }
+    pub(super) fn needs(&self) -> Needs {
+        self.app.needs()
     }
 
     /// Whether there is a handler that the body of a request could be for.
@@ -82,8 +72,8 @@ impl Application {
                 (Place::Task, _) => self.begin_task(endpoint, asked, params),
                 (Place::Isolated, Asker::Thread) => Answer::Isolate(endpoint.limits()),
                 _ => {
-                    let request = app::Request::new(asked.head, path, params, asked.body, (asked.caller)());
-                    self.reply(endpoint.handle(&request))
+                    let response = call(endpoint, asked, path, params);
+                    Answer::Reply(Reply::Built(response.into_reply(&self.lines, &self.open_files)))
                 }
             },
             app::Found::Others(methods) => Answer::Reply(Reply::Built(self.others(asked.head, &methods))),
@@ -91,26 +81,17 @@ impl Application {
         }
     }
 
-    /// Asks a service. What is at hand is an answer at once: only what has to be waited for is worth a task.
+    /// Asks a service.
     #[cfg(feature = "tower")]
     fn begin(&self, tower: &std::sync::Arc<app::Tower>, asked: &Asked<'_>) -> Answer<'_> {
-        use std::task::{Context, Poll, Waker};
-
-        use super::{Answering, Tunnel};
         if app::tunnel::is_wanted(asked.head) {
-            return Answer::Tunnel(Tunnel(tower.tunnel(asked.caller)));
+            return Answer::Tunnel(super::Tunnel(tower.tunnel(asked.caller)));
         }
         let body = asked.body.to_incoming();
-        let Some(mut answering) = tower.begin(asked.head, asked.bytes, body, asked.caller) else {
+        let Some(answering) = tower.begin(asked.head, asked.bytes, body, asked.caller) else {
             return Answer::Reply(self.dress.error(400));
         };
-        match answering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(response) => Answer::Reply(Reply::Built(self.dressed(response))),
-            Poll::Pending => {
-                let lines = self.lines.clone();
-                Answer::Task(Answering(Box::pin(async move { with_lines(answering.await, &lines) })))
-            }
-        }
+        self.poll_once(answering, |response, lines, _| response.with_lines(lines))
     }
 
     /// The same for an asynchronous handler of the program's own.
@@ -121,9 +102,6 @@ impl Application {
         asked: &Asked<'_>,
         params: Option<matchit::Params<'_, '_>>,
     ) -> Answer<'_> {
-        use std::task::{Context, Poll, Waker};
-
-        use super::Answering;
         let request = app::tower::request_of(asked.head, asked.bytes, asked.body.to_incoming());
         let Some(mut request) = request else { return Answer::Reply(self.dress.error(400)) };
         if let Some(params) = params.filter(|params| !params.is_empty()) {
@@ -131,43 +109,40 @@ impl Application {
             request.extensions_mut().insert(app::PathParams(params));
         }
         request.extensions_mut().insert((asked.caller)());
-        let Some(mut beginning) = endpoint.begin(request) else { return Answer::Reply(self.dress.error(500)) };
+        let Some(beginning) = endpoint.begin(request) else { return Answer::Reply(self.dress.error(500)) };
+        self.poll_once(beginning, app::Response::into_reply)
+    }
+
+    /// What is at hand is an answer at once: only what has to be waited for is worth a task.
+    #[cfg(feature = "tower")]
+    fn poll_once<T: 'static>(
+        &self,
+        mut beginning: std::pin::Pin<Box<dyn Future<Output = T> + Send>>,
+        finish: fn(T, &str, &OpenFiles) -> Response,
+    ) -> Answer<'_> {
+        use std::task::{Context, Poll, Waker};
         match beginning.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(response) => self.reply(response),
+            Poll::Ready(done) => Answer::Reply(Reply::Built(finish(done, &self.lines, &self.open_files))),
             Poll::Pending => {
                 let (lines, files) = (self.lines.clone(), self.open_files.clone());
-                Answer::Task(Answering(Box::pin(async move { beginning.await.into_reply(&lines, &files) })))
+                let answering = async move { finish(beginning.await, &lines, &files) };
+                Answer::Task(super::Answering(Box::pin(answering)))
             }
         }
     }
 
-    #[cfg(feature = "tower")]
-    fn dressed(&self, response: Response) -> Response {
-        with_lines(response, &self.lines)
-    }
-
-    /// Whether some handler runs in a process of its own.
-    pub(super) fn isolates(&self) -> bool {
-        matches!(&self.app.0, Kind::Routes(routes) if routes.any_is(|endpoint| endpoint.place() == Place::Isolated))
-    }
-
-    /// What the handler of a request says, with what the route adds.
+    /// What the handler of a request says, with what the route adds; none where there is no handler that is called.
     pub(super) fn handle(&self, asked: &Asked<'_>, path: &str) -> Option<app::Response> {
         match &self.app.0 {
             Kind::Routes(routes) => match routes.find(asked.head.method, path) {
                 app::Found::Endpoint(endpoint, params) => {
-                    let request = app::Request::new(asked.head, path, params, asked.body, (asked.caller)());
-                    Some(endpoint.handle(&request).with_lines(&self.lines))
+                    Some(call(endpoint, asked, path, params).with_lines(&self.lines))
                 }
                 _ => None,
             },
             #[cfg(feature = "tower")]
             Kind::Tower(_) => None,
         }
-    }
-
-    fn reply(&self, response: app::Response) -> Answer<'_> {
-        Answer::Reply(Reply::Built(response.into_reply(&self.lines, &self.open_files)))
     }
 
     /// To a method that the path has no handler for (RFC 9110, 9.3.7 and 15.5.6).
@@ -180,8 +155,11 @@ impl Application {
     }
 }
 
-#[cfg(feature = "tower")]
-fn with_lines(mut response: Response, lines: &str) -> Response {
-    response.headers.extend_from_slice(lines.as_bytes());
-    response
+fn call(
+    endpoint: &app::Endpoint,
+    asked: &Asked<'_>,
+    path: &str,
+    params: Option<matchit::Params<'_, '_>>,
+) -> app::Response {
+    endpoint.handle(&app::Request::new(asked.head, path, params, asked.body, (asked.caller)()))
 }

@@ -280,19 +280,12 @@ impl Service {
         }
     }
 
-    /// Whether it has handlers that take bodies as they come.
-    fn streams_bodies(&self) -> bool {
-        matches!(self, Service::App(app) if app.streams_bodies())
-    }
-
-    /// Whether it has handlers that run in processes of their own.
-    fn isolates(&self) -> bool {
-        matches!(self, Service::App(app) if app.isolates())
-    }
-
-    /// Whether it has handlers that run in threads.
-    fn needs_threads(&self) -> bool {
-        matches!(self, Service::App(app) if app.needs_threads())
+    /// What its handlers need of the worker.
+    fn needs(&self) -> app::Needs {
+        match self {
+            Service::App(app) => app.needs(),
+            _ => app::Needs::default(),
+        }
     }
 
     /// What the route adds to its answers.

@@ -96,19 +96,10 @@ impl Router {
         self.find(head.host, &path).map_or(Intake::Discard, |route| route.service.intake(head, &path))
     }
 
-    /// Whether some handlers take bodies as they come.
-    pub(crate) fn streams_bodies(&self) -> bool {
-        self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.streams_bodies())
-    }
-
-    /// Whether some handlers run in threads.
-    pub(crate) fn needs_threads(&self) -> bool {
-        self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.needs_threads())
-    }
-
-    /// Whether some handlers run in processes of their own.
-    pub(crate) fn isolates(&self) -> bool {
-        self.sites.iter().flat_map(|site| &site.0).any(|route| route.service.isolates())
+    /// What handlers need of the worker.
+    pub(crate) fn needs(&self) -> app::Needs {
+        let routes = self.sites.iter().flat_map(|site| &site.0);
+        routes.map(|route| route.service.needs()).fold(app::Needs::default(), app::Needs::and)
     }
 
     /// As [`Router::answer`], for a process that is to be thrown away and has nothing of its worker; none: nobody is to be asked so.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::super::entry::{Entry, Pair};
-use super::super::headers::is_token;
 use super::super::nearest::nearest;
 use super::super::problem::Refusal;
 use super::super::resolved::FilesAction;
 use super::super::table::Table;
 use super::super::written::FILES;
+use crate::field::is_token;
 
 /// Characters of a charset's name (RFC 2978, section 2.3).
 const CHARSET_MOST: usize = 40;
