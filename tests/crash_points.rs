@@ -32,7 +32,7 @@ const KINDS: [Kind; 7] =
 
 /// What the row of the table says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Row {
+pub(crate) enum Row {
     /// Nothing happens, the successor answers, the request is replayed or the response continued: the client cannot tell.
     Unnoticed,
     /// 500, connection closed.
@@ -201,11 +201,41 @@ fn try_every_kind(point: &str) {
 }
 
 fn case(point: &str, kind: Kind, nth: usize, row: Row) {
-    let server = Setup::new(1)
-        .file("small", harness::pattern(SMALL_BYTES, 1))
-        .file("large", harness::pattern(LARGE_BYTES, 2))
-        .environment("PHALANX_CRASH_POINT", &format!("{point}:{nth}"))
-        .start();
+    let setup =
+        Setup::new(1).file("small", harness::pattern(SMALL_BYTES, 1)).file("large", harness::pattern(LARGE_BYTES, 2));
+    play(setup, point, nth, row, &kind);
+}
+
+/// What is exchanged, by who plays a case.
+pub(crate) trait Exchange {
+    /// Sends the request, or the requests, of one exchange.
+    fn ask(&self, client: &mut Client);
+
+    /// How many answers it has.
+    fn answers(&self) -> usize {
+        1
+    }
+
+    /// Whether an answer takes several writes.
+    fn is_long(&self) -> bool {
+        false
+    }
+
+    /// Panics unless an answer is what it should be, whoever made it.
+    fn assert_right(&self, response: &Response);
+
+    /// The next response. A long one is not read before the server can write no more.
+    fn receive(&self, client: &mut Client) -> Result<Response, Failure> {
+        if self.is_long() {
+            client.wait_stuck();
+        }
+        client.try_answer("GET")
+    }
+}
+
+/// Plays a case: the worker dies as it comes by `point` for the `nth` time.
+pub(crate) fn play(setup: Setup, point: &str, nth: usize, row: Row, exchange: &dyn Exchange) {
+    let server = setup.environment("PHALANX_CRASH_POINT", &format!("{point}:{nth}")).start();
     let address = server.address();
     let mut answered = 0;
     if once_a_connection(point) {
@@ -217,13 +247,13 @@ fn case(point: &str, kind: Kind, nth: usize, row: Row) {
             wait_connections(&server, 0);
         }
     }
-    let connect = if kind == Kind::LargeFile { Client::connect_narrow } else { Client::connect };
+    let connect = if exchange.is_long() { Client::connect_narrow } else { Client::connect };
     let mut client = connect(&address);
     let exchanges = if once_a_connection(point) { 1 } else { nth };
     answered += match row {
-        Row::Unnoticed | Row::Unreachable(_) => unnoticed(&mut client, kind, exchanges),
-        Row::Error => error(&mut client, kind, exchanges),
-        Row::Truncated => truncated(&mut client, kind, exchanges),
+        Row::Unnoticed | Row::Unreachable(_) => unnoticed(&mut client, exchange, exchanges),
+        Row::Error => error(&mut client, exchange, exchanges),
+        Row::Truncated => truncated(&mut client, exchange, exchanges),
         Row::Untested => unreachable!("untested rows are not run"),
     };
     if point == "closing" {
@@ -241,13 +271,13 @@ fn case(point: &str, kind: Kind, nth: usize, row: Row) {
 }
 
 /// Every exchange is answered rightly, and the connection carries another request afterwards.
-fn unnoticed(client: &mut Client, kind: Kind, exchanges: usize) -> u64 {
+fn unnoticed(client: &mut Client, exchange: &dyn Exchange, exchanges: usize) -> u64 {
     let mut answered = 0;
     for _exchange in 0..exchanges {
-        ask(client, kind);
-        for _answer in 0..answers(kind) {
-            let response = receive(client, kind).unwrap_or_else(|failure| panic!("noticed: {failure}"));
-            assert_right(&response, kind);
+        exchange.ask(client);
+        for _answer in 0..exchange.answers() {
+            let response = exchange.receive(client).unwrap_or_else(|failure| panic!("noticed: {failure}"));
+            exchange.assert_right(&response);
             assert!(!response.closes(), "noticed: {response}");
             answered += 1;
         }
@@ -257,77 +287,75 @@ fn unnoticed(client: &mut Client, kind: Kind, exchanges: usize) -> u64 {
 }
 
 /// One exchange is answered 500 and ends the connection; those before it are answered rightly.
-fn error(client: &mut Client, kind: Kind, exchanges: usize) -> u64 {
-    for exchange in 1..=exchanges as u64 {
-        ask(client, kind);
-        let response = receive(client, kind).unwrap_or_else(|failure| panic!("no 500: {failure}"));
-        if response.status == 200 && exchange < exchanges as u64 {
-            assert_right(&response, kind);
+fn error(client: &mut Client, exchange: &dyn Exchange, exchanges: usize) -> u64 {
+    for number in 1..=exchanges as u64 {
+        exchange.ask(client);
+        let response = exchange.receive(client).unwrap_or_else(|failure| panic!("no 500: {failure}"));
+        if response.status == 200 && number < exchanges as u64 {
+            exchange.assert_right(&response);
             continue;
         }
         assert_eq!(response.status, 500, "{response}");
         assert!(response.closes(), "the 500 does not say close: {response}");
         client.assert_closed();
-        return exchange;
+        return number;
     }
     panic!("no exchange was answered 500");
 }
 
 /// One exchange ends inside its response; those before it are answered rightly.
-fn truncated(client: &mut Client, kind: Kind, exchanges: usize) -> u64 {
-    for exchange in 0..exchanges as u64 {
-        ask(client, kind);
-        match receive(client, kind) {
-            Ok(response) => assert_right(&response, kind),
+fn truncated(client: &mut Client, exchange: &dyn Exchange, exchanges: usize) -> u64 {
+    for number in 0..exchanges as u64 {
+        exchange.ask(client);
+        match exchange.receive(client) {
+            Ok(response) => exchange.assert_right(&response),
             Err(failure) => {
                 let part = failure.truncated().unwrap_or_else(|| panic!("not truncated inside a response: {failure}"));
                 assert!(part.starts_with(b"HTTP/1.1 200 "), "not the part of a right response: {}", readable(part));
-                return exchange;
+                return number;
             }
         }
     }
     panic!("no response was truncated");
 }
 
-/// Sends the request, or the requests, of one exchange.
-fn ask(client: &mut Client, kind: Kind) {
-    match kind {
-        Kind::Get => client.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n"),
-        Kind::Post => client.send(b"POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n12345"),
-        Kind::Pipelined => client.send(&b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".repeat(3)),
-        Kind::SmallFile => client.send(b"GET /small HTTP/1.1\r\nHost: test\r\n\r\n"),
-        Kind::LargeFile => client.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n"),
-        Kind::SplitHead => {
-            client.send(b"GET /hello HTTP/1.1\r\nHo");
-            client.wait_taken();
-            client.send(b"st: test\r\n\r\n");
-        }
-        Kind::BigPost => {
-            let mut request = format!("POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: {BIG_POST_BYTES}\r\n\r\n");
-            request.extend(std::iter::repeat_n('b', BIG_POST_BYTES));
-            // The server may answer before it has the whole body; what it answered is looked at then.
-            let _sent = client.try_send(request.as_bytes());
+impl Exchange for Kind {
+    fn ask(&self, client: &mut Client) {
+        match self {
+            Kind::Get => client.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n"),
+            Kind::Post => client.send(b"POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n12345"),
+            Kind::Pipelined => client.send(&b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n".repeat(3)),
+            Kind::SmallFile => client.send(b"GET /small HTTP/1.1\r\nHost: test\r\n\r\n"),
+            Kind::LargeFile => client.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n"),
+            Kind::SplitHead => {
+                client.send(b"GET /hello HTTP/1.1\r\nHo");
+                client.wait_taken();
+                client.send(b"st: test\r\n\r\n");
+            }
+            Kind::BigPost => {
+                let mut request =
+                    format!("POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: {BIG_POST_BYTES}\r\n\r\n");
+                request.extend(std::iter::repeat_n('b', BIG_POST_BYTES));
+                // The server may answer before it has the whole body; what it answered is looked at then.
+                let _sent = client.try_send(request.as_bytes());
+            }
         }
     }
-}
 
-fn answers(kind: Kind) -> usize {
-    if kind == Kind::Pipelined { 3 } else { 1 }
-}
-
-/// The next response. A large one is not read before the server can write no more, so that it takes several writes.
-fn receive(client: &mut Client, kind: Kind) -> Result<Response, Failure> {
-    if kind == Kind::LargeFile {
-        client.wait_stuck();
+    fn answers(&self) -> usize {
+        if *self == Kind::Pipelined { 3 } else { 1 }
     }
-    client.try_answer("GET")
-}
 
-fn assert_right(response: &Response, kind: Kind) {
-    match kind {
-        Kind::SmallFile => response.assert(200, &harness::pattern(SMALL_BYTES, 1)),
-        Kind::LargeFile => response.assert(200, &harness::pattern(LARGE_BYTES, 2)),
-        _ => response.assert(200, HELLO),
+    fn is_long(&self) -> bool {
+        *self == Kind::LargeFile
+    }
+
+    fn assert_right(&self, response: &Response) {
+        match self {
+            Kind::SmallFile => response.assert(200, &harness::pattern(SMALL_BYTES, 1)),
+            Kind::LargeFile => response.assert(200, &harness::pattern(LARGE_BYTES, 2)),
+            _ => response.assert(200, HELLO),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a program is told of its workers, and what it runs beside them.
 
 use nix::sys::signal::Signal;
+use phalanx::testing::TestServer;
 
 use crate::harness::command::example;
 use crate::harness::processes::{self, Process};
@@ -116,33 +117,36 @@ fn what_runs_beside_the_workers_goes_with_the_master() {
 #[test]
 fn the_example_jobs_does_what_it_is_given_once() {
     let _machine = beside_others();
-    let server = Setup::of_example("jobs", 2).start();
-    let mut client = Client::connect(&server.address());
+    let server = TestServer::of(example("jobs")).workers(2).start();
+    let give =
+        |job: &str| server.ask(format!("POST /jobs/{job} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").as_bytes());
     for job in 0..50 {
-        client.send(format!("POST /jobs/{job} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n").as_bytes());
-        client.answer_to("POST").assert(202, b"queued\n");
+        let answer = give(&job.to_string());
+        assert_eq!((answer.status, answer.body.as_slice()), (202, &b"queued\n"[..]));
+        if job == 25 {
+            server.kill_worker(0);
+        }
     }
-    wait_until("all is done", SOON, || client.get("/done").text().starts_with("50 jobs"));
-    client.send(b"POST /jobs/many HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(client.answer_to("POST").status, 400);
+    wait_until("all is done", SOON, || server.get("/done").body.starts_with(b"50 jobs"));
+    assert_eq!(give("many").status, 400);
 }
 
 #[test]
 fn the_example_ffi_crash_costs_one_request() {
     let _machine = beside_others();
-    let server = Setup::of_example("ffi_crash", 1).start();
-    let mut innocent = Client::connect(&server.address()).patient(SOON);
-    innocent.get("/21").assert(200, b"42\n");
-    let mut guilty = Client::connect(&server.address()).patient(SOON);
-    assert_eq!(guilty.get("/crash").status, 500);
-    innocent.get("/4").assert(200, b"8\n");
-    server.wait_serving();
-    let worker = server.worker(0);
-    let response = innocent.get("/careful/crash");
-    assert_eq!(response.status, 502, "{response}");
-    assert!(response.text().contains("SIGSEGV"), "{response}");
-    innocent.get("/careful/4").assert(200, b"8\n");
-    assert_eq!(server.worker(0), worker);
+    let server = TestServer::of(example("ffi_crash")).start();
+    let tally = server.under_load(4, "/21", || {
+        assert_eq!(server.get("/crash").status, 500);
+        server.wait_serving();
+        let worker = server.worker(0);
+        let answer = server.get("/careful/crash");
+        let why = String::from_utf8_lossy(&answer.body);
+        assert!(answer.status == 502 && why.contains("SIGSEGV"), "{} {why}", answer.status);
+        assert_eq!(server.get("/careful/4").body, b"8\n");
+        assert_eq!(server.worker(0), worker);
+    });
+    tally.assert_clean();
+    assert_eq!((server.get("/21").body.as_slice(), server.restarts()), (&b"42\n"[..], 1));
 }
 
 #[test]

@@ -86,6 +86,17 @@ fn isolated_handlers_run_at_once() {
 }
 
 #[test]
+fn an_answer_that_is_too_long_is_refused_when_that_is_known() {
+    let _machine = alone();
+    let server = trial().start();
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    let begun = Instant::now();
+    let response = client.get("/isolated/reads/100000000");
+    assert!(response.status == 502 && response.text().contains("longer than 64 MiB"), "{response}");
+    assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn one_that_is_done_does_not_wait_for_those_that_came_later() {
     let _machine = alone();
     let server = trial().start();
@@ -130,4 +141,19 @@ fn what_a_worker_has_made_goes_with_it() {
         idle.get("/isolated/add/key").assert_status(200);
     }
     assert_eq!(processes::descriptors(server.worker(0)), before, "descriptors are left");
+}
+
+/// Only a new worker can have another, so one comes, and nobody notices that.
+#[test]
+fn a_worker_whose_isolator_is_killed_is_replaced() {
+    let _machine = beside_others();
+    let server = trial().start();
+    let load = Load::start(&server.address(), 4, Manners::Strict, &[Ask::get("/", "Hello, World!")]);
+    let worker = server.worker(0);
+    let [isolator] = &descendants(worker)[..] else { panic!("one isolator") };
+    assert!(processes::signal(isolator.pid, Signal::SIGKILL));
+    wait_until("another worker", SOON, || server.workers().iter().all(|process| process.pid != worker));
+    server.wait_serving();
+    Client::connect(&server.address()).get("/isolated/add/key").assert_status(200);
+    load.finish().assert_clean();
 }

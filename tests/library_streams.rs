@@ -185,12 +185,17 @@ fn a_websocket_of_axum_talks_both_ways_and_closes_in_order() {
 #[test]
 fn a_request_to_leave_http_that_is_refused_is_answered() {
     let _machine = beside_others();
-    let server = axum_app().start();
+    let setup = axum_app();
+    let log = setup.directory().path("access.log");
+    let server = setup.set("log", &format!("access = \"{}\"", log.display())).start();
     let head = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     let mut client = Client::connect(&server.address());
     let response = client.ask(&format!("{head}GET / HTTP/1.1\r\nHost: h\r\n\r\n"));
     assert_eq!((response.status, response.header("connection")), (400, Some("close")));
     client.assert_closed();
+    wait_until("a line of the access log", SOON, || server.directory().read("access.log").ends_with('\n'));
+    let line = server.directory().read("access.log");
+    assert!(line.contains("\"GET /chat HTTP/1.1\" 400 "), "{line}");
     // Nobody is led to another version of HTTP.
     let head = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n\r\n";
     let mut client = Client::connect(&server.address());

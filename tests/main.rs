@@ -23,6 +23,7 @@ mod crash_loops;
 mod crash_points;
 #[cfg(feature = "crash-points")]
 mod crash_points_files;
+mod crash_points_handlers;
 mod crashes;
 mod daemon;
 mod descriptors;

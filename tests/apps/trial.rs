@@ -191,6 +191,7 @@ fn native(shared: Shared) -> Routes {
         .get("/admit/{key}", move |request: &Request| shared.admit(request))
         .get("/metrics", |_: &Request| state::exposition("trial_"))
         .get("/", |_: &Request| "Hello, World!")
+        .get("/hello", |_: &Request| "Hello, World!")
         .any("/tell/{id}", tell)
         .any("/pooled/tell/{id}", pooled(tell))
         .post("/sum", pooled(sum).streamed())
@@ -265,6 +266,15 @@ async fn stray() -> &'static str {
     if outcome.is_err() { "it panicked alone" } else { "?" }
 }
 
+/// A piece, and then a panic.
+async fn bursts() -> AxumResponse {
+    let pieces = stream::iter([0, 1]).map(|number| match number {
+        0 => Ok::<_, Infallible>(Bytes::from_static(b"some")),
+        _ => panic!("on purpose"),
+    });
+    Body::from_stream(pieces).into_response()
+}
+
 async fn lasts(Path(seconds): Path<u64>) -> AxumResponse {
     let ticks = stream::unfold(0, move |tick| async move {
         if tick > 0 {
@@ -278,11 +288,13 @@ async fn lasts(Path(seconds): Path<u64>) -> AxumResponse {
 fn axum() -> axum::Router {
     axum::Router::new()
         .route("/", get(|| async { "Hello, World!" }))
+        .route("/hello", get(|| async { "Hello, World!" }))
         .route("/forever/{name}", get(forever))
         .route("/sleeps/{milliseconds}", get(sleeps).post(sleeps))
         .route("/mirror", post(mirror))
         .route("/count", post(count))
         .route("/cut", get(cut))
+        .route("/bursts", get(bursts))
         .route("/asks/{port}", get(|port| async { asks(port).await.unwrap_or_else(|error| error.to_string()) }))
         .route("/stray", get(stray))
         .route("/lasts/{seconds}", get(lasts))
@@ -297,6 +309,15 @@ fn note(line: &str) {
     let _best_effort = file.and_then(|mut file| writeln!(file, "{line}"));
 }
 
+/// What a program may have open for as long as a worker lives, and never closes.
+fn open_some() -> io::Result<()> {
+    std::mem::forget(std::net::UdpSocket::bind("127.0.0.1:0")?);
+    std::mem::forget(std::os::unix::net::UnixStream::pair()?);
+    std::mem::forget(std::io::pipe()?);
+    std::mem::forget(std::fs::File::open("/dev/null")?);
+    Ok(())
+}
+
 fn with_hooks(shared: Shared) -> Server {
     Server::builder()
         .app(native(shared))
@@ -309,6 +330,7 @@ fn with_hooks(shared: Shared) -> Server {
         })
         .after_fork(|worker| {
             note(&format!("fork {} {}", worker.slot, worker.incarnation));
+            open_some().map_err(|_| "nothing can be opened")?;
             match std::env::var("TRIAL_FAILS").as_deref() {
                 Ok("fork") => Err("no database today"),
                 _ => Ok(()),
@@ -342,6 +364,7 @@ fn tasks() -> Routes {
     };
     Routes::new()
         .get("/", |_: &Request| "Hello, World!")
+        .get("/hello", |_: &Request| "Hello, World!")
         .any("/sleeps/{milliseconds}", task(sleeps))
         .post("/count", task(counts))
         .get("/waits", pooled(waits))

@@ -64,6 +64,8 @@ struct Child {
     track: Track,
     /// Held here so that nobody else gets them; which of them it uses only the child knows, or its record.
     lent: Vec<Buffer>,
+    /// Another worker has cloned it.
+    adopted: bool,
 }
 
 /// A process that has ended.
@@ -149,7 +151,7 @@ impl Children {
                 track.set_child(Some(pidfd));
                 // Its copy of the connection has it.
                 lent.extend(connection.into_buffer());
-                self.serving.insert(pidfd, Child { fd, pid, owner, lane, number, track, lent });
+                self.serving.insert(pidfd, Child { fd, pid, owner, lane, number, track, lent, adopted: false });
                 if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                     warn!("watch process {pid}: {error}");
                 }
@@ -214,14 +216,24 @@ impl Children {
             let Some(track) = own.cx.ledger.table().track(lane, usize::from(number)) else { continue };
             let (Some(pidfd), Some(pid)) = (track.child(), track.thread()) else { continue };
             let lent = track.lent().filter_map(|index| own.cx.ledger.buffer(index)).collect();
-            let child = Child { fd, pid: Pid::from_raw(pid), owner, lane, number, track, lent };
+            let (pid, adopted) = (Pid::from_raw(pid), true);
+            let child = Child { fd, pid, owner, lane, number, track, lent, adopted };
             self.serving.insert(pidfd, child);
             standing_orders(own).for_each(|order| track.orders().give(order));
+            if own.cx.isolator.is_some() {
+                // Its isolator has gone with its worker: whoever takes the connection over has another.
+                track.orders().give(Order::Give);
+            }
             call(pidfd, CALL);
             if let Err(error) = own.poller.add(pidfd, Interest::Read) {
                 warn!("watch process {pid}: {error}");
             }
         }
+    }
+
+    /// Whether processes that another worker has cloned are among them.
+    pub(crate) fn has_adopted(&self) -> bool {
+        self.serving.values().any(|child| child.adopted)
     }
 
     /// A process has ended, if `pidfd` is one's; else none.

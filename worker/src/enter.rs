@@ -28,6 +28,7 @@ use crate::model::Model;
 use crate::nudge::Nudges;
 use crate::open_file::OpenFiles;
 use crate::rescue::fetch::Formers;
+use crate::rescue::strangers::Strangers;
 use crate::service::Setting;
 use crate::service::router::Router;
 use crate::{in_handler, model, rescue};
@@ -130,6 +131,7 @@ pub(crate) struct Booted {
     pub(crate) cx: Context,
     pub(crate) duty: Duty,
     pub(crate) formers: Formers,
+    pub(crate) strangers: Strangers,
     pub(crate) inheritance: &'static Inheritance,
     pub(crate) workers: Workers,
     /// Connections of the dead, each to go on where it stood.
@@ -174,6 +176,7 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     // The sweep comes before the router: what that opens is this worker's own.
     let mut swept = Vec::new();
     let mut cx = context(inheritance, birth, &config)?;
+    let strangers = Strangers::look(&cx, inheritance, &birth.neighbours);
     if alone {
         swept = rescue::sweep::sweep(&mut cx, inheritance);
     } else {
@@ -214,8 +217,8 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
     connections.append(&mut swept);
 
     let duty = Duty::new(inheritance, birth.incarnation, birth.lane).map_err(|error| format!("signalfd: {error}"))?;
-    let serve_at_once = birth.serve_at_once;
-    Ok(Booted { model: chosen, cx, duty, formers, inheritance, workers: config.workers, connections, serve_at_once })
+    let (workers, serve_at_once) = (config.workers, birth.serve_at_once);
+    Ok(Booted { model: chosen, cx, duty, formers, strangers, inheritance, workers, connections, serve_at_once })
 }
 
 fn context(inheritance: &'static Inheritance, birth: &Birth, config: &Config) -> Result<Context, String> {

@@ -174,8 +174,15 @@ impl Isolator {
         let _died_early = data.write_request(parcel);
         let mut answer = Vec::new();
         let read = data.read_until_end(&mut answer, late);
+        if read.is_err() {
+            // Nobody reads on, which its process is to notice.
+            let _gone_already = shutdown(data.0.as_raw_fd(), Shutdown::Both);
+        }
         let mut why = Vec::new();
         verdict.read_until_end(&mut why, late).map_err(fail)?;
+        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
+            return Err("its answer is longer than 64 MiB".to_owned());
+        }
         if !why.is_empty() {
             return Err(String::from_utf8_lossy(&why).into_owned());
         }
@@ -222,7 +229,7 @@ impl Line {
             wait_readable(file, late)?;
             match file.read(&mut part) {
                 Ok(0) => return Ok(()),
-                Ok(_) if into.len() as u64 > MOST_ANSWER => return Err(io::Error::other("longer than 64 MiB")),
+                Ok(_) if into.len() as u64 > MOST_ANSWER => return Err(io::ErrorKind::FileTooLarge.into()),
                 Ok(count) => into.extend_from_slice(&part[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

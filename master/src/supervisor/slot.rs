@@ -253,7 +253,9 @@ impl Slot {
         let living = self.workers.iter().chain(formers).map(|worker| worker.incarnation);
         let alone = self.workers.is_empty();
         let alive = living.chain(self.graves.iter().map(|grave| grave.dead)).collect();
-        Some(Birth { incarnation, generation, blueprint, lane, orphans, alive, alone, serve_at_once })
+        let pids = self.workers.iter().map(|worker| worker.pid.map(Pid::as_raw));
+        let neighbours = pids.collect::<Option<_>>().unwrap_or_default();
+        Some(Birth { incarnation, generation, blueprint, lane, orphans, alive, neighbours, alone, serve_at_once })
     }
 
     /// The worker is on its way, and takes the orphans along.

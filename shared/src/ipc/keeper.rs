@@ -40,6 +40,8 @@ pub struct Birth {
     pub orphans: Vec<usize>,
     /// Incarnations of this slot that live, in this table or a former one: their connections are not to be touched.
     pub alive: Vec<Incarnation>,
+    /// Process ids of those that live in this table, if all are known.
+    pub neighbours: Vec<i32>,
     /// No other worker lives in this table.
     pub alone: bool,
     /// Serve as soon as it is ready (a rescue), or wait for `Serve` (a planned handover).

@@ -36,6 +36,15 @@ pub fn close(number: RawFd) {
     unsafe { libc::close(number) };
 }
 
+/// Whether two numbers of this table mean the same open file, by kcmp(2); false too where that is not allowed.
+pub fn is_same(one: RawFd, other: RawFd) -> bool {
+    const KCMP_FILE: libc::c_long = 0;
+    let pid = libc::c_long::from(std::process::id() as i32);
+    let (one, other) = (libc::c_long::from(one), libc::c_long::from(other));
+    // SAFETY: five numbers, and the kernel only compares.
+    unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one, other) == 0 }
+}
+
 /// Takes ownership of a number that no owner in this process has.
 pub fn adopt(number: RawFd) -> OwnedFd {
     // SAFETY: the caller has just found or inherited the number and hands it to this owner alone.

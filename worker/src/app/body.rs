@@ -134,7 +134,7 @@ impl<'r> Body<'r> {
     pub fn len(&self) -> Option<u64> {
         match &self.0 {
             Content::Here(bytes) => Some(bytes.len() as u64),
-            Content::Coming { reading, .. } => lock(reading).incoming.remaining(),
+            Content::Coming { reading, .. } => lock(reading).remaining(),
         }
     }
 
@@ -187,6 +187,10 @@ mod tests {
         for body in [&whole, &chunked, &coming] {
             assert_eq!((body.bytes().unwrap(), body.text().unwrap()), (&b"hello"[..], "hello"));
         }
+        let handed = Handed::new(Incoming::whole(bytes::Bytes::from_static(b"hello")));
+        let coming = Body::of(Payload::Coming(&handed));
+        coming.reader().read_exact(&mut [0; 2]).unwrap();
+        assert_eq!(coming.len(), Some(3));
         assert!(matches!(whole.0, Content::Here(Cow::Borrowed(_))));
         let mut read = String::new();
         chunked.reader().read_to_string(&mut read).unwrap();

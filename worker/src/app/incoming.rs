@@ -228,13 +228,18 @@ impl Drop for Incoming {
 /// Reads a body as it comes, for a thread that may wait.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    pub(crate) incoming: Incoming,
+    incoming: Incoming,
     at_hand: Bytes,
 }
 
 impl Reading {
     pub(crate) fn of(incoming: Incoming) -> Reading {
         Reading { incoming, at_hand: Bytes::new() }
+    }
+
+    /// How many bytes are left, if that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        Some(self.incoming.remaining()? + self.at_hand.len() as u64)
     }
 }
 

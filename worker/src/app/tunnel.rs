@@ -4,6 +4,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -50,11 +52,15 @@ where
 {
     let (near, far) = tokio::io::duplex(AHEAD);
     let io = TokioIo::new(Both { incoming, at_hand: Bytes::new(), outgoing: near });
+    let status = Arc::new(AtomicU16::new(0));
+    let said = status.clone();
     let answer = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         // It has no body, or it would not be here.
         let answered = answer(request.map(|_| Incoming::whole(Bytes::new())));
-        async {
+        let status = said.clone();
+        async move {
             let mut response = answered.await?;
+            status.store(response.status().as_u16(), Ordering::Relaxed);
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 // Nobody is served a second request here.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -66,7 +72,7 @@ where
     let connection = http1::Builder::new().serve_connection(io, answer).with_upgrades();
     // What goes wrong with it ends it, and so its flow.
     let task = tokio::spawn(async move { connection.await.unwrap_or_default() });
-    Box::pin(Outgoing { far, task: task.abort_handle() })
+    Box::pin(Outgoing { far, task: task.abort_handle(), status })
 }
 
 /// A connection as hyper sees it.
@@ -109,6 +115,8 @@ impl AsyncWrite for Both {
 struct Outgoing {
     far: DuplexStream,
     task: AbortHandle,
+    /// What the service has answered; 0: nothing yet.
+    status: Arc<AtomicU16>,
 }
 
 impl Flow for Outgoing {
@@ -123,6 +131,10 @@ impl Flow for Outgoing {
             Ok(()) => Some(Ok(bytes.freeze())),
             Err(error) => Some(Err(error)),
         })
+    }
+
+    fn status(&self) -> Option<u16> {
+        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status > 0)
     }
 }
 

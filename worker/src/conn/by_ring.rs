@@ -227,7 +227,7 @@ impl Connection {
             cx.spare.push(bytes);
         }
         match self.batch_done(cx) {
-            Fate::Stay => self.after_response(cx),
+            Fate::Stay if self.is_done() => self.after_response(cx),
             fate => fate,
         }
     }

@@ -10,6 +10,7 @@ use super::Context;
 use super::ask::{Turnout, isolate, run_handler};
 use super::serve::Whole;
 use crate::app::{Caller, Handed, Payload};
+use crate::crash_point::{self, Point};
 use crate::http::encode::{self, Envelope};
 use crate::http::reply::Tail;
 use crate::http::{Head, HeaderScratch, Progress, Reply, head};
@@ -81,6 +82,7 @@ impl Call {
         let Ok(Progress::Done(head)) = head::parse(&self.head, self.limit, &mut scratch) else {
             return self.answered(Reply::error(500), 1, false);
         };
+        crash_point::pass(Point::InPool);
         let mut done = None;
         let reply = loop {
             let (body, caller) = (Payload::Coming(&self.body), || self.caller);

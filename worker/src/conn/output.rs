@@ -139,6 +139,12 @@ impl Connection {
         }
     }
 
+    /// The rest cannot be had: the peer is to see that, and to one of HTTP/1.0 an orderly end is the end of the body.
+    fn break_off(&self) -> Wrote {
+        crate::rescue::reset_on_close(self.fd);
+        Wrote::Broken
+    }
+
     fn write_parts(&mut self, cx: &mut Context, output: &mut Output) -> Wrote {
         let mut turn = FILE_TURN;
         loop {
@@ -147,18 +153,14 @@ impl Connection {
                 None => match output.stream.as_mut().map(Stream::next) {
                     None => return Wrote::All,
                     Some(Next::Later(job)) => return Wrote::Later(job),
-                    Some(Next::Lost) => return Wrote::Broken,
                     Some(Next::Now(portion)) => {
                         turn = turn.saturating_sub(portion.len());
-                        match self.take_portion(cx, output, portion) {
-                            true => Wrote::All,
-                            false => {
-                                // To an HTTP/1.0 peer an orderly end is the end of the body.
-                                crate::rescue::reset_on_close(self.fd);
-                                return Wrote::Broken;
-                            }
+                        if !self.take_portion(cx, output, portion) {
+                            return self.break_off();
                         }
+                        Wrote::All
                     }
+                    Some(Next::Lost) => return self.break_off(),
                 },
                 Some(Part::File(_)) if turn == 0 => return Wrote::Part,
                 Some(Part::File(part)) => match part.look(turn, cx.setting.turn()) {

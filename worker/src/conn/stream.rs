@@ -202,7 +202,7 @@ impl Connection {
 
     /// The end of a stream is known: it is put on record before the last bytes leave.
     fn end_stream(&mut self, cx: &mut Context, output: &mut Output) -> bool {
-        let Some(Stream { head: head_len, coding, .. }) = output.stream.take() else { return false };
+        let Some(Stream { source, head: head_len, coding, .. }) = output.stream.take() else { return false };
         if matches!(coding, Coding::Length(_)) {
             // Known, and written down, since before its first byte.
             return true;
@@ -212,10 +212,13 @@ impl Connection {
             return false;
         };
         let Some(mut entry) = list.get(index.into()) else { return false };
+        if let Some(Source::Awaited(flow)) = source {
+            entry.kind.status = flow.status().unwrap_or(entry.kind.status);
+        }
         if !self.is_open() {
             entry.response_end = end;
-            list.set(index.into(), &entry);
         }
+        list.set(index.into(), &entry);
         // Others of its batch may stand before it.
         let before = index.checked_sub(1).and_then(|before| list.get(before.into()));
         let bytes = before.map_or_else(|| self.head_bytes(), |before| self.unanswered(before.request_end));

@@ -193,6 +193,11 @@ pub enum Source {
 pub trait Flow: Send {
     /// The next bytes, none behind the last; an error means that there is no orderly end.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>>;
+
+    /// The status of the response that they are, where they have its head too; none as long as it is not known.
+    fn status(&self) -> Option<u16> {
+        None
+    }
 }
 
 impl std::fmt::Debug for dyn Flow {

@@ -23,9 +23,11 @@ use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
 use crate::event::{Event, Interest};
 use crate::event_loop::{EventLoop, Stuck};
+use crate::isolator::Isolator;
 use crate::pool::Pool;
 use crate::rescue::fetch::Formers;
 use crate::rescue::giver::answer_fetches;
+use crate::rescue::strangers::Strangers;
 use crate::tasks::Tasks;
 
 /// How often it looks then which are idle by now.
@@ -36,6 +38,9 @@ const SLOT_GRACE: Duration = Duration::from_secs(1);
 
 /// How often a worker that only holds what it gave looks whether all of that has been fetched.
 const HELD_LOOK: Duration = Duration::from_millis(20);
+
+/// A worker that lacks something is not replaced before: its successor may lack the same.
+const LEAST_LIFE: Duration = Duration::from_secs(1);
 
 /// Where a worker stands between boot and exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +76,11 @@ pub(crate) struct MainLoop {
     /// The listeners are shut when the grace of the drain is over.
     closes_listeners: bool,
     formers: Formers,
+    /// What the program opened in workers before this one.
+    strangers: Strangers,
+    /// When to ask for a successor, since this worker lacks something that only a new one has.
+    replaced_at: Option<Instant>,
+    born: Instant,
     /// More descriptors of this worker's own, of whoever runs the loop.
     more: Vec<RawFd>,
     /// Sockets of another slot that are accepted from.
@@ -104,10 +114,12 @@ impl MainLoop {
     }
 
     fn with(booted: Booted, crew: Box<dyn Crew>, most_children: usize) -> Result<MainLoop, String> {
-        let Booted { cx, duty, formers, inheritance, workers, connections, serve_at_once, .. } = booted;
+        let Booted { cx, duty, formers, strangers, inheritance, workers, connections, serve_at_once, .. } = booted;
         let fail = |error: std::io::Error| format!("wait for events: {error}");
         let mut own = EventLoop::new(cx, workers.poller).map_err(fail)?;
-        for fd in [duty.bell(), duty.signal(), duty.lifeline()].into_iter().chain(crew.watched()) {
+        let isolator = own.cx.isolator.as_ref().map(Isolator::descriptor);
+        let words = [duty.bell(), duty.signal(), duty.lifeline()];
+        for fd in words.into_iter().chain(isolator).chain(strangers.descriptors()).chain(crew.watched()) {
             own.poller.add(fd, Interest::Read).map_err(fail)?;
         }
         let children = Children::new(inheritance, &own.cx, &workers, most_children);
@@ -122,6 +134,9 @@ impl MainLoop {
             told_drain: false,
             closes_listeners: false,
             formers,
+            strangers,
+            replaced_at: None,
+            born: Instant::now(),
             more: Vec::new(),
             assisted: Vec::new(),
             to_assist: Vec::new(),
@@ -258,7 +273,7 @@ impl MainLoop {
         };
         let (crew, children) =
             (self.crew.next_look(self.request_timeout), self.children.next_look(self.request_timeout));
-        let instants = [stage, assist, formers, crew, children, self.door.again()]
+        let instants = [stage, assist, formers, crew, children, self.door.again(), self.replaced_at]
             .into_iter()
             .flatten()
             .map(|at| at.saturating_duration_since(now));
@@ -277,7 +292,11 @@ impl MainLoop {
             return;
         }
         self.own.cx.track.set_current(None);
+        if self.strangers.descriptors().any(|fd| fd == event.fd) {
+            return self.neighbour_gone(event.fd);
+        }
         if let Some(Ended { left, unfit }) = self.children.ended(&mut self.own, event.fd) {
+            self.strangers.close(&self.own.cx, self.children.has_adopted());
             return match left {
                 Some(connection) if unfit => self.own.adopt(connection),
                 left => self.adopt(left.into_iter().collect()),
@@ -290,6 +309,7 @@ impl MainLoop {
             fd if fd == self.duty.bell() => self.hear(),
             fd if fd == self.duty.signal() => self.duty.terminated(),
             fd if fd == self.duty.lifeline() => self.master_died(),
+            fd if self.own.cx.isolator.as_ref().map(Isolator::descriptor) == Some(fd) => self.lost_isolator(fd),
             fd if fd == self.inheritance.handover.as_fd().as_raw_fd() => self.take_given(),
             fd if fd == self.inheritance.giving => {
                 answer_fetches(self.inheritance);
@@ -302,6 +322,22 @@ impl MainLoop {
                 None => self.fetched(fd),
             },
         }
+    }
+
+    /// A worker has gone that lived when this one was born.
+    fn neighbour_gone(&mut self, fd: RawFd) {
+        let _told_once = self.own.poller.remove(fd);
+        if self.strangers.has_gone(fd) {
+            self.strangers.close(&self.own.cx, self.children.has_adopted());
+            self.note_own();
+        }
+    }
+
+    /// The isolator has ended, and only a worker without threads can have one: the next.
+    fn lost_isolator(&mut self, fd: RawFd) {
+        let _told_once = self.own.poller.remove(fd);
+        warn!("the isolator has ended: this worker is to be replaced");
+        self.replaced_at = Some(self.born + LEAST_LIFE);
     }
 
     /// A thread that does not end its job is given up, and with it this worker: nothing else ends a thread.
@@ -331,6 +367,10 @@ impl MainLoop {
         self.mind_the_gate();
         self.begin_to_assist();
         self.watch_pool();
+        if self.replaced_at.is_some_and(|at| at <= now) {
+            self.replaced_at = None;
+            self.duty.ask_for_successor();
+        }
         if matches!(self.stage, Stage::Serving | Stage::Draining { .. }) {
             self.formers.look().into_iter().for_each(|dead| self.duty.say(Word::Buried(dead)));
         }

@@ -32,6 +32,7 @@ impl MainLoop {
         own.push(self.duty.signal());
         own.extend(self.crew.descriptors());
         own.extend(&self.more);
+        own.extend(self.strangers.descriptors());
         own.extend(self.door.descriptor());
         own.extend(self.own.cx.router.descriptors());
         own.extend(self.assisted.iter().map(|(fd, _)| *fd));

@@ -7,6 +7,7 @@ pub(crate) mod fetch;
 pub mod giver;
 mod place;
 pub(crate) mod ring;
+pub(crate) mod strangers;
 pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;

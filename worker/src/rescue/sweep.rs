@@ -114,7 +114,7 @@ pub(crate) fn unrecorded(cx: &mut Context, lane: usize, inheritance: &Inheritanc
     adopted
 }
 
-fn is_recorded(ledger: &Ledger, fd: RawFd) -> bool {
+pub(super) fn is_recorded(ledger: &Ledger, fd: RawFd) -> bool {
     ledger.record(fd).is_some_and(|record| record.owner().is_some())
 }
 
@@ -158,7 +158,7 @@ fn adopt_fresh(cx: &mut Context, fd: RawFd, inheritance: &Inheritance) -> Option
 }
 
 /// Whether `fd` is a connected socket that came in by one of the listeners.
-fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
+pub(super) fn is_connection(fd: RawFd, inheritance: &Inheritance) -> bool {
     peer_of(fd).is_some() && seat_of(fd, inheritance).is_some()
 }
 

@@ -163,3 +163,45 @@ fn call(
 ) -> app::Response {
     endpoint.handle(&app::Request::new(asked.head, path, params, asked.body, (asked.caller)()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use phalanx_shared::config;
+
+    use super::super::testing::{asked, setting, with_head};
+    use super::*;
+    use crate::app::{Application as Program, Request, Response};
+
+    fn application(app: App) -> Application {
+        let config = config::serve_defaults("/".into(), vec![]);
+        let setting = setting().with_application(Program::new().with("main", app));
+        Application::new("main", Dress::new(&config.sites[0].routes[0], HashMap::new()), &setting).unwrap()
+    }
+
+    /// A request borrows what the peer sent, and so does all that a handler asks it for.
+    #[test]
+    fn a_request_is_handed_over_and_looked_at_without_an_allocation() {
+        let handler = |request: &Request<'_>| {
+            let all =
+                request.method().len() + request.path().len() + request.segments().count() + request.headers().count();
+            let query = request.query_value("q").map_or(0, |value| value.len());
+            let id = request.param("id").map_or(0, str::len) + usize::from(request.id().position == 0);
+            let fields = request.header("x-a").map_or(0, str::len) + request.host().map_or(0, str::len);
+            assert!(request.peer().is_none() && request.client().is_none() && request.deadline().is_none());
+            assert_eq!(all + query + id + fields, 3 + 12 + 3 + 2 + 2 + 1 + 1 + 3 + 11);
+            Response::text("Hello, World!")
+        };
+        let application = application(Routes::new().get("/users/{id}/all", handler).into());
+        with_head("GET /users/7/all?q=ok", "X-A: abc\r\n", |head| {
+            let asked = asked(head);
+            let mut status = 0;
+            let counted = allocation_counter::measure(|| {
+                let Answer::Reply(reply) = application.answer(&asked, "/users/7/all") else { return };
+                status = reply.status();
+            });
+            assert_eq!((status, counted.count_total), (200, 0));
+        });
+    }
+}
