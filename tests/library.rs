@@ -350,6 +350,11 @@ fn a_program_that_cannot_serve_its_app_so_says_why() {
     let _machine = beside_others();
     let server = axum().set("workers", "model = \"reactor\"").write();
     server.cli("check", &[]).assert_said(2, &["the app \"main\" runs under the model coroutine only", "coroutine"]);
+    let program = crate::harness::command::example("trial");
+    let typed = ["run", "--listen", "127.0.0.1:0", "--model", "reactor"];
+    let said = std::process::Command::new(program).args(typed).env("TRIAL", "axum").output().unwrap();
+    let why = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.code() == Some(2) && why.contains("runs under the model coroutine only"), "{why}");
     let server = native().routes("[[site]]\n[[site.route]]\npath = \"/\"\napp = \"other\"\n").write();
     server.cli("check", &[]).assert_said(2, &["no app \"other\"", "this program has \"main\""]);
     let server = Setup::new(1).sites("[[site]]\n[[site.route]]\npath = \"/\"\napp = \"main\"\n").write();

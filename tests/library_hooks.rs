@@ -51,6 +51,32 @@ fn a_program_is_told_of_its_workers_lives() {
     }
 }
 
+/// Before there was a worker; it is as open to each, whatever becomes of those before.
+#[test]
+fn what_a_program_has_opened_early_is_open_to_all() {
+    let _machine = beside_others();
+    let server = trial(2).start();
+    let mut written = 0;
+    let mut write = |path: &str| {
+        Client::connect(&server.address()).patient(SOON).get(path).assert(200, b"written");
+        written += 1;
+        for file in ["early0", "early1"] {
+            assert_eq!(server.directory().read(file).len(), written, "{file} after {path}");
+        }
+    };
+    (0..4).for_each(|_| write("/early"));
+    write("/isolated/early");
+    for slot in [0, 1] {
+        assert!(processes::signal(server.worker(slot), Signal::SIGKILL));
+        server.wait_serving();
+    }
+    (0..4).for_each(|_| write("/early"));
+    server.cli("reload", &[]).assert_code(0);
+    (0..4).for_each(|_| write("/isolated/early"));
+    server.cli("upgrade", &[]).assert_code(0);
+    (0..4).for_each(|_| write("/early"));
+}
+
 #[test]
 fn a_hook_that_fails_is_why_a_service_does_not_start() {
     let _machine = beside_others();

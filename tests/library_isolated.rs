@@ -157,3 +157,18 @@ fn a_worker_whose_isolator_is_killed_is_replaced() {
     Client::connect(&server.address()).get("/isolated/add/key").assert_status(200);
     load.finish().assert_clean();
 }
+
+/// Its isolator has gone with its worker, so it gives the connection to one that has another.
+#[test]
+fn a_connection_whose_process_outlives_its_worker_gets_isolated_answers_again() {
+    let _machine = beside_others();
+    let server = trial().set("workers", "model = \"process\"").start();
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    client.get("/isolated/add/key").assert(200, b"1");
+    let worker = server.worker(0);
+    assert!(processes::signal(worker, Signal::SIGKILL));
+    wait_until("another worker", SOON, || server.workers().iter().any(|process| process.pid != worker));
+    server.wait_serving();
+    wait_until("an isolated answer", SOON, || client.get("/isolated/add/key").status == 200);
+    client.get("/").assert(200, b"Hello, World!");
+}

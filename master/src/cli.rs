@@ -273,22 +273,16 @@ fn tell_usage(error: &clap::Error) -> u8 {
 
 impl Manner {
     /// Puts what was typed into a configuration. An error says what cannot be, and what else there is.
-    fn apply(self, config: &mut Config) -> Result<(), String> {
+    fn apply(self, config: &mut Config, known: Known<'_>) -> Result<(), String> {
         config.workers.count = self.workers.map_or(config.workers.count, Count::Fixed);
         config.workers.model = self.model.map_or_else(|| config.workers.model.clone(), Model);
         if let Some(control) = self.control {
             config.master.control_socket = Some(std::path::absolute(control).map_err(|error| error.to_string())?);
         }
-        let model = &config.workers.model.0;
-        let able = MODELS.iter().find(|known| known.name == model).map_or(Poller::ALL, |model| model.pollers);
-        if let Some(name) = self.poller {
-            let poller = able.iter().copied().find(|poller| poller.name() == name);
-            config.workers.poller = poller.ok_or_else(|| {
-                let able: Vec<&str> = able.iter().map(|poller| poller.name()).collect();
-                format!("the model {model} does not wait by {name}\n  hint: --poller {}", able.join(" or "))
-            })?;
+        if let Some(poller) = self.poller.and_then(|name| Poller::ALL.iter().find(|poller| poller.name() == name)) {
+            config.workers.poller = *poller;
         }
-        Ok(())
+        config::check_workers(&config.workers, known)
     }
 }
 
@@ -333,7 +327,7 @@ impl Program {
             listen.push(ListenAddress::Tcp(config::HERE.into()));
         }
         let mut config = config::serve_defaults(root, listen);
-        let config = manner.apply(&mut config).map(|()| config);
+        let config = manner.apply(&mut config, Known { models: MODELS, apps: &[] }).map(|()| config);
         self.start(config.map_err(|why| format!("serve: {why}")), None, false)
     }
 
@@ -344,7 +338,9 @@ impl Program {
             return self.begin_from(&file, daemon);
         }
         let config = self.own_config(std::mem::take(&mut manner.listen));
-        let config = config.and_then(|mut config| manner.apply(&mut config).map(|()| config));
+        let apps = self.application.known();
+        let known = Known { models: MODELS, apps: &apps };
+        let config = config.and_then(|mut config| manner.apply(&mut config, known).map(|()| config));
         self.start(config, None, daemon)
     }
 

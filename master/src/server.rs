@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use phalanx_shared::config::{self, Action, Config, Count, FilesAction, Known, ListenAddress, Model, Route};
+use phalanx_shared::config::{
+    self, Action, Config, Count, FilesAction, Known, ListenAddress, MOST_LISTENERS, Model, Route,
+};
 use phalanx_shared::field::is_plain_value;
 use phalanx_worker::app::{App, Application, Crash, HookError, WorkerInfo};
 
@@ -175,7 +177,8 @@ impl Builder {
     }
 
     /// Runs in the master, before the first worker: for what all workers are to have in their memory without a copy for each, such as
-    /// large tables. It must leave no thread behind. An error keeps the service from starting, and an upgrade from happening.
+    /// large tables. What it opens, and what `main` has opened before, is open in all of them; they share it, its position too. It must
+    /// leave no thread behind. An error keeps the service from starting, and an upgrade from happening.
     pub fn on_start<E: Into<HookError>>(mut self, hook: impl Fn() -> Result<(), E> + Send + Sync + 'static) -> Builder {
         self.application.hooks.add_on_start(move || hook().map_err(Into::into));
         self
@@ -204,8 +207,9 @@ impl Builder {
         self
     }
 
-    /// Runs for each death of a worker, in the process that writes the crash report: whatever it does holds nobody up, for a minute at
-    /// most.
+    /// Runs for each death of a worker, in a process of its own that is the user of `master.user`, one death after the other, for a
+    /// minute at most: whatever it does holds up neither the service nor its crash reports. Of more than 64 deaths that wait for it, and
+    /// of those that it has not come to when the service stops or is upgraded, it is not told.
     pub fn on_crash(mut self, hook: impl Fn(&Crash) + Send + Sync + 'static) -> Builder {
         self.application.hooks.add_on_crash(hook);
         self
@@ -213,14 +217,16 @@ impl Builder {
 
     /// Runs beside the workers in a process of its own: exactly one for the whole service, however many workers there are, over their
     /// deaths, over reloads and upgrades. It is begun when all workers serve, and again when it ends, after a pause that grows to 10 s.
-    /// A stop sends it SIGTERM and, 2 s later, SIGKILL; when the master dies, it is killed.
+    /// A stop sends it SIGTERM when the workers have ended and, 2 s later, SIGKILL. An upgrade gives it 100 ms, and the new program
+    /// begins its own at once. When the master dies, it is killed.
     pub fn background(mut self, name: &str, run: impl Fn() + Send + Sync + 'static) -> Builder {
         self.application.hooks.add_background(name, run);
         self
     }
 
     /// Does something again and again, such as `"5m"`: as [`Builder::background`], in a process of its own. The first time is one
-    /// interval after the start.
+    /// interval after that has begun: after the start, an upgrade, or a death of its own. What is to be done once a day, whatever
+    /// happens, is better asked for more often, and looks itself when it was done last.
     pub fn every(mut self, interval: &str, run: impl Fn() + Send + Sync + 'static) -> Builder {
         match config::parse_duration(interval) {
             Ok(interval) if !interval.is_zero() => self.application.hooks.add_every(interval, run),
@@ -258,14 +264,22 @@ impl Builder {
         self
     }
 
-    /// The configuration, listening on `typed` if that is anything.
+    /// The configuration, listening on `typed` and nowhere else, if that is anything.
     fn config(&self, typed: Vec<ListenAddress>, known: Known<'_>) -> Result<Config, String> {
         let origin = Path::new("the program's settings");
         let mut config = config::settings(&self.settings, origin, known).map_err(|problems| problems.to_string())?;
         let written = self.listen.iter().map(|address| config::parse_listen(address));
-        let mut listen = if typed.is_empty() { written.collect::<Result<_, _>>()? } else { typed };
+        let is_typed = !typed.is_empty();
+        let mut listen = if is_typed { typed } else { written.collect::<Result<_, _>>()? };
+        if is_typed {
+            config.listen.clear();
+        }
         if listen.is_empty() && config.listen.is_empty() {
             listen.push(ListenAddress::Tcp(config::HERE.into()));
+        }
+        let count = listen.len() + config.listen.len();
+        if count > MOST_LISTENERS {
+            return Err(format!("{count} addresses to listen on; {MOST_LISTENERS} are possible"));
         }
         let workers = &mut config.workers;
         workers.count = match self.workers {
@@ -280,6 +294,7 @@ impl Builder {
             }
             workers.model = Model(name.clone());
         }
+        config::check_workers(workers, known)?;
         let absolute =
             |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
         if let Some(path) = &self.pid_file {
@@ -343,9 +358,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_typed_is_listened_on_and_nothing_else() {
+        let builder =
+            Server::builder().app(hello).listen("127.0.0.1:1").settings("[[listen]]\naddress = \"127.0.0.1:2\"");
+        assert_eq!(config_of(&builder).unwrap().listen.len(), 2);
+        let typed = vec![config::parse_listen("127.0.0.1:3").unwrap()];
+        let config = builder.config(typed.clone(), Known { models: phalanx_worker::MODELS, apps: &[] }).unwrap();
+        let addresses: Vec<ListenAddress> = config.listen.into_iter().map(|listen| listen.address).collect();
+        assert_eq!(addresses, typed);
+    }
+
+    #[test]
     fn what_cannot_be_is_told() {
+        let poller = "[workers]\npoller = \"poll\"";
         let at = |builder: Builder| config_of(&builder).unwrap_err();
         assert!(at(Server::builder().app(hello).model("fiber")).contains("no model \"fiber\""));
+        let unable = at(Server::builder().app(hello).model("coroutine").settings(poller));
+        assert!(unable.contains("the model coroutine does not wait by poll"), "{unable}");
         assert!(at(Server::builder().app(hello).listen("nowhere")).contains("nowhere"));
         assert!(at(Server::builder().app(hello).workers(0)).contains("0 workers"));
         assert!(at(Server::builder().app(hello).files("/", "/no/such")).contains("/no/such is not a directory"));

@@ -42,8 +42,10 @@ struct Own {
 /// Starts the service, or does what an upgrade executed this program for. Returns the exit code when the service, or the
 /// program that starts a daemon, is through.
 pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
+    let kept = table::own_descriptors().map(table::keep).map_err(|error| format!("read /proc/self/fd: {error}"));
     let own = Own { origin: Origin::of_this_process(), application: wanted.application };
-    let role = match Role::of_this_program().and_then(|role| check_single_threaded().map(|()| role)) {
+    let role = kept.and_then(|()| Role::of_this_program());
+    let role = match role.and_then(|role| check_single_threaded().map(|()| role)) {
         Ok(role) => role,
         Err(why) => return complain(FAILED, &why),
     };
@@ -76,9 +78,12 @@ fn daemon(config: Config, file: Option<PathBuf>, own: Own) -> u8 {
     }
 }
 
-/// Has the program prepare what its workers are to share.
+/// Has the program prepare what its workers are to share. What it leaves open stays so in all of them.
 fn prepare(application: &Application) -> Result<(), String> {
+    let look = || table::open_descriptors().map_err(|error| format!("read /proc/self/fd: {error}"));
+    let before = look()?;
     application.hooks.start()?;
+    table::keep(look()?.into_iter().filter(|number| !before.contains(number)));
     check_single_threaded()
 }
 

@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+pub use phalanx_worker::answer::Answer;
+use phalanx_worker::answer::take_answer;
 
 use crate::control::{self, client};
 use crate::status::Status;
@@ -56,17 +58,6 @@ pub struct TestServer {
     directory: PathBuf,
     address: SocketAddr,
     workers: usize,
-}
-
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Its status.
-    pub status: u16,
-    /// Its status line and fields, as sent.
-    pub head: String,
-    /// Its body, by its length.
-    pub body: Vec<u8>,
 }
 
 /// What strict clients have seen.
@@ -96,7 +87,7 @@ impl TestServer {
     /// Asks for a path, on a connection of its own.
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
-        self.ask(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())
+        self.ask(&request_for(path))
     }
 
     /// Sends a request, whole as it is to go over the wire, and reads one answer.
@@ -121,7 +112,8 @@ impl TestServer {
     pub fn kill_worker(&self, slot: usize) {
         let worker = self.worker(slot);
         let _has_died_of_itself = kill(Pid::from_raw(worker), Signal::SIGKILL);
-        self.wait("its death", || (self.worker_of(slot) != Some(worker)).then_some(()));
+        let is_known = |status: Status| status.slots.get(slot).is_some_and(|slot| slot.pid != Some(worker));
+        self.wait("its death", || self.try_status().is_some_and(is_known).then_some(()));
     }
 
     #[track_caller]
@@ -311,7 +303,7 @@ impl Tally {
 }
 
 fn load(address: SocketAddr, path: &str, right: &Answer, over: &AtomicBool, begun: &AtomicU32) -> Tally {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes();
+    let request = request_for(path);
     let (mut tally, mut connection) = (Tally::default(), None);
     while !over.load(Ordering::Relaxed) {
         let asked = Instant::now();
@@ -321,7 +313,7 @@ fn load(address: SocketAddr, path: &str, right: &Answer, over: &AtomicBool, begu
         };
         let answered = stream.and_then(|mut stream| exchange(&mut stream, &request).map(|answer| (answer, stream)));
         match answered {
-            Ok((answer, stream)) if (answer.status, &answer.body) == (right.status, &right.body) => {
+            Ok((answer, stream)) if answer.is_like(right) => {
                 tally.answered += 1;
                 connection = Some(stream);
             }
@@ -336,6 +328,10 @@ fn load(address: SocketAddr, path: &str, right: &Answer, over: &AtomicBool, begu
     tally
 }
 
+fn request_for(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").into_bytes()
+}
+
 fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     let stream =
         TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| format!("connect {address}: {error}"))?;
@@ -343,41 +339,22 @@ fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     set.map(|()| stream).map_err(|error| error.to_string())
 }
 
-/// Sends a request and reads one answer, whose length is told or which the connection ends with.
+/// Sends a request and reads one answer.
 fn exchange(stream: &mut TcpStream, request: &[u8]) -> Result<Answer, String> {
     let fail = |error: std::io::Error, got: &[u8]| format!("{error} after {:?}", String::from_utf8_lossy(got));
     stream.write_all(request).map_err(|error| fail(error, &[]))?;
     let (mut got, mut part) = (Vec::new(), [0; 16 * 1024]);
     loop {
-        let end = got.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
-        let head = end.map(|end| String::from_utf8_lossy(&got[..end]).into_owned());
-        let len = head.as_deref().and_then(length_of);
-        if let (Some(end), Some(head), Some(len)) = (end, &head, len)
-            && got.len() >= end + len
-        {
-            return answer(head, got[end..end + len].to_vec()).ok_or_else(|| format!("no answer: {head:?}"));
+        if let Some(answer) = take_answer(&mut got, request.starts_with(b"HEAD "), false)? {
+            return Ok(answer);
         }
         match stream.read(&mut part) {
             Ok(0) => {
-                let (Some(end), Some(head), None) = (end, head, len) else {
-                    return Err(format!("closed after {:?}", String::from_utf8_lossy(&got)));
-                };
-                return answer(&head, got[end..].to_vec()).ok_or_else(|| format!("no answer: {head:?}"));
+                let answer = take_answer(&mut got, request.starts_with(b"HEAD "), true)?;
+                return answer.ok_or_else(|| format!("closed after {:?}", String::from_utf8_lossy(&got)));
             }
             Ok(count) => got.extend_from_slice(&part[..count]),
             Err(error) => return Err(fail(error, &got)),
         }
     }
-}
-
-fn length_of(head: &str) -> Option<usize> {
-    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-    fields
-        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .find_map(|(_, value)| value.trim().parse().ok())
-}
-
-fn answer(head: &str, body: Vec<u8>) -> Option<Answer> {
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, head: head.to_owned(), body })
 }

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::io::{self, Read, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -185,6 +186,8 @@ fn native(shared: Shared) -> Routes {
         .get("/isolated/reads/{len}", isolated(reads))
         .get("/isolated/add/{key}", isolated(move |request: &Request| shared.add(request, || ())))
         .get("/isolated/waits", isolated(waits))
+        .get("/isolated/early", isolated(early))
+        .get("/early", early)
         .any("/does/{what}", limited)
         .get("/add/{key}", move |request: &Request| shared.add(request, || ()))
         .post("/hold/{key}", move |request: &Request| shared.add(request, for_ever))
@@ -309,6 +312,24 @@ fn note(line: &str) {
     let _best_effort = file.and_then(|mut file| writeln!(file, "{line}"));
 }
 
+/// What the program has opened before there was a worker: in `main`, and in `on_start`.
+static EARLY: [OnceLock<std::fs::File>; 2] = [OnceLock::new(), OnceLock::new()];
+
+fn open_early(number: usize) -> io::Result<()> {
+    let path = format!("{}/early{number}", std::env::var("TRIAL_DIR").unwrap_or_default());
+    let file = std::fs::File::options().create(true).append(true).open(path)?;
+    let _opened_once = EARLY[number].set(file);
+    Ok(())
+}
+
+/// Writes to them.
+fn early(_: &Request) -> io::Result<&'static str> {
+    for mut file in EARLY.iter().filter_map(OnceLock::get) {
+        file.write_all(b"x")?;
+    }
+    Ok("written")
+}
+
 /// What a program may have open for as long as a worker lives, and never closes.
 fn open_some() -> io::Result<()> {
     std::mem::forget(std::net::UdpSocket::bind("127.0.0.1:0")?);
@@ -323,6 +344,7 @@ fn with_hooks(shared: Shared) -> Server {
         .app(native(shared))
         .on_start(|| {
             note("start");
+            open_early(1).map_err(|_| "nothing can be opened")?;
             match std::env::var("TRIAL_FAILS").as_deref() {
                 Ok("start") => Err("no table today"),
                 _ => Ok(()),
@@ -381,12 +403,24 @@ fn main() -> ExitCode {
     };
     if std::env::var("TRIAL").as_deref() == Ok("threads") {
         let early = std::thread::Builder::new().name("too-early".to_owned());
-        let _runs_on = early.spawn(|| wait_for_ever());
+        let (begins, begun) = std::sync::mpsc::channel();
+        let _runs_on = early.spawn(move || {
+            // It has its name by now.
+            let _waited_for = begins.send(());
+            wait_for_ever()
+        });
+        let _begun = begun.recv();
     }
     match std::env::var("TRIAL").as_deref() {
         Ok("axum") => Server::new(Tower::new(axum()).connect_info()),
         Ok("tasks") => Server::new(tasks()),
-        Ok("hooks") => with_hooks(shared),
+        Ok("hooks") => match open_early(0) {
+            Ok(()) => with_hooks(shared),
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        },
         _ => Server::new(native(shared)),
     }
     .main()

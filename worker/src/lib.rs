@@ -1,6 +1,8 @@
 //! The process that serves one slot's traffic: event loop, HTTP, services, rescue.
 
 mod access_log;
+#[doc(hidden)]
+pub mod answer;
 pub mod app;
 mod children;
 mod conn;

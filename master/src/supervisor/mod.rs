@@ -148,7 +148,8 @@ impl Supervisor {
 
     fn of(premises: Premises, herald: Herald, roster: Roster, common: Common) -> Supervisor {
         let hooks = premises.application.hooks.clone();
-        let (backgrounds, reporters) = (Backgrounds::new(hooks.backgrounds()), Reporters::new(hooks));
+        let backgrounds = Backgrounds::new(hooks.backgrounds());
+        let reporters = Reporters::new(hooks, premises.identity.clone());
         Supervisor {
             premises,
             herald,
@@ -206,8 +207,11 @@ impl Supervisor {
 
     /// What runs beside the workers runs as long as they are to.
     fn mind_backgrounds(&mut self) {
-        let wanted = self.roster.started && !self.rehearses && !self.roster.is_stopping() && self.leaving.is_none();
-        self.backgrounds.want(wanted);
+        // While workers end, what they give it is still done.
+        self.backgrounds.want(self.roster.started && !self.rehearses && self.leaving.is_none());
+        if self.roster.is_stopping() {
+            return;
+        }
         let (grounds, formers) = (&self.grounds, &self.formers);
         let ledgers = || {
             let formers = formers.iter().map(|former| &former.ground);

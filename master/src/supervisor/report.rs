@@ -1,5 +1,5 @@
 //! Crash reports are written, and stacks looked at, by children, one at a time, so that neither a slow disk nor the naming of
-//! functions holds the master up.
+//! functions holds the master up. The program is told of deaths by others, one at a time too, so that it holds up neither.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use phalanx_shared::sys::process::{self, Born};
 use phalanx_shared::{error, info, warn};
 use phalanx_worker::app::Hooks;
 
+use crate::privileges::Identity;
 use crate::stack;
 use crate::verdict::{self, Report};
 
@@ -50,26 +51,67 @@ pub(super) struct Stack {
 
 /// What a child does.
 enum Work {
-    /// Writes it down if it is to be told, and tells the program.
-    Write(Box<Report>, bool),
+    /// Writes it down.
+    Write(Box<Report>),
     Show(Stack),
+    /// Tells the program.
+    Tell(Box<Report>),
+}
+
+/// Children that work one after the other.
+#[derive(Default)]
+struct Desk {
+    busy: Option<Pid>,
+    waiting: VecDeque<Work>,
+}
+
+impl Desk {
+    /// Has something done as soon as nothing else is, unless too much waits already.
+    fn put(&mut self, work: Work, config: &Master, program: &Program) {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(work);
+            self.begin_next(config, program);
+        }
+    }
+
+    fn begin_next(&mut self, config: &Master, program: &Program) {
+        if self.busy.is_some() {
+            return;
+        }
+        let Some(work) = self.waiting.pop_front() else { return };
+        let Ok(mask) = process::block_signals() else { return };
+        match process::fork() {
+            Ok(Born::Child) => do_and_exit(work, config, program),
+            Ok(Born::Parent(pid)) => self.busy = Some(pid),
+            Err(error) => warn!("fork to write a crash report: {error}"),
+        }
+        let _as_before = process::set_signal_mask(&mask);
+    }
+}
+
+/// The program whose workers die.
+struct Program {
+    hooks: Hooks,
+    /// Who its own code runs as.
+    identity: Identity,
 }
 
 /// The children that write reports.
 pub(super) struct Reporters {
-    /// Told of each death by the child that writes it down.
-    hooks: Hooks,
-    busy: Option<Pid>,
-    waiting: VecDeque<Work>,
+    program: Program,
+    reports: Desk,
+    hooks: Desk,
     /// The last ones, the oldest first, without the names of functions.
     kept: VecDeque<Report>,
     repeats: HashMap<Kind, Repeats>,
 }
 
 impl Reporters {
-    /// Those of a program that may want to be told too.
-    pub(super) fn new(hooks: Hooks) -> Reporters {
-        Reporters { hooks, busy: None, waiting: VecDeque::new(), kept: VecDeque::new(), repeats: HashMap::new() }
+    /// Those of a program that may want to be told too, and whose own code runs as `identity`.
+    pub(super) fn new(hooks: Hooks, identity: Identity) -> Reporters {
+        let program = Program { hooks, identity };
+        let (reports, hooks) = (Desk::default(), Desk::default());
+        Reporters { program, reports, hooks, kept: VecDeque::new(), repeats: HashMap::new() }
     }
 
     /// Logs a death, and has a report written where there is something to write.
@@ -84,20 +126,19 @@ impl Reporters {
         while self.kept.len() > MAX_KEPT {
             self.kept.pop_front();
         }
-        let heard = self.hooks.hears_of_crashes();
-        let wanted = config.crash_dir.is_some() || !report.frames.is_empty();
-        if ((tell && wanted) || heard) && self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(Work::Write(Box::new(report), tell && wanted));
-            self.begin_next(config);
+        if self.program.hooks.hears_of_crashes() {
+            self.hooks.put(Work::Tell(Box::new(report.clone())), config, &self.program);
+        }
+        if tell && (config.crash_dir.is_some() || !report.frames.is_empty()) {
+            self.reports.put(Work::Write(Box::new(report)), config, &self.program);
         }
     }
 
     /// Has a stack looked at and written to the log.
     pub(super) fn show(&mut self, stack: Stack, config: &Master) {
-        let waits = self.waiting.iter().any(|work| matches!(work, Work::Show(other) if *other == stack));
-        if !waits && self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(Work::Show(stack));
-            self.begin_next(config);
+        let waits = self.reports.waiting.iter().any(|work| matches!(work, Work::Show(other) if *other == stack));
+        if !waits {
+            self.reports.put(Work::Show(stack), config, &self.program);
         }
     }
 
@@ -146,31 +187,19 @@ impl Reporters {
 
     /// Whether `pid` was one of them.
     pub(super) fn ended(&mut self, pid: Pid, config: &Master) -> bool {
-        if self.busy != Some(pid) {
-            return false;
+        for desk in [&mut self.reports, &mut self.hooks] {
+            if desk.busy == Some(pid) {
+                desk.busy = None;
+                desk.begin_next(config, &self.program);
+                return true;
+            }
         }
-        self.busy = None;
-        self.begin_next(config);
-        true
-    }
-
-    fn begin_next(&mut self, config: &Master) {
-        if self.busy.is_some() {
-            return;
-        }
-        let Some(work) = self.waiting.pop_front() else { return };
-        let Ok(mask) = process::block_signals() else { return };
-        match process::fork() {
-            Ok(Born::Child) => do_and_exit(work, config, &self.hooks),
-            Ok(Born::Parent(pid)) => self.busy = Some(pid),
-            Err(error) => warn!("fork to write a crash report: {error}"),
-        }
-        let _as_before = process::set_signal_mask(&mask);
+        false
     }
 }
 
 /// In the child.
-fn do_and_exit(work: Work, config: &Master, hooks: &Hooks) -> ! {
+fn do_and_exit(work: Work, config: &Master, program: &Program) -> ! {
     phalanx_shared::sys::title::set("phalanx: crash report");
     phalanx_shared::state::begin_process();
     // The fork copied the master's table: a listener kept open here would take connections that nobody accepts.
@@ -181,28 +210,28 @@ fn do_and_exit(work: Work, config: &Master, hooks: &Hooks) -> ! {
     let _as_before = process::reset_dispositions(&[]).and_then(|()| process::set_signal_mask(&blocked));
     nix::unistd::alarm::set(LONGEST);
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
-        Work::Write(report, tell) => write(*report, tell, config, hooks),
+        Work::Write(report) => write(*report, config),
         Work::Show(stack) => show(stack),
+        Work::Tell(report) => tell(*report, program),
     }));
     process::exit_now(done.map_or(1, |()| 0))
 }
 
-fn write(mut report: Report, tell: bool, config: &Master, hooks: &Hooks) {
+fn write(mut report: Report, config: &Master) {
     report.resolve();
-    if tell {
-        store(&report, config);
-    }
-    if hooks.hears_of_crashes() {
-        hooks.crashed(&report.as_crash());
-    }
-}
-
-fn store(report: &Report, config: &Master) {
     match report.store(config) {
         Ok(Some(path)) => info!("crash report {}", path.display()),
         // Nowhere to keep it: the log is better than nothing.
         Ok(None) => report.backtrace.iter().for_each(|frame| info!("backtrace of pid {}: {frame}", report.pid)),
         Err(error) => warn!("write a crash report: {error}"),
+    }
+}
+
+fn tell(mut report: Report, program: &Program) {
+    report.resolve();
+    match program.identity.assume() {
+        Ok(()) => program.hooks.crashed(&report.as_crash()),
+        Err(error) => warn!("tell the program of a death: {error}"),
     }
 }
 

@@ -44,6 +44,7 @@ pub use listen::parse_listen;
 pub use problem::{Place, Problem, Problems};
 pub use resolved::*;
 pub use route::parse_route_path;
+pub use workers::check_workers;
 
 /// Reads a duration as a configuration has it: `"5m"`, `"1.5s"`.
 ///

@@ -42,20 +42,35 @@ pub(super) fn workers(mut table: Table<'_>, known: Known<'_>) -> Workers {
         io_threads: table.number("io_threads", 4, &IO_THREADS),
         allow_faults: table.flag("allow_faults", false),
     };
-    if let Some(app) = known.apps.iter().find(|app| app.model.is_some_and(|model| model != workers.model.0))
-        && let Some(model) = app.model
-    {
-        let text = format!("workers.model: the app {:?} runs under the model {model} only", app.name);
-        table.refuse_key("model", text, format!("leave the key out, or write model = {model:?}"));
-    }
-    if let Some(model) = known.models.iter().find(|model| model.name == workers.model.0)
-        && !model.pollers.contains(&workers.poller)
-    {
-        let text = format!("workers.poller: the model {} does not wait by {}", model.name, workers.poller.name());
-        table.refuse_key("poller", text, format!("leave the key out, or choose another model than {}", model.name));
+    for (key, text, hint) in conflicts(&workers, known) {
+        table.refuse_key(key, format!("workers.{key}: {text}"), hint);
     }
     table.finish();
     workers
+}
+
+/// Which of the keys cannot be as they are, why, and what can be.
+fn conflicts(workers: &Workers, known: Known<'_>) -> impl Iterator<Item = (&'static str, String, String)> {
+    let app = known.apps.iter().find_map(|app| Some((&app.name, app.model.filter(|model| *model != workers.model.0)?)));
+    let app = app.map(|(name, model)| {
+        let text = format!("the app {name:?} runs under the model {model} only");
+        ("model", text, format!("leave the model out, or choose {model}"))
+    });
+    let model = known.models.iter().find(|model| model.name == workers.model.0);
+    let model = model.filter(|model| !model.pollers.contains(&workers.poller)).map(|model| {
+        let pollers: Vec<&str> = model.pollers.iter().map(|poller| poller.name()).collect();
+        let text = format!("the model {} does not wait by {}", model.name, workers.poller.name());
+        ("poller", text, format!("leave the poller out, or choose {}", pollers.join(" or ")))
+    });
+    app.into_iter().chain(model)
+}
+
+/// Whether apps, model and poller go together: for who has put them together otherwise than by a file.
+///
+/// # Errors
+/// What does not, and what would.
+pub fn check_workers(workers: &Workers, known: Known<'_>) -> Result<(), String> {
+    conflicts(workers, known).next().map_or(Ok(()), |(_, text, hint)| Err(format!("{text}\n  hint: {hint}")))
 }
 
 pub(super) fn canary(mut table: Table<'_>) -> Canary {

@@ -43,17 +43,20 @@ impl RateLimiter {
     /// # Errors
     /// The key is too large.
     pub fn admit(&self, key: &[u8]) -> Result<Verdict, TooLarge> {
-        self.admit_at(key, since_boot())
+        self.admit_at(key, since_boot)
     }
 
-    fn admit_at(&self, key: &[u8], now: Duration) -> Result<Verdict, TooLarge> {
+    /// `clock` is asked while nobody else can change what the key owes.
+    fn admit_at(&self, key: &[u8], clock: impl FnOnce() -> Duration) -> Result<Verdict, TooLarge> {
         let mut verdict = Verdict::Admitted;
         self.debts.update(key, |old| {
+            let now = clock();
             let paid =
                 old.and_then(|old| Some(u64::from_le_bytes(old.try_into().ok()?))).map_or(now, Duration::from_nanos);
             // All but one of the burst may be owed already.
             let most = now.saturating_add(self.interval.saturating_mul(self.burst - 1));
-            let paid = paid.max(now);
+            // No more is ever owed; what says otherwise has been scribbled over.
+            let paid = paid.clamp(now, now.saturating_add(self.interval.saturating_mul(self.burst)));
             if paid > most {
                 verdict = Verdict::Refused { retry_after: paid - most };
                 return Change::Keep;
@@ -76,7 +79,7 @@ mod tests {
     fn so_many_at_once_and_then_one_each_interval() {
         let limiter = RateLimiter::new(Duration::from_secs(10), 3, 100, 16).unwrap();
         let start = since_boot();
-        let at = |key: &[u8], seconds: u64| limiter.admit_at(key, start + Duration::from_secs(seconds)).unwrap();
+        let at = |key: &[u8], seconds: u64| limiter.admit_at(key, || start + Duration::from_secs(seconds)).unwrap();
         let refused = |seconds| Verdict::Refused { retry_after: Duration::from_secs(seconds) };
         assert_eq!(
             [(); 4].map(|()| at(b"a", 0)),

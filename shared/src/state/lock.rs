@@ -9,6 +9,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
 /// Nobody holds it.
 const FREE: u64 = 0;
 /// Bits of a process id (PID_MAX_LIMIT of Linux is 2^22).
@@ -49,13 +53,14 @@ fn name_of(pid: u32, began: u64) -> u64 {
 
 /// State and beginning of a process, by proc(5).
 fn look(pid: u32) -> io::Result<(u8, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let bytes = std::fs::read(format!("/proc/{pid}/stat"))?;
+    parse(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn parse(text: &str) -> Option<(u8, u64)> {
+fn parse(bytes: &[u8]) -> Option<(u8, u64)> {
     // Behind the name, which may hold anything.
-    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    let behind = bytes.iter().rposition(|byte| *byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(&bytes[behind..]).ok()?.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
     Some((state, fields.nth(18)?.parse().ok()?))
 }
@@ -64,9 +69,12 @@ fn parse(text: &str) -> Option<(u8, u64)> {
 fn is_dead(word: u64) -> bool {
     let pid = (word & ((1 << PID_BITS) - 1)) as u32;
     match look(pid) {
-        // Who cannot look (no descriptor is left, say) knows nothing.
-        Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
-        Ok((state, began)) => matches!(state, b'Z' | b'X') || name_of(pid, began) != word,
+        Ok((b'Z' | b'X', _)) => true,
+        // Its holder could not look at itself.
+        Ok(_) if word >> PID_BITS == 0 => false,
+        Ok((_, began)) => name_of(pid, began) != word,
+        // Where processes are hidden (proc(5), hidepid), or no descriptor is left, the kernel still tells whether there is one.
+        Err(_) => kill(Pid::from_raw(pid as i32), None) == Err(Errno::ESRCH),
     }
 }
 
@@ -79,12 +87,21 @@ pub struct Lock<'a>(pub &'a AtomicU64);
 pub struct Held<'a> {
     word: &'a AtomicU64,
     own: u64,
+    is_inherited: bool,
+}
+
+impl Held<'_> {
+    /// Whether who held it before has died with it.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.is_inherited
+    }
 }
 
 impl<'a> Lock<'a> {
     /// Waits until it is this process's. One of its threads may wait for another; none for itself: that would be for ever.
     pub fn hold(self) -> Held<'a> {
         let own = identity();
+        let mut is_inherited = false;
         for round in 0_u32.. {
             let found = match self.0.compare_exchange(FREE, own, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -95,13 +112,14 @@ impl<'a> Lock<'a> {
                 SPINS..YIELDS_END => std::thread::yield_now(),
                 _ if found != own && is_dead(found) => {
                     if self.0.compare_exchange(found, own, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                        is_inherited = true;
                         break;
                     }
                 }
                 _ => std::thread::sleep(PAUSE),
             }
         }
-        Held { word: self.0, own }
+        Held { word: self.0, own, is_inherited }
     }
 }
 
@@ -134,6 +152,12 @@ mod tests {
     }
 
     #[test]
+    fn a_process_may_be_called_anything() {
+        let stat = [b"7 (a) b\xff) S 1", " 0".repeat(17).as_bytes(), b" 42 0\n"].concat();
+        assert_eq!(parse(&stat), Some((b'S', 42)));
+    }
+
+    #[test]
     fn the_dead_hold_nothing() {
         // Nobody has that number; one that is another's by now; and one that has ended and was not waited for.
         let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -150,5 +174,7 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(!is_dead(identity()));
+        // One that could not look at itself lives as long as there is a process of its number.
+        assert!(!is_dead(name_of(std::process::id(), 0)) && is_dead(name_of(4_194_300, 0)));
     }
 }

@@ -12,6 +12,8 @@ use crate::sys::region::Region;
 const WORDS: usize = 64 * 1024;
 /// Bounds of a histogram.
 const MOST_BOUNDS: usize = 64;
+/// What a value adds to the sum of its histogram at most.
+const MOST_OBSERVED: f64 = 1e12;
 
 /// What there is, by name; made before the first worker, so it is the same in all processes.
 static FIGURES: Mutex<Vec<Figure>> = Mutex::new(Vec::new());
@@ -117,11 +119,12 @@ impl Histogram {
         Ok(histogram)
     }
 
-    /// Counts a value. The sum counts in millionths, and values that are no numbers, or below zero, count as zero.
+    /// Counts a value. The sum counts in millionths; values that are no numbers, or below zero, count as zero there, and what is above a
+    /// million millions, as that much.
     pub fn observe(&self, value: f64) {
         let bucket = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
         self.words[bucket].fetch_add(1, Ordering::Relaxed);
-        self.words[self.bounds.len() + 1].fetch_add((value.max(0.0) * 1e6) as u64, Ordering::Relaxed);
+        self.words[self.bounds.len() + 1].fetch_add((value.clamp(0.0, MOST_OBSERVED) * 1e6) as u64, Ordering::Relaxed);
     }
 
     /// How many values all workers have counted.

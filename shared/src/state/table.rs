@@ -2,7 +2,7 @@
 //!
 //! It is cut into sets of [`WAYS`] entries; the hash of a key tells its set. An entry is written while nobody can find it, and then
 //! found by one store of its version; the one that it replaces is forgotten after that. So a process that dies in between leaves
-//! either the old value or the new one, or both, of which the newer counts. Readers take no lock: they copy an entry and look again
+//! either the old value or the new one, or both, of which the newer counts, and whoever takes the lock from the dead forgets the other. Readers take no lock: they copy an entry and look again
 //! whether its version is the same (a sequence lock, on atomic words).
 
 use std::collections::hash_map::RandomState;
@@ -18,7 +18,10 @@ use crate::clock::since_boot;
 use crate::sys::region::Region;
 
 /// Entries of a set; one of them is always free, so that a value can be replaced without being forgotten first.
-pub const WAYS: usize = 8;
+pub const WAYS: usize = 16;
+/// Keys that a set has on average, at most, in a table with as many as it was made for. With a Poisson distribution of that mean, fewer
+/// than one key in 100,000 is one too many for its set.
+const LOAD: usize = 5;
 /// Bytes that a table may take.
 const MOST_BYTES: usize = 1 << 32;
 /// Words before the sets: the key of the hash.
@@ -30,8 +33,9 @@ const SET_HEAD: usize = 2;
 
 /// Keys and values that all workers share.
 ///
-/// A change is seen by all at once, and a worker that dies in the middle of one leaves the value of before or the new one. When the
-/// table is full, a new key takes the place of the one in its set that expires first or, where none expires, that was written first.
+/// A change is seen by all at once, and a worker that dies in the middle of one leaves the value of before or the new one. A table has
+/// room for the keys that it was made for, all but one in 100,000: each key has its place among a few, told by its hash, and where those
+/// are taken, a new key takes that of the one that expires first or, where none expires, that was written first.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
     words: &'static [AtomicU64],
@@ -51,8 +55,9 @@ impl Largest {
         ENTRY_HEAD + self.key.div_ceil(8) + self.value.div_ceil(8)
     }
 
+    /// Far too many for what is far too large.
     fn set_words(self) -> usize {
-        SET_HEAD + WAYS * self.entry_words()
+        SET_HEAD.saturating_add(self.entry_words().saturating_mul(WAYS))
     }
 }
 
@@ -93,7 +98,7 @@ impl Table {
     pub fn new(entries: usize, key: usize, value: usize) -> Result<Table, Error> {
         check_in_time()?;
         let largest = Largest { key, value };
-        let sets = entries.max(1).div_ceil(WAYS - 1).next_power_of_two();
+        let sets = entries.div_ceil(LOAD).checked_next_power_of_two().unwrap_or(usize::MAX).max(1);
         let bytes = largest.set_words().checked_mul(sets).and_then(|words| words.checked_add(HEAD)?.checked_mul(8));
         let bytes = bytes.filter(|bytes| *bytes <= MOST_BYTES).ok_or_else(|| {
             Error::Size(format!(
@@ -130,7 +135,7 @@ impl Table {
         self.check(key, value)?;
         let hash = self.hash(key);
         let set = self.set_of(hash);
-        let _held = set.hold();
+        let _held = set.hold(self.largest);
         set.put(self.largest, hash, key, value, lasts);
         Ok(())
     }
@@ -153,7 +158,7 @@ impl Table {
     pub fn remove(&self, key: &[u8]) {
         let hash = self.hash(key);
         let set = self.set_of(hash);
-        let _held = set.hold();
+        let _held = set.hold(self.largest);
         set.of_key(self.largest, hash, key).for_each(|(entry, _)| entry.forget());
     }
 
@@ -166,7 +171,7 @@ impl Table {
         self.check(key, &[])?;
         let hash = self.hash(key);
         let set = self.set_of(hash);
-        let _held = set.hold();
+        let _held = set.hold(self.largest);
         let now = milliseconds();
         let newest = set.of_key(self.largest, hash, key).map(|(_, found)| found).max_by_key(|found| found.version);
         let old = newest.filter(|found| found.expiry > now).map(|found| found.value);
@@ -228,8 +233,28 @@ struct Set {
 }
 
 impl Set {
-    fn hold(&self) -> Held<'static> {
-        Lock(&self.words[0]).hold()
+    fn hold(&self, largest: Largest) -> Held<'static> {
+        let held = Lock(&self.words[0]).hold();
+        if held.is_inherited() {
+            self.settle(largest);
+        }
+        held
+    }
+
+    /// Forgets each entry of which there is a newer one. Otherwise it would come back when that one is gone.
+    fn settle(self, largest: Largest) {
+        let entries: Vec<(Entry, u64)> =
+            self.entries().map(|entry| (entry, entry.version().load(Ordering::Acquire))).collect();
+        let is_newer = |entry: &Entry, version: u64| {
+            let mut newer = entries.iter().filter(|(_, other)| *other > version);
+            newer.any(|(other, _)| other.has_key_of(entry, largest))
+        };
+        let old: Vec<Entry> = entries
+            .iter()
+            .filter(|(entry, version)| *version > 0 && is_newer(entry, *version))
+            .map(|(entry, _)| *entry)
+            .collect();
+        old.iter().for_each(Entry::forget);
     }
 
     fn last_version(&self) -> &'static AtomicU64 {
@@ -257,7 +282,8 @@ impl Set {
             let version = entry.version().load(Ordering::Relaxed);
             if version == 0 || entry.expiry() <= now {
                 entry.forget();
-                free = Some(entry);
+                // The first, so that the pages that are used lie together.
+                free = free.or(Some(entry));
             } else {
                 others.push((std::cmp::Reverse((entry.expiry(), version)), entry));
             }
@@ -310,6 +336,15 @@ impl Entry {
         self.version().store(0, Ordering::Release);
         // Before whatever is written here next.
         fence(Ordering::Release);
+    }
+
+    /// Whether both are of one key.
+    fn has_key_of(&self, other: &Entry, largest: Largest) -> bool {
+        let of = |entry: &Entry, word: usize| entry.words[word].load(Ordering::Relaxed);
+        let keys = ENTRY_HEAD..ENTRY_HEAD + largest.key.div_ceil(8);
+        of(self, 3) == of(other, 3)
+            && of(self, 1) >> 32 == of(other, 1) >> 32
+            && keys.into_iter().all(|word| of(self, word) == of(other, word))
     }
 
     fn write(&self, largest: Largest, (version, hash, expiry): (u64, u64, u64), key: &[u8], value: &[u8]) {

@@ -3,6 +3,9 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// The numbers open in this process's table, ascending, without the one that the reading itself used.
 pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
@@ -51,10 +54,27 @@ pub fn adopt(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Closes every descriptor from 3 on that `keep` does not name.
-pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+/// What stays open in every process of this program, whatever that closes.
+static KEPT: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+/// These stay open in every process of this program: what it has opened for all of them.
+pub fn keep(numbers: impl IntoIterator<Item = RawFd>) {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).extend(numbers);
+}
+
+/// The numbers from 3 on that this program has opened: what it was born with is not close-on-exec (execve(2)).
+pub fn own_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut found = open_descriptors()?;
+    let flags = |number: RawFd| fcntl(borrow(number), FcntlArg::F_GETFD).map(FdFlag::from_bits_truncate);
+    found.retain(|&number| number > 2 && flags(number).is_ok_and(|flags| flags.contains(FdFlag::FD_CLOEXEC)));
+    Ok(found)
+}
+
+/// Closes every descriptor from 3 on that `except` does not name, and that is not kept.
+pub fn close_all_but(except: &[RawFd]) -> io::Result<()> {
+    let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     for number in open_descriptors()? {
-        if number > 2 && !keep.contains(&number) {
+        if number > 2 && !except.contains(&number) && !kept.contains(&number) {
             close(number);
         }
     }

@@ -153,7 +153,7 @@ impl Hooks {
 
     /// A worker has died.
     pub fn crashed(&self, crash: &Crash) {
-        self.on_crash.iter().for_each(|hook| hook(crash));
+        self.on_crash.iter().for_each(|hook| in_handler::guard(|| hook(crash)).unwrap_or_default());
     }
 
     /// Whether anybody wants to know of deaths.

@@ -204,6 +204,12 @@ where
             lines.extend_from_slice(part);
         }
     }
+    // Who is to come again by another protocol is told which (RFC 9110, 15.5.22 and 7.8).
+    if let Some(protocols) = parts.headers.get(header::UPGRADE).filter(|_| status == 426) {
+        for part in [b"Connection: upgrade\r\nUpgrade: ", protocols.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
     let stated = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     Response { headers: lines, body: body_of(body, stated, is_head), ..Response::new(status) }
 }

@@ -157,7 +157,7 @@ fn words_are_known_planned_or_misspelt() {
             3,
             1,
             "workers.poller: the model thread does not wait by select",
-            "leave the key out",
+            "leave the poller out, or choose epoll or poll",
         ),
         ("[workers]\non_master_death = \"die\"", 2, 19, "\"die\"", "use \"drain\" or \"exit\""),
         ("[log]\nlevel = \"warning\"", 2, 9, "unknown level \"warning\"", "\"warn\""),

@@ -55,19 +55,30 @@ fn what_has_expired_is_gone() {
 
 #[test]
 fn a_full_table_gives_up_what_expires_first() {
-    let table = Table::new(WAYS - 1, 8, 8).unwrap();
+    let table = Table::new(LOAD, 8, 8).unwrap();
     assert_eq!(table.sets, 1);
-    for number in 0..7_u64 {
+    for number in 0..15_u64 {
         table.set(&number.to_le_bytes(), b"x", Some(Duration::from_secs(100 - number))).unwrap();
     }
     table.set(b"never", b"x", None).unwrap();
-    assert_eq!(table.len(), 7);
-    assert!(table.get(&6_u64.to_le_bytes()).is_none() && table.get(&5_u64.to_le_bytes()).is_some());
+    assert_eq!(table.len(), 15);
+    assert!(table.get(&14_u64.to_le_bytes()).is_none() && table.get(&13_u64.to_le_bytes()).is_some());
     // One that is there already takes nobody's place.
     for _ in 0..20 {
         table.set(b"never", b"y", None).unwrap();
     }
-    assert_eq!((table.len(), table.get(b"never")), (7, Some(b"y".to_vec())));
+    assert_eq!((table.len(), table.get(b"never")), (15, Some(b"y".to_vec())));
+}
+
+#[test]
+fn a_table_has_room_for_the_keys_that_it_was_made_for() {
+    // As many as fill a power of two of sets, with a key of its hash that is no secret.
+    let count = LOAD as u64 * 4096;
+    let table = Table { key: (1, 2), ..Table::new(count as usize, 8, 8).unwrap() };
+    assert_eq!(table.sets, 4096);
+    (0..count).for_each(|key| table.set(&key.to_le_bytes(), b"x", None).unwrap());
+    assert_eq!(table.len() as u64, count);
+    assert!(matches!(Table::new(10, usize::MAX, 10), Err(Error::Size(_))));
 }
 
 #[test]
@@ -118,6 +129,26 @@ fn a_death_between_two_steps_leaves_a_sound_value() {
     set.last_version().store(9, Ordering::Relaxed);
     table.set(b"key", b"next", None).unwrap();
     assert_eq!((table.get(b"key"), table.len()), (Some(b"next".to_vec()), 1));
+}
+
+/// A value that was replaced does not come back when the one that replaced it has gone.
+#[test]
+fn who_inherits_the_lock_forgets_what_was_replaced() {
+    let table = Table::new(1, 8, 8).unwrap();
+    table.set(b"key", b"old", None).unwrap();
+    let (set, hash) = (table.set_of(table.hash(b"key")), table.hash(b"key"));
+    let free = set.entries().find(|entry| entry.version().load(Ordering::Relaxed) == 0).unwrap();
+    free.write(table.largest, (9, hash, milliseconds() + 20), b"key", b"new");
+    set.last_version().store(9, Ordering::Relaxed);
+    // Held by a process that there is none of.
+    set.words[0].store(7 << 22 | 4_194_300, Ordering::Relaxed);
+    assert_eq!(table.get(b"key"), Some(b"new".to_vec()));
+    table.set(b"other", b"x", None).unwrap();
+    while table.get(b"key").is_some() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    table.set(b"other", b"y", None).unwrap();
+    assert_eq!((table.get(b"key"), table.len()), (None, 1));
 }
 
 #[test]
