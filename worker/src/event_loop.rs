@@ -226,7 +226,8 @@ impl EventLoop {
 
     fn connection_event(&mut self, event: &Event) {
         if event.wants_read() {
-            self.with(event.fd, Connection::readable);
+            let is_last = event.peer_finished || event.is_broken() || event.urgent;
+            self.with(event.fd, |connection, cx| connection.told(cx, is_last));
         }
         if event.wants_write() {
             self.with(event.fd, Connection::writable);
@@ -335,7 +336,7 @@ impl EventLoop {
 
     fn begin_to_watch(&mut self, fd: RawFd) -> io::Result<()> {
         match self.poller.completing() {
-            None => self.poller.add(fd, Interest::Read),
+            None => self.poller.add(fd, Interest::More),
             Some(ring) => {
                 let tag = ring.add_connection(fd)?;
                 // Before anything is received.

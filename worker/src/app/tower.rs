@@ -81,21 +81,25 @@ impl Tower {
             tunnel::open(incoming, answer)
         };
         let call = move |request: http::Request<Incoming>| -> Answering {
-            let mut service = service.clone();
-            Box::pin(async move {
-                let is_head = request.method() == Method::HEAD;
-                let answered = async {
-                    poll_fn(|cx| service.poll_ready(cx)).await?;
-                    service.call(request).await
-                };
-                match answered.await {
-                    Ok(response) => reply_of(response, is_head),
-                    Err(error) => {
-                        error!("a service failed, its request is answered 500: {}", error.into());
-                        Response::new(500)
-                    }
+            let (mut service, is_head) = (service.clone(), request.method() == Method::HEAD);
+            // Nearly all services are always ready; those have no need of a future that remembers the request.
+            match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(())) => {
+                    let answered = service.call(request);
+                    Box::pin(async move { reply_to(answered.await, is_head) })
                 }
-            })
+                Poll::Ready(Err(error)) => {
+                    let answered = Err::<http::Response<B>, S::Error>(error);
+                    Box::pin(std::future::ready(reply_to(answered, is_head)))
+                }
+                Poll::Pending => Box::pin(async move {
+                    let answered = async {
+                        poll_fn(|cx| service.poll_ready(cx)).await?;
+                        service.call(request).await
+                    };
+                    reply_to(answered.await, is_head)
+                }),
+            }
         };
         Tower { call: Box::new(call), open: Box::new(open), prepare: None }
     }
@@ -184,6 +188,22 @@ fn is_of_the_server(name: &HeaderName) -> bool {
         || name == header::UPGRADE
         || name == header::TE
         || name == header::TRAILER
+}
+
+/// What is to be sent of what a service came to.
+fn reply_to<B, E>(answered: Result<http::Response<B>, E>, is_head: bool) -> Response
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    match answered {
+        Ok(response) => reply_of(response, is_head),
+        Err(error) => {
+            error!("a service failed, its request is answered 500: {}", error.into());
+            Response::new(500)
+        }
+    }
 }
 
 /// What is to be sent of a response.

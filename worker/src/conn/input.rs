@@ -3,11 +3,11 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use phalanx_shared::ledger::BUFFER_BYTES;
 use phalanx_shared::ledger::lane::Counter;
 use phalanx_shared::log::first_line;
 use phalanx_shared::sys::region::Buffer;
-use phalanx_shared::sys::table::borrow;
 
 use super::context::address_of;
 use super::{Connection, Context};
@@ -103,8 +103,13 @@ impl Connection {
         if self.unix {
             self.record.set_state(phalanx_shared::ledger::record::State { in_call: true, ..self.record.state() });
         }
-        let result = nix::unistd::read(borrow(self.fd), &mut buffer.bytes_mut()[at..]);
+        // As read(2), but past the layer of files.
+        let room = &mut buffer.bytes_mut()[at..];
+        let (result, room) = (recv(self.fd, room, MsgFlags::empty()), room.len());
         crash_point::pass(Point::AfterRead);
+        // Of a Unix socket a read may end where a message of its sender did.
+        self.drained =
+            !self.unix && !self.is_last && result.map_or_else(|error| error == Errno::EAGAIN, |count| count < room);
         if let Ok(count) = result {
             self.record.set_consumed(self.record.consumed() + count as u64);
             cx.stats.add(Counter::BytesIn, count as u64);

@@ -78,6 +78,10 @@ pub struct Connection {
     /// Counted in [`Context::turned_away`].
     turned_away: bool,
     interest: Interest,
+    /// The last read took all that there was.
+    drained: bool,
+    /// A read that shows the end of what there is may not show all: the peer has finished, say.
+    is_last: bool,
     /// Requests answered on it.
     served: u64,
     /// Requests before this position run again because a worker died.
@@ -114,7 +118,9 @@ impl Connection {
             waits: Waits::Idle,
             wants_body: false,
             turned_away: false,
-            interest: Interest::Read,
+            interest: Interest::More,
+            drained: true,
+            is_last: false,
             served: 0,
             replayed_until: 0,
             paced_from: Tick::default(),
@@ -151,6 +157,7 @@ impl Connection {
             (Some(waiting), _) if waiting.whose == Whose::Tasks => Interest::Finish,
             (Some(_), _) => Interest::Nothing,
             (None, Some(_)) => Interest::Write,
+            (None, None) if self.drained && self.record.state().phase == Phase::Open => Interest::More,
             (None, None) => Interest::Read,
         }
     }
@@ -170,6 +177,13 @@ impl Connection {
     pub fn new_interest(&mut self) -> Option<Interest> {
         let interest = self.wanted();
         (interest != std::mem::replace(&mut self.interest, interest)).then_some(interest)
+    }
+
+    /// The poller tells that there is something to read. `is_last`: it tells more than that, which one read does not show the end of.
+    pub fn told(&mut self, cx: &mut Context, is_last: bool) -> Fate {
+        self.drained = false;
+        self.is_last |= is_last;
+        self.readable(cx)
     }
 
     /// The peer has something for us, or has finished sending.

@@ -64,6 +64,7 @@ impl Poller for Epoll {
 fn flags(interest: Interest) -> EpollFlags {
     match interest {
         Interest::Read => EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | EpollFlags::EPOLLRDHUP,
+        Interest::More => flags(Interest::Read) | EpollFlags::EPOLLET,
         Interest::Write => EpollFlags::EPOLLOUT,
         Interest::Both => flags(Interest::Read) | flags(Interest::Write),
         Interest::Finish => EpollFlags::EPOLLRDHUP,

@@ -18,6 +18,9 @@ use rustix::event::Timespec;
 pub enum Interest {
     /// Something to read, or the peer has finished sending.
     Read,
+    /// The same, where what there was has been read: only more of it need be told, and that once. To watch so again, or otherwise, tells
+    /// what there is by then. epoll(7) spares itself a look at each turn; others tell it as `Read`.
+    More,
     /// Room to write.
     Write,
     /// As `Read` and as `Write`.
@@ -80,7 +83,7 @@ impl Event {
     }
 }
 
-/// A readiness interface of the system, level-triggered.
+/// A readiness interface of the system, level-triggered but for [`Interest::More`].
 pub trait Poller: Send {
     /// Watches `fd` from now on.
     fn add(&mut self, fd: RawFd, interest: Interest) -> io::Result<()>;

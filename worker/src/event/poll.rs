@@ -111,7 +111,7 @@ pub(crate) fn told(fd: RawFd, watched: &PollFd<'_>) -> Option<Event> {
 
 fn flags(interest: Interest) -> PollFlags {
     match interest {
-        Interest::Read => PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP,
+        Interest::Read | Interest::More => PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP,
         Interest::Write => PollFlags::OUT,
         Interest::Both => flags(Interest::Read) | flags(Interest::Write),
         Interest::Finish => PollFlags::RDHUP,
@@ -143,7 +143,7 @@ pub(crate) fn wait_for_one(
 ) -> io::Result<Option<Event>> {
     use nix::poll::{PollFd, PollFlags};
     let wanted = match interest {
-        Interest::Read => PollFlags::POLLIN | PollFlags::POLLPRI,
+        Interest::Read | Interest::More => PollFlags::POLLIN | PollFlags::POLLPRI,
         Interest::Write => PollFlags::POLLOUT,
         Interest::Both => PollFlags::POLLIN | PollFlags::POLLPRI | PollFlags::POLLOUT,
         Interest::Finish | Interest::Nothing => PollFlags::empty(),

@@ -33,7 +33,7 @@ impl Select {
     fn set(&mut self, fd: RawFd, interest: Interest) {
         let fd = borrow(fd);
         match interest {
-            Interest::Read | Interest::Both => self.read.insert(fd),
+            Interest::Read | Interest::More | Interest::Both => self.read.insert(fd),
             _ => self.read.remove(fd),
         }
         match interest {

@@ -225,3 +225,28 @@ fn a_wait_ends_in_time_and_not_before() {
         assert!(begun.elapsed() >= Duration::from_micros(20_500), "{which:?}: {:?}", begun.elapsed());
     }
 }
+
+#[test]
+fn what_may_be_told_once_is_told_again_to_who_watches_again() {
+    for which in POLLERS {
+        let (server, mut peer) = connection();
+        let mut poller = poller(which).unwrap();
+        peer.write_all(b"x").unwrap();
+        let (mut events, fd) = (Vec::new(), server.as_raw_fd());
+        poller.add(fd, Interest::More).unwrap();
+        let mut told = |poller: &mut dyn Poller| {
+            poller.wait(&mut events, Some(Duration::from_millis(50))).unwrap();
+            events.iter().any(|event| event.fd == fd && event.readable)
+        };
+        assert!(told(&mut *poller), "{which:?}: what was there before");
+        assert_eq!(told(&mut *poller), which != config::Poller::Epoll, "{which:?}");
+        for interest in [Interest::More, Interest::Read, Interest::More] {
+            poller.change(fd, interest).unwrap();
+            assert!(told(&mut *poller), "{which:?}: {interest:?}");
+        }
+        peer.write_all(b"y").unwrap();
+        assert!(told(&mut *poller), "{which:?}: more");
+        drop(peer);
+        assert!(told(&mut *poller), "{which:?}: the end");
+    }
+}

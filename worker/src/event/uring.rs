@@ -372,7 +372,7 @@ impl Poller for Uring {
 
 fn events(interest: Interest) -> u32 {
     match interest {
-        Interest::Read => READ,
+        Interest::Read | Interest::More => READ,
         Interest::Write => WRITE,
         Interest::Both => READ | WRITE,
         Interest::Finish => FINISH,
