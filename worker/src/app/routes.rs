@@ -1,5 +1,7 @@
 //! Handlers by method and path.
 
+use std::collections::HashMap;
+
 use matchit::Params;
 
 use super::Endpoint;
@@ -13,6 +15,8 @@ use super::Endpoint;
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     paths: matchit::Router<usize>,
+    /// Those without parameters, which go before all others.
+    literal: HashMap<String, usize>,
     by_path: Vec<Methods>,
     patterns: Vec<String>,
     fallback: Option<Endpoint>,
@@ -150,6 +154,9 @@ impl Routes {
         }
         let index = self.by_path.len();
         self.paths.insert(path, index).map_err(|error| error.to_string())?;
+        if !path.contains(['{', '}']) {
+            self.literal.insert(path.to_owned(), index);
+        }
         self.patterns.push(path.to_owned());
         self.by_path.push(Methods::default());
         Ok(index)
@@ -160,10 +167,16 @@ impl Routes {
         if self.by_path.is_empty() {
             return fallback();
         }
-        let Ok(found) = self.paths.at(path) else { return fallback() };
-        let methods = &self.by_path[*found.value];
+        let (index, params) = match self.literal.get(path) {
+            Some(index) => (*index, None),
+            None => match self.paths.at(path) {
+                Ok(found) => (*found.value, Some(found.params)),
+                Err(_) => return fallback(),
+            },
+        };
+        let methods = &self.by_path[index];
         match methods.find(method) {
-            Some(endpoint) => Found::Endpoint(endpoint, Some(found.params)),
+            Some(endpoint) => Found::Endpoint(endpoint, params),
             None => Found::Others(methods.names()),
         }
     }

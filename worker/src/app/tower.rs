@@ -18,6 +18,9 @@ use super::{Caller, Incoming};
 use crate::http::Head;
 use crate::http::reply::{Body, Flow, Response, Source};
 
+/// Header fields whose values are copied one by one.
+const FEW: usize = 3;
+
 /// What a request comes to, once it is polled.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
@@ -158,8 +161,9 @@ fn prepare_for(request: http::Request<Incoming>, prepared: &Prepared) -> http::R
 
 /// The request whose head stands at the front of `bytes`.
 pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Request<Incoming>> {
-    // One copy, which all values share.
-    let copy = Bytes::copy_from_slice(bytes.get(..head.len)?);
+    let is_short = head.headers.len() <= FEW;
+    // One copy, which all values share. To share costs more than to copy where there are few.
+    let copy = if is_short { Bytes::new() } else { Bytes::copy_from_slice(bytes.get(..head.len)?) };
     let origin = bytes.as_ptr() as usize;
     let share = |part: &[u8]| {
         let at = (part.as_ptr() as usize).checked_sub(origin)?;
@@ -168,11 +172,19 @@ pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Optio
     let mut headers = HeaderMap::with_capacity(head.headers.len());
     for field in head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_maybe_shared(share(field.value)?).ok()?);
+        let value = match is_short {
+            true => HeaderValue::from_bytes(field.value),
+            false => HeaderValue::from_maybe_shared(share(field.value)?),
+        };
+        headers.append(name, value.ok()?);
     }
     let mut request = http::Request::new(body);
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
-    *request.uri_mut() = Uri::from_maybe_shared(share(head.target.as_bytes())?).ok()?;
+    let uri = match is_short {
+        true => Uri::try_from(head.target),
+        false => Uri::from_maybe_shared(share(head.target.as_bytes())?),
+    };
+    *request.uri_mut() = uri.ok()?;
     *request.version_mut() = if head.minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.headers_mut() = headers;
     Some(request)
