@@ -134,6 +134,17 @@ pub(crate) fn time_used_in(pid: i32, span: Duration) -> Duration {
     time_used(pid) - before
 }
 
+/// Whether every thread of a process and of its children sleeps.
+pub(crate) fn rests(pid: i32) -> bool {
+    let sleeps = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S'));
+    let all_sleep = |pid: i32| {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        // One that has ended since has nothing to do either.
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(sleeps)
+    };
+    all_sleep(pid) && children(pid).iter().all(|child| all_sleep(child.pid))
+}
+
 /// All that /proc tells about a process and its children, for a failure's report.
 pub(crate) fn describe_family(master: i32) -> String {
     let mut text = describe(master);

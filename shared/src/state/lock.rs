@@ -19,7 +19,9 @@ const FREE: u64 = 0;
 const PID_BITS: u32 = 22;
 /// Looks at a lock that is held before the processor is left to others, and before the holder is looked at.
 const SPINS: u32 = 100;
-const YIELDS: u32 = 50;
+const NAPS: u32 = 10;
+/// How long a nap is: whoever wakes up gets the processor soon, whoever yields it has others take their whole turn first.
+const NAP: Duration = Duration::from_micros(20);
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// Who this process is; 0: not asked yet.
@@ -109,7 +111,7 @@ impl<'a> Lock<'a> {
             };
             match round {
                 0..SPINS => spin_loop(),
-                SPINS..YIELDS_END => std::thread::yield_now(),
+                SPINS..NAPS_END => std::thread::sleep(NAP),
                 _ if found != own && is_dead(found) => {
                     if self.0.compare_exchange(found, own, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                         is_inherited = true;
@@ -123,7 +125,7 @@ impl<'a> Lock<'a> {
     }
 }
 
-const YIELDS_END: u32 = SPINS + YIELDS;
+const NAPS_END: u32 = SPINS + NAPS;
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
