@@ -4,13 +4,14 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use phalanx_shared::error;
+use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::tunnel::{self, Open};
@@ -21,10 +22,7 @@ use crate::http::reply::{Body, Flow, Response, Source};
 /// Header fields whose values are copied one by one.
 const FEW: usize = 3;
 
-/// What a request comes to, once it is polled.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
-
-/// … of a handler of Phalanx's own.
+/// What a request to a handler of Phalanx's own comes to, once it is polled.
 pub(crate) type Beginning = Pin<Box<dyn Future<Output = super::Response> + Send>>;
 
 /// Such a handler.
@@ -87,21 +85,18 @@ impl Tower {
             let (mut service, is_head) = (service.clone(), request.method() == Method::HEAD);
             // Nearly all services are always ready; those have no need of a future that remembers the request.
             match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(())) => {
-                    let answered = service.call(request);
-                    Box::pin(async move { reply_to(answered.await, is_head) })
-                }
+                Poll::Ready(Ok(())) => Answering::new(service.call(request), is_head),
                 Poll::Ready(Err(error)) => {
-                    let answered = Err::<http::Response<B>, S::Error>(error);
-                    Box::pin(std::future::ready(reply_to(answered, is_head)))
+                    let answered = Err::<http::Response<B>, BoxError>(error.into());
+                    Answering::new(std::future::ready(answered), is_head)
                 }
-                Poll::Pending => Box::pin(async move {
-                    let answered = async {
+                Poll::Pending => {
+                    let answered = async move {
                         poll_fn(|cx| service.poll_ready(cx)).await?;
                         service.call(request).await
                     };
-                    reply_to(answered.await, is_head)
-                }),
+                    Answering::new(answered, is_head)
+                }
             }
         };
         Tower { call: Box::new(call), open: Box::new(open), prepare: None }
@@ -138,7 +133,10 @@ impl Tower {
         caller: &dyn Fn() -> Caller,
     ) -> Option<Answering> {
         let request = request_of(head, bytes, body)?;
-        Some((self.call)(prepare_for(request, &self.prepared(caller))))
+        Some(match self.prepared(caller) {
+            None => (self.call)(request),
+            prepared => (self.call)(prepare_for(request, &prepared)),
+        })
     }
 
     fn prepared(&self, caller: &dyn Fn() -> Caller) -> Prepared {
@@ -160,6 +158,7 @@ fn prepare_for(request: http::Request<Incoming>, prepared: &Prepared) -> http::R
 }
 
 /// The request whose head stands at the front of `bytes`.
+#[inline]
 pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Request<Incoming>> {
     let is_short = head.headers.len() <= FEW;
     // One copy, which all values share. To share costs more than to copy where there are few.
@@ -169,7 +168,9 @@ pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Optio
         let at = (part.as_ptr() as usize).checked_sub(origin)?;
         (at + part.len() <= copy.len()).then(|| copy.slice(at..at + part.len()))
     };
-    let mut headers = HeaderMap::with_capacity(head.headers.len());
+    let mut request = http::Request::new(body);
+    let headers = request.headers_mut();
+    headers.reserve(head.headers.len());
     for field in head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         let value = match is_short {
@@ -178,7 +179,6 @@ pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Optio
         };
         headers.append(name, value.ok()?);
     }
-    let mut request = http::Request::new(body);
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
     let uri = match is_short {
         true => Uri::try_from(head.target),
@@ -186,7 +186,6 @@ pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Optio
     };
     *request.uri_mut() = uri.ok()?;
     *request.version_mut() = if head.minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    *request.headers_mut() = headers;
     Some(request)
 }
 
@@ -202,120 +201,127 @@ fn is_of_the_server(name: &HeaderName) -> bool {
         || name == header::TRAILER
 }
 
-/// What is to be sent of what a service came to.
-fn reply_to<B, E>(answered: Result<http::Response<B>, E>, is_head: bool) -> Response
+pin_project! {
+    /// A request that a service has, from its call to the last byte of its body, in one place.
+    #[project = At]
+    enum Exchange<F, B> {
+        Asked { #[pin] answered: F, is_head: bool },
+        /// `first` came before it was known what would follow.
+        Answered { #[pin] body: B, first: Option<io::Result<Bytes>> },
+        Over { first: Option<io::Result<Bytes>> },
+    }
+}
+
+/// An [`Exchange`], whatever the service.
+trait Exchanging: Flow {
+    /// What the service has answered. The body is in it if it is at hand; otherwise it follows, of that length if that is known.
+    fn poll_response(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(Response, Rest)>;
+}
+
+enum Rest {
+    Nothing,
+    Follows(Option<u64>),
+}
+
+/// What a request comes to, once it is polled.
+pub(crate) struct Answering(Option<Pin<Box<dyn Exchanging>>>);
+
+impl Answering {
+    fn new<F, B, E>(answered: F, is_head: bool) -> Answering
+    where
+        F: Future<Output = Result<http::Response<B>, E>> + Send + 'static,
+        B: HttpBody + Send + 'static,
+        B::Error: Into<BoxError>,
+        E: Into<BoxError>,
+    {
+        Answering(Some(Box::pin(Exchange::Asked { answered, is_head })))
+    }
+}
+
+impl Future for Answering {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        let Some(exchange) = &mut self.0 else { return Poll::Pending };
+        let (mut response, rest) = ready!(exchange.as_mut().poll_response(cx));
+        if let (Rest::Follows(len), Some(exchange)) = (rest, self.0.take()) {
+            response.body = Body::Stream { source: Source::Awaited(exchange), len };
+        }
+        Poll::Ready(response)
+    }
+}
+
+impl<F, B, E> Exchanging for Exchange<F, B>
 where
-    B: HttpBody + Send + 'static,
+    F: Future<Output = Result<http::Response<B>, E>> + Send,
+    B: HttpBody + Send,
     B::Error: Into<BoxError>,
     E: Into<BoxError>,
 {
-    match answered {
-        Ok(response) => reply_of(response, is_head),
-        Err(error) => {
-            error!("a service failed, its request is answered 500: {}", error.into());
-            Response::new(500)
+    fn poll_response(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(Response, Rest)> {
+        let At::Asked { answered, is_head } = self.as_mut().project() else { return Poll::Pending };
+        let is_head = *is_head;
+        let (response, body, stated) = match ready!(answered.poll(cx)) {
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                let Some((response, stated)) = response_of(&parts) else {
+                    return Poll::Ready((Response::new(500), Rest::Nothing));
+                };
+                (response, body, stated)
+            }
+            Err(error) => {
+                error!("a service failed, its request is answered 500: {}", error.into());
+                return Poll::Ready((Response::new(500), Rest::Nothing));
+            }
+        };
+        if is_head {
+            // Nothing of it is sent but its length, if the service tells that.
+            self.set(Exchange::Over { first: None });
+            return Poll::Ready((response, Rest::Follows(stated)));
         }
+        let len = stated.or_else(|| body.size_hint().exact());
+        self.set(Exchange::Answered { body, first: None });
+        // As far as it is at hand.
+        let found = match self.as_mut().look(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(None) if stated.is_none_or(|stated| stated == 0) => Body::Empty,
+            Poll::Ready(Some(Ok(bytes))) if self.is_over() && stated.is_none_or(|it| it == bytes.len() as u64) => {
+                Body::Bytes(bytes)
+            }
+            found => {
+                if let (Poll::Ready(found), At::Answered { first, .. } | At::Over { first }) = (found, self.project()) {
+                    *first = found;
+                }
+                return Poll::Ready((response, Rest::Follows(len)));
+            }
+        };
+        Poll::Ready((Response { body: found, ..response }, Rest::Nothing))
     }
 }
 
-/// What is to be sent of a response.
-fn reply_of<B>(response: http::Response<B>, is_head: bool) -> Response
-where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let (parts, body) = response.into_parts();
-    let status = parts.status.as_u16();
-    if parts.status < StatusCode::OK || status > 599 {
-        error!("a service answered {status}, which is no final status: its request is answered 500");
-        return Response::new(500);
-    }
-    let mut lines = Vec::with_capacity(64 * parts.headers.len());
-    for (name, value) in parts.headers.iter().filter(|(name, _)| !is_of_the_server(name)) {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            lines.extend_from_slice(part);
-        }
-    }
-    // Who is to come again by another protocol is told which (RFC 9110, 15.5.22 and 7.8).
-    if let Some(protocols) = parts.headers.get(header::UPGRADE).filter(|_| status == 426) {
-        for part in [b"Connection: upgrade\r\nUpgrade: ", protocols.as_bytes(), b"\r\n"] {
-            lines.extend_from_slice(part);
-        }
-    }
-    let stated = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    Response { headers: lines, body: body_of(body, stated, is_head), ..Response::new(status) }
-}
-
-/// The body, at hand as far as it is.
-fn body_of<B>(body: B, stated: Option<u64>, is_head: bool) -> Body
-where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    if is_head {
-        // Nothing of it is sent but its length, if the service tells that.
-        return Body::Stream { source: Source::Awaited(Box::pin(Nothing)), len: stated };
-    }
-    let len = stated.or_else(|| body.size_hint().exact());
-    let mut flowing = Flowing { first: None, body: Some(Box::pin(body)) };
-    let mut cx = Context::from_waker(Waker::noop());
-    match flowing.look(&mut cx) {
-        Poll::Ready(None) if stated.is_none_or(|stated| stated == 0) => Body::Empty,
-        Poll::Ready(Some(Ok(bytes))) if flowing.is_over() && stated.is_none_or(|it| it == bytes.len() as u64) => {
-            Body::Bytes(bytes)
-        }
-        Poll::Ready(first) => {
-            flowing.first = first;
-            Body::Stream { source: Source::Awaited(Box::pin(flowing)), len }
-        }
-        Poll::Pending => Body::Stream { source: Source::Awaited(Box::pin(flowing)), len },
-    }
-}
-
-struct Nothing;
-
-impl Flow for Nothing {
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        Poll::Ready(None)
-    }
-}
-
-/// A body on its way to the client.
-struct Flowing<B> {
-    /// Came before it was known what would follow.
-    first: Option<io::Result<Bytes>>,
-    /// None: it is over.
-    body: Option<Pin<Box<B>>>,
-}
-
-impl<B> Flowing<B>
+impl<F, B> Exchange<F, B>
 where
     B: HttpBody,
     B::Error: Into<BoxError>,
 {
-    /// The next bytes, at least one.
-    fn look(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+    /// The next bytes of the body, at least one.
+    fn look(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         loop {
-            let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
-            let frame = match body.as_mut().poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(frame) => frame,
-            };
+            let At::Answered { body, .. } = self.as_mut().project() else { return Poll::Ready(None) };
             // Trailers have nobody who asked for them.
-            match frame.map(|frame| frame.map(Frame::into_data)) {
+            match ready!(body.poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(mut data))) if data.has_remaining() => {
                     let bytes = data.copy_to_bytes(data.remaining());
                     return Poll::Ready(Some(Ok(bytes)));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    self.body = None;
+                    self.set(Exchange::Over { first: None });
                     let error = error.into();
                     error!("the body of a response broke off: {error}");
                     return Poll::Ready(Some(Err(io::Error::other(error))));
                 }
                 None => {
-                    self.body = None;
+                    self.set(Exchange::Over { first: None });
                     return Poll::Ready(None);
                 }
             }
@@ -324,21 +330,57 @@ where
 
     /// Whether it is known that nothing follows.
     fn is_over(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.is_end_stream())
+        match self {
+            Exchange::Asked { .. } => false,
+            Exchange::Answered { body, .. } => body.is_end_stream(),
+            Exchange::Over { .. } => true,
+        }
     }
 }
 
-impl<B> Flow for Flowing<B>
+impl<F, B, E> Flow for Exchange<F, B>
 where
+    F: Future<Output = Result<http::Response<B>, E>> + Send,
     B: HttpBody + Send,
     B::Error: Into<BoxError>,
 {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(first)),
-            None => self.look(cx),
+        match self.as_mut().project() {
+            At::Answered { first, .. } | At::Over { first } if first.is_some() => Poll::Ready(first.take()),
+            _ => self.look(cx),
         }
     }
+}
+
+/// What is to be sent of the head of a response, without its body, and what it says of the length of that; none when it is no
+/// response.
+fn response_of(parts: &http::response::Parts) -> Option<(Response, Option<u64>)> {
+    let status = parts.status.as_u16();
+    if parts.status < StatusCode::OK || status > 599 {
+        error!("a service answered {status}, which is no final status: its request is answered 500");
+        return None;
+    }
+    let (mut lines, mut stated) = (Vec::with_capacity(64 * parts.headers.len()), None);
+    for (name, value) in &parts.headers {
+        if is_of_the_server(name) {
+            if name == header::CONTENT_LENGTH && stated.is_none() {
+                stated = value.to_str().ok().and_then(|value| value.parse().ok());
+            }
+            continue;
+        }
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    // Who is to come again by another protocol is told which (RFC 9110, 15.5.22 and 7.8).
+    if status == 426
+        && let Some(protocols) = parts.headers.get(header::UPGRADE)
+    {
+        for part in [b"Connection: upgrade\r\nUpgrade: ", protocols.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    Some((Response { headers: lines, ..Response::new(status) }, stated))
 }
 
 impl HttpBody for Incoming {
@@ -355,5 +397,102 @@ impl HttpBody for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         self.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// A body of these steps; none: it is waited for.
+    struct Steps(VecDeque<Step>);
+
+    type Step = Option<Result<&'static str, &'static str>>;
+
+    impl HttpBody for Steps {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            match self.0.pop_front() {
+                None => Poll::Ready(None),
+                Some(None) => Poll::Pending,
+                Some(Some(step)) => Poll::Ready(Some(step.map(|data| Frame::data(data.into())).map_err(Into::into))),
+            }
+        }
+    }
+
+    /// What is at hand of the response to `method`, or what follows, up to its end or what is waited for.
+    fn answered(method: Method, stated: Option<&str>, steps: &[Step]) -> (Response, Vec<Result<Bytes, String>>) {
+        let mut response = http::Response::builder().header("x-a", "b");
+        if let Some(stated) = stated {
+            response = response.header(header::CONTENT_LENGTH, stated);
+        }
+        let response = response.body(Steps(steps.iter().copied().collect())).unwrap();
+        let answered = std::future::ready(Ok::<_, BoxError>(response));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut answering = Answering::new(answered, method == Method::HEAD);
+        let Poll::Ready(mut response) = Pin::new(&mut answering).poll(&mut cx) else { panic!() };
+        let mut followed = Vec::new();
+        if let Body::Stream { source: Source::Awaited(flow), .. } = &mut response.body {
+            while let Poll::Ready(Some(next)) = flow.as_mut().poll_next(&mut cx) {
+                followed.push(next.map_err(|error| error.to_string()));
+            }
+        }
+        (response, followed)
+    }
+
+    #[test]
+    fn what_is_at_hand_is_no_stream() {
+        for (stated, steps) in [(None, &[][..]), (Some("0"), &[][..]), (None, &[Some(Ok(""))][..])] {
+            let (response, followed) = answered(Method::GET, stated, steps);
+            assert!(matches!(response.body, Body::Empty) && followed.is_empty());
+            assert_eq!((response.status, &response.headers[..]), (200, &b"x-a: b\r\n"[..]));
+        }
+        // That nothing follows is not known.
+        let (response, followed) = answered(Method::GET, None, &[Some(Ok("abc"))]);
+        assert!(matches!(response.body, Body::Stream { len: None, .. }));
+        assert_eq!(followed, [Ok("abc".into())]);
+    }
+
+    #[test]
+    fn what_follows_comes_whole_and_how_it_ends_shows() {
+        let broken = |error: &str| Err(error.to_owned());
+        let wait = None;
+        for (stated, steps, len, comes) in [
+            (None, &[Some(Ok("a")), Some(Ok("b"))][..], None, vec![Ok("a".into()), Ok("b".into())]),
+            (Some("2"), &[Some(Ok("a")), Some(Ok("b"))][..], Some(2), vec![Ok("a".into()), Ok("b".into())]),
+            // Before the first byte, after it, and where it says less or more than comes.
+            (None, &[Some(Err("no")), Some(Ok("a"))][..], None, vec![broken("no")]),
+            (None, &[Some(Ok("a")), Some(Err("no")), Some(Ok("b"))][..], None, vec![Ok("a".into()), broken("no")]),
+            (Some("2"), &[][..], Some(2), vec![]),
+            (Some("9"), &[Some(Ok("a"))][..], Some(9), vec![Ok("a".into())]),
+            (None, &[wait, Some(Ok("a"))][..], None, vec![Ok("a".into())]),
+        ] {
+            let (response, followed) = answered(Method::GET, stated, steps);
+            let Body::Stream { len: told, .. } = response.body else { panic!("{stated:?} {steps:?}") };
+            assert_eq!((told, followed), (len, comes), "{stated:?} {steps:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_head_nothing_is_sent_but_its_length() {
+        for (stated, len) in [(None, None), (Some("7"), Some(7)), (Some("x"), None)] {
+            let (response, followed) = answered(Method::HEAD, stated, &[Some(Ok("abc"))]);
+            let Body::Stream { len: told, .. } = response.body else { panic!() };
+            assert_eq!((told, followed), (len, vec![]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_final_status_is_a_500() {
+        for status in [100, 101, 600, 999] {
+            let response = http::Response::builder().status(status).body(Steps(VecDeque::new())).unwrap();
+            let mut answering = Answering::new(std::future::ready(Ok::<_, BoxError>(response)), false);
+            let answered = Pin::new(&mut answering).poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(answered, Poll::Ready(Response { status: 500, .. })), "{status}");
+        }
     }
 }

@@ -142,16 +142,27 @@ pub fn parse<'b>(
     let start = skip_empty_lines(window)?;
     let head = &window[start..];
     match find_end(head) {
-        Some(end) => parse_complete(&head[..end + 4], start, scratch).map(Progress::Done),
+        Some(end) => parse_complete(&head[..end.at], end.returns, start, scratch).map(Progress::Done),
         None => check_incomplete(head, bytes.len() >= limit),
     }
 }
 
-/// Where the CRLF begins that an empty line follows. Looks from line end to line end: a head is short lines, for which
-/// that is nearly twice as fast as setting up a search for four bytes.
+/// The end of a head.
+struct End {
+    /// The first byte behind its empty line.
+    at: usize,
+    /// CRs up to there.
+    returns: usize,
+}
+
+/// Looks from line end to line end for one that an empty line follows: a head is short lines, for which that is nearly twice as fast
+/// as setting up a search for four bytes.
 #[inline]
-fn find_end(head: &[u8]) -> Option<usize> {
-    memchr_iter(b'\r', head).find(|&at| head[at..].starts_with(b"\r\n\r\n"))
+fn find_end(head: &[u8]) -> Option<End> {
+    let mut line_ends = memchr_iter(b'\r', head).enumerate();
+    line_ends
+        .find(|&(_, at)| head[at..].starts_with(b"\r\n\r\n"))
+        .map(|(before, at)| End { at: at + 4, returns: before + 2 })
 }
 
 fn skip_empty_lines(window: &[u8]) -> Result<usize, Refusal> {
@@ -189,7 +200,12 @@ fn has_stray_line_end(head: &[u8]) -> bool {
     })
 }
 
-fn parse_complete<'b>(head: &'b [u8], start: usize, scratch: &'b mut HeaderScratch<'b>) -> Result<Head<'b>, Refusal> {
+fn parse_complete<'b>(
+    head: &'b [u8],
+    returns: usize,
+    start: usize,
+    scratch: &'b mut HeaderScratch<'b>,
+) -> Result<Head<'b>, Refusal> {
     // httparse skips empty lines of its own accord, with bare LF too; none may be left for it.
     if !is_token_byte(head[0]) {
         return Err(Refusal::bad("the request line does not begin with a method"));
@@ -202,7 +218,7 @@ fn parse_complete<'b>(head: &'b [u8], start: usize, scratch: &'b mut HeaderScrat
     }
     let headers: &'b [Header<'b>] = request.headers;
     // httparse takes a bare LF for a line end, but a CR only in a CRLF: fewer CRs than lines are bare LFs.
-    if memchr_iter(b'\r', head).count() != headers.len() + 2 {
+    if returns != headers.len() + 2 {
         return Err(Refusal::bad("a line that does not end in CRLF"));
     }
     let (Some(method), Some(target), Some(minor_version)) = (request.method, request.path, request.version) else {

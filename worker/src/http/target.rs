@@ -2,7 +2,7 @@
 //!
 //! It owns which byte of a target is path, query or host. Decoding a path is left to `path`.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use super::head::Refusal;
 
@@ -18,24 +18,23 @@ pub(super) struct Target<'b> {
 /// Takes `target` apart; `method` decides which forms are allowed.
 #[inline]
 pub(super) fn parse<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Refusal> {
-    // A fragment never travels; what stands behind `#` would be read differently by every hop.
-    if memchr(b'#', target.as_bytes()).is_some() {
-        return Err(Refusal::bad("a fragment in the request target"));
-    }
     match target.as_bytes() {
         // The authority form belongs to proxies, and this is none.
         _ if method == "CONNECT" => Err(Refusal::new(405, "CONNECT")),
-        [b'/', ..] => Ok(split_query(target, None)),
+        [b'/', ..] => split_query(target, None),
         b"*" if method == "OPTIONS" => Ok(Target { path: target, query: None, authority: None }),
         _ => parse_absolute(method, target),
     }
 }
 
 #[inline]
-fn split_query<'b>(target: &'b str, authority: Option<&'b str>) -> Target<'b> {
-    match memchr(b'?', target.as_bytes()) {
-        None => Target { path: target, query: None, authority },
-        Some(at) => Target { path: &target[..at], query: Some(&target[at + 1..]), authority },
+fn split_query<'b>(target: &'b str, authority: Option<&'b str>) -> Result<Target<'b>, Refusal> {
+    const FRAGMENT: Refusal = Refusal::bad("a fragment in the request target");
+    // A fragment never travels; what stands behind `#` would be read differently by every hop.
+    match memchr2(b'?', b'#', target.as_bytes()) {
+        None => Ok(Target { path: target, query: None, authority }),
+        Some(at) if memchr(b'#', &target.as_bytes()[at..]).is_some() => Err(FRAGMENT),
+        Some(at) => Ok(Target { path: &target[..at], query: Some(&target[at + 1..]), authority }),
     }
 }
 
@@ -50,7 +49,7 @@ fn parse_absolute<'b>(method: &str, target: &'b str) -> Result<Target<'b>, Refus
         return Err(Refusal::bad("a request target whose scheme is not http"));
     }
     let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let parts = split_query(rest, Some(host_of(authority.as_bytes())?));
+    let parts = split_query(rest, Some(host_of(authority.as_bytes())?))?;
     let path = match (parts.path, method) {
         // What a proxy makes of `OPTIONS *` and passes on (RFC 9112, 3.2.4).
         ("", "OPTIONS") if parts.query.is_none() => "*",

@@ -117,11 +117,12 @@ impl Application {
     #[cfg(feature = "tower")]
     fn poll_once<T: 'static>(
         &self,
-        mut beginning: std::pin::Pin<Box<dyn Future<Output = T> + Send>>,
+        mut beginning: impl Future<Output = T> + Send + Unpin + 'static,
         finish: fn(T, &str, &OpenFiles) -> Response,
     ) -> Answer<'_> {
+        use std::pin::Pin;
         use std::task::{Context, Poll, Waker};
-        match beginning.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        match Pin::new(&mut beginning).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(done) => Answer::Reply(Reply::Built(finish(done, &self.lines, &self.open_files))),
             Poll::Pending => {
                 let (lines, files) = (self.lines.clone(), self.open_files.clone());
