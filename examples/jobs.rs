@@ -39,7 +39,7 @@ impl Queue {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let queue = Queue(Table::new(1, 8, 100)?);
+    let queue = Queue(Table::new("jobs", 1, 8, 100)?);
     let (done, ticks) = (Counter::new("jobs_done_total", "jobs done")?, Counter::new("ticks_total", "ticks")?);
     let routes = Routes::new()
         .post("/jobs/{number}", move |request: &Request| {

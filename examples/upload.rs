@@ -54,7 +54,7 @@ impl Uploads {
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let directory = std::env::var_os("UPLOADS").map_or_else(std::env::temp_dir, PathBuf::from);
-    let uploads = Uploads { directory, progress: Table::new(1000, 255, 8)? };
+    let uploads = Uploads { directory, progress: Table::new("progress", 1000, 255, 8)? };
     let teller = uploads.clone();
     let routes = Routes::new()
         .put("/{name}", pooled(move |request: &Request| uploads.receive(request)).streamed())

@@ -1,10 +1,13 @@
 //! State that the workers of a program share.
 
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::chaos::rain;
+use crate::harness::command::example;
 use crate::harness::processes::signal;
 use crate::harness::{Ask, Client, Load, Manners, SOON, Server, Setup, alone, beside_others, knob, wait_until};
 
@@ -106,4 +109,80 @@ fn a_program_tells_why_its_state_cannot_be() {
     let server = trial(1).start();
     let mut client = Client::connect(&server.address());
     client.get("/add/a_key_that_is_too_long").assert(200, b"22 bytes, where the table takes at most 16");
+}
+
+/// A program of the test's directory: `trial` with this in its environment.
+fn other(server: &Server, name: &str, environment: &str) -> String {
+    let trial = example("trial");
+    let path = server.directory().write(name, format!("#!/bin/sh\n{environment} exec {} \"$@\"\n", trial.display()));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn what_workers_share_outlives_an_upgrade() {
+    let _machine = beside_others();
+    let server = trial(2).set("master", "probation = \"300ms\"").start();
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    let (mut value, mut total) = (0, 0);
+    let mut add = |client: &mut Client, value: &mut u32| {
+        (*value, total) = (*value + 1, total + 1);
+        client.get("/add/key").assert(200, value.to_string().as_bytes());
+        assert_eq!(server.status().figure("adds_total"), f64::from(total));
+    };
+    add(&mut client, &mut value);
+    let admitted = (0..60).filter(|_| client.get("/admit/key").status == 200).count();
+    assert_eq!(admitted, 50);
+    // The same program, one that fails, and one that has more, before the rest.
+    server.cli("upgrade", &[]).assert_code(0);
+    add(&mut client, &mut value);
+    // What a handler executes takes over nothing.
+    let environment = client.get("/environment").text();
+    assert!(environment.contains("TRIAL_DIR\n") && !environment.contains("PHALANX_TAKE_OVER"), "{environment}");
+    let fails = other(&server, "fails", "TRIAL_ENTRIES=10000 PHALANX_MASTER_FAULT=segv@serving");
+    server.cli("upgrade", &[&fails]).assert_said(1, &["rolled back"]);
+    add(&mut client, &mut value);
+    let more = other(&server, "more", "TRIAL_ENTRIES=10000");
+    server.cli("upgrade", &[&more]).assert_code(0);
+    let log = server.log();
+    assert!(log.contains("shared state: the table adds has another shape than in the program before"), "{log}");
+    value = 0;
+    add(&mut client, &mut value);
+    assert_eq!(server.status().figure("before_total"), 0.0);
+    wait_until("what the program before alone had is forgotten", SOON, || {
+        server.log().contains("shared state: the table adds of the program before is forgotten")
+    });
+    // Of another version, which shares all the same.
+    let version = other(&server, "version", "TRIAL_ENTRIES=10000 PHALANX_STATE_VERSION=77");
+    server.cli("upgrade", &[&version]).assert_code(0);
+    let mut client = Client::connect(&server.address()).patient(SOON);
+    add(&mut client, &mut value);
+    assert_eq!(client.get("/admit/key").status, 429);
+}
+
+#[test]
+fn programs_that_overlap_count_together() {
+    let _machine = alone();
+    let server = trial(2).set("master", "probation = \"100ms\"").start();
+    let (address, stop) = (server.address(), AtomicBool::new(false));
+    let added = std::thread::scope(|scope| {
+        let add = || {
+            let mut client = Client::connect(&address).patient(SOON).quiet();
+            let mut added = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(client.get("/add/all").status, 200);
+                added += 1;
+            }
+            added
+        };
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(add)).collect();
+        for _ in 0..5 {
+            server.cli("upgrade", &[]).assert_code(0);
+        }
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u32>()
+    });
+    assert!(added > 100, "{added}");
+    Client::connect(&address).patient(SOON).get("/add/all").assert(200, (added + 1).to_string().as_bytes());
+    assert_eq!(server.status().figure("adds_total"), f64::from(added + 1));
 }

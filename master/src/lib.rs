@@ -36,7 +36,9 @@ pub use phalanx_worker::app::{
 /// [`Server::main`], and move it into handlers, or keep it in a static.
 ///
 /// A worker that dies at whatever instruction, holding whatever lock, leaves it sound; the others go on at once. It lives as long as
-/// the master's program: over crashes, recycles and reloads, not over a stop or an upgrade.
+/// the service: over crashes, recycles, reloads and upgrades, not over a stop. After an upgrade, what the new program makes by the name
+/// and the shape of something that the program before had is that, with all that is in it, and both programs' workers share it for as
+/// long as both are there. So set what a start begins with by [`Table::set_new`](state::Table::set_new).
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,8 +47,8 @@ pub use phalanx_worker::app::{
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let hits = Counter::new("hits_total", "requests that were greeted")?;
-/// let sessions = Table::new(10_000, 32, 200)?;
-/// let limit = RateLimiter::new(Duration::from_secs(1), 10, 10_000, 64)?;
+/// let sessions = Table::new("sessions", 10_000, 32, 200)?;
+/// let limit = RateLimiter::new("by_address", Duration::from_secs(1), 10, 10_000, 64)?;
 /// hits.increment();
 /// sessions.set(b"id", b"who it is", Some(Duration::from_secs(3600)))?;
 /// assert_eq!(sessions.get(b"id").as_deref(), Some(&b"who it is"[..]));

@@ -1,10 +1,11 @@
 //! From a configuration to a running service, in the foreground or as a daemon.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::SigSet;
 use phalanx_shared::config::{Config, Count};
+use phalanx_shared::state::heritage;
 use phalanx_shared::sys::{process, table, title};
 use phalanx_worker::app::Application;
 
@@ -42,13 +43,14 @@ struct Own {
 /// Starts the service, or does what an upgrade executed this program for. Returns the exit code when the service, or the
 /// program that starts a daemon, is through.
 pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
-    let kept = table::own_descriptors().map(table::keep).map_err(|error| format!("read /proc/self/fd: {error}"));
+    let kept = table::own_descriptors().map(keep).map_err(|error| format!("read /proc/self/fd: {error}"));
     let own = Own { origin: Origin::of_this_process(), application: wanted.application };
     let role = kept.and_then(|()| Role::of_this_program());
     let role = match role.and_then(|role| check_single_threaded().map(|()| role)) {
         Ok(role) => role,
         Err(why) => return complain(FAILED, &why),
     };
+    upgrade::forget_role();
     let file = wanted.file.map(std::path::absolute).transpose();
     let (config, file) = match file {
         Ok(file) => (wanted.config, file),
@@ -83,8 +85,14 @@ fn prepare(application: &Application) -> Result<(), String> {
     let look = || table::open_descriptors().map_err(|error| format!("read /proc/self/fd: {error}"));
     let before = look()?;
     application.hooks.start()?;
-    table::keep(look()?.into_iter().filter(|number| !before.contains(number)));
+    keep(look()?.into_iter().filter(|number| !before.contains(number)));
     check_single_threaded()
+}
+
+/// What the program has opened is open in all its processes; the memory of what they share needs no descriptor there.
+fn keep(numbers: impl IntoIterator<Item = RawFd>) {
+    let memory: Vec<RawFd> = heritage::estate().memory().collect();
+    table::keep(numbers.into_iter().filter(|number| !memory.contains(number)));
 }
 
 /// A raw clone is sound in a single-threaded process only.

@@ -112,10 +112,15 @@ struct Shared {
 
 impl Shared {
     fn new() -> Result<Shared, state::Error> {
+        // Another program has others, and more of them.
+        let entries = std::env::var("TRIAL_ENTRIES").ok().and_then(|entries| entries.parse().ok());
+        if entries.is_some() {
+            Counter::new("before_total", "nothing")?;
+        }
         Ok(Shared {
             adds: Counter::new("adds_total", "additions")?,
-            table: Table::new(100, 16, 8)?,
-            limiter: RateLimiter::new(Duration::from_secs(3600), 50, 100, 16)?,
+            table: Table::new("adds", entries.unwrap_or(100), 16, 8)?,
+            limiter: RateLimiter::new("admissions", Duration::from_secs(3600), 50, 100, 16)?,
         })
     }
 
@@ -193,6 +198,7 @@ fn native(shared: Shared) -> Routes {
         .post("/hold/{key}", move |request: &Request| shared.add(request, for_ever))
         .get("/admit/{key}", move |request: &Request| shared.admit(request))
         .get("/metrics", |_: &Request| state::exposition("trial_"))
+        .get("/environment", |_: &Request| std::env::vars().map(|(name, _)| name + "\n").collect::<String>())
         .get("/", |_: &Request| "Hello, World!")
         .get("/hello", |_: &Request| "Hello, World!")
         .any("/tell/{id}", tell)

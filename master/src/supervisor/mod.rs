@@ -47,6 +47,7 @@ use phalanx_shared::ipc::keeper::{Birth, Order};
 use phalanx_shared::ipc::{Incarnation, Said, SlotId, ToWorker};
 use phalanx_shared::ledger::Ledger;
 use phalanx_shared::ledger::record::{Guilt, Owner, Record};
+use phalanx_shared::state::heritage;
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::process;
 use phalanx_shared::sys::rest;
@@ -293,6 +294,7 @@ impl Supervisor {
             Action::Confirm => {
                 self.predecessor = None;
                 way_back::forget();
+                heritage::forget_the_rest();
             }
             Action::LookInto(slot, ground) => {
                 let left = self.ground(Post { slot, ground, lane: 0 }).is_some_and(Ground::has_connections);

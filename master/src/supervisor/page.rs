@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use phalanx_shared::ipc::SlotId;
+use phalanx_shared::state::heritage;
 use phalanx_shared::stats::Snapshot;
 
 use super::Supervisor;
@@ -167,6 +168,7 @@ impl Supervisor {
             lifeline,
             clients: Some(clients),
             ward: Some(self.common.ward.state()),
+            shared: heritage::estate(),
             pid_file: self.premises.pid_file.as_ref().map(PidFile::descriptor),
             control: self.premises.control.as_ref().map(Server::state),
             listeners: self.premises.listeners.state(),

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::ipc::keeper::Order;
 use phalanx_shared::ipc::{Incarnation, SlotId};
+use phalanx_shared::state::heritage;
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::rest::children;
 use phalanx_shared::sys::{process, table};
@@ -73,6 +74,11 @@ impl Supervisor {
         if state.executed != state.program {
             drop(inherited(state.executed)?);
         }
+        for memory in state.shared.memory() {
+            let closed = pass_on(&table::borrow(memory), false);
+            way_back::or_return(closed.map_err(|error| format!("the memory of shared state, {memory}: {error}")))?;
+        }
+        heritage::tell_the_rest();
         for slot in &state.slots {
             supervisor.inherit_slot(slot, state.foreign.is_some())?;
         }

@@ -15,10 +15,9 @@ pub(crate) mod way_back;
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use phalanx_shared::sys::table;
+use phalanx_shared::state::heritage::TAKE_OVER;
+use phalanx_shared::sys::{process, table};
 
-/// Names the descriptor that the state is read from, in the environment of a program that is to take over.
-const TAKE_OVER: &str = "PHALANX_TAKE_OVER";
 /// Why this program is returned to, if the one that was executed after it died.
 const RETURNED: &str = "PHALANX_RETURNED";
 /// The same, and the pipe for the outcome, for a program that is rehearsed.
@@ -49,6 +48,11 @@ impl Role {
             Some(_) => Err(format!("{REHEARSE}: two descriptors are expected")),
         }
     }
+}
+
+/// Whatever this program executes is executed for something else. Before it has a second thread.
+pub(crate) fn forget_role() {
+    [TAKE_OVER, RETURNED, REHEARSE].into_iter().for_each(process::forget_variable);
 }
 
 fn numbers_in(name: &str) -> Result<Option<Vec<RawFd>>, String> {

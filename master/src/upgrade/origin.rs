@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{fchdir, fexecve};
 
+use phalanx_shared::state::heritage::TAKE_OVER;
 use phalanx_shared::sys::fallback::{Fallback, Reason};
 use serde::{Deserialize, Serialize};
 
-use super::{REHEARSE, RETURNED, TAKE_OVER};
+use super::{REHEARSE, RETURNED};
 
 /// What a program is executed with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

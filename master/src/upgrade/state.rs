@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use phalanx_shared::config::{Config, ListenAddress};
+use phalanx_shared::state::heritage::Estate;
 use phalanx_shared::stats::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,9 @@ pub(crate) struct State {
     /// Requests that kill workers.
     #[serde(default)]
     pub(crate) ward: Option<Ward>,
+    /// What the program's workers share.
+    #[serde(default)]
+    pub(crate) shared: Estate,
     pub(crate) pid_file: Option<RawFd>,
     pub(crate) control: Option<Control>,
     /// The real addresses and the Unix sockets.
@@ -251,6 +255,7 @@ impl State {
             for (name, means) in [
                 ("crashes", Vec::<Report>::deserialize(&page["crashes"]).is_ok()),
                 ("totals", Snapshot::deserialize(&page["totals"]).is_ok()),
+                ("shared", Estate::deserialize(&page["shared"]).is_ok()),
             ] {
                 if !means {
                     fields.remove(name);
@@ -285,6 +290,7 @@ impl State {
     pub(crate) fn used(&self) -> Vec<RawFd> {
         let mut all = vec![self.program, self.executed, self.lifeline.0, self.lifeline.1];
         all.extend(self.clients);
+        all.extend(self.shared.memory());
         all.extend(self.ward.as_ref().map(|ward| ward.memory));
         all.extend(self.pid_file);
         if let Some(control) = &self.control {
@@ -352,7 +358,7 @@ mod tests {
             "version": 9, "ledger_layout": 4, "program_version": "3.0", "program": 10, "manner": {"arguments": [], "environment": []}, "executed": 11,
             "fixed": {"listen": [], "pid_file": null, "control_socket": null, "user": null, "group": null},
             "config": {"of": "another shape"}, "uptime_ms": 5, "generation": 2, "last_ground": 3, "target": 1,
-            "crashes": [{"of": "another shape"}], "totals": {"requests": 17, "connections": 3, "of_its_own": 1},
+            "crashes": [{"of": "another shape"}], "shared": [{"of": "another shape"}], "totals": {"requests": 17, "connections": 3, "of_its_own": 1},
             "retired": 4, "lifeline": [12, 13], "clients": {"memory": 14}, "ward": [], "pid_file": null, "control": null,
             "listeners": [], "client": null, "rolled_back": null, "of_its_own": {"more": 1},
             "slots": [{

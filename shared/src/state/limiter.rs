@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Error;
 use super::table::{Change, Table, TooLarge};
+use super::{Error, check_name};
 use crate::clock::since_boot;
 
 /// How often a key may come, counted over all workers: at most `burst` at once, and one more each `interval`. In any span of time no
@@ -29,13 +29,16 @@ pub enum Verdict {
 }
 
 impl RateLimiter {
-    /// One for about `entries` keys of at most `key` bytes that are in debt at the same time: a key that has paid costs nothing. When
-    /// there is no room for one more, the one that will have paid first is forgotten. Make it before the server starts.
+    /// One of that name, for about `entries` keys of at most `key` bytes that are in debt at the same time: a key that has paid costs
+    /// nothing. When there is no room for one more, the one that will have paid first is forgotten. Make it before the server starts.
+    /// What keys owe is not forgotten by an upgrade, as [`Table::new`] says of keys and values; rate and burst may be others by then.
     ///
     /// # Errors
     /// As [`Table::new`].
-    pub fn new(interval: Duration, burst: u32, entries: usize, key: usize) -> Result<RateLimiter, Error> {
-        Ok(RateLimiter { debts: Table::new(entries, key, 8)?, interval, burst: burst.max(1) })
+    pub fn new(name: &str, interval: Duration, burst: u32, entries: usize, key: usize) -> Result<RateLimiter, Error> {
+        check_name(name)?;
+        let debts = Table::of(&format!("rate limiter {name}"), entries, key, 8)?;
+        Ok(RateLimiter { debts, interval, burst: burst.max(1) })
     }
 
     /// One more of `key`, now.
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn so_many_at_once_and_then_one_each_interval() {
-        let limiter = RateLimiter::new(Duration::from_secs(10), 3, 100, 16).unwrap();
+        let limiter = RateLimiter::new("alone", Duration::from_secs(10), 3, 100, 16).unwrap();
         let start = since_boot();
         let at = |key: &[u8], seconds: u64| limiter.admit_at(key, || start + Duration::from_secs(seconds)).unwrap();
         let refused = |seconds| Verdict::Refused { retry_after: Duration::from_secs(seconds) };
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn threads_together_get_no_more_than_one_would() {
-        let limiter = RateLimiter::new(Duration::from_secs(100), 500, 10, 8).unwrap();
+        let limiter = RateLimiter::new("together", Duration::from_secs(100), 500, 10, 8).unwrap();
         let admitted = || (0..1000).filter(|_| limiter.admit(b"all") == Ok(Verdict::Admitted)).count();
         let threads = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(admitted)).collect();

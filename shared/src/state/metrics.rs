@@ -2,9 +2,12 @@
 //! instruction each, so a death loses nothing that was counted.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
+use super::heritage::{self, Deed};
 use super::{Error, check_in_time};
 use crate::sys::region::Region;
 
@@ -15,8 +18,48 @@ const MOST_BOUNDS: usize = 64;
 /// What a value adds to the sum of its histogram at most.
 const MOST_OBSERVED: f64 = 1e12;
 
+/// The memory of all of them.
+const MEMORY: &str = "figures";
+
 /// What there is, by name; made before the first worker, so it is the same in all processes.
 static FIGURES: Mutex<Vec<Figure>> = Mutex::new(Vec::new());
+/// Where they are.
+static GROUND: Mutex<Option<Ground>> = Mutex::new(None);
+
+struct Ground {
+    region: Region,
+    plan: Plan,
+}
+
+/// Which words are whose. A figure that the next program does not have keeps its words: it may have it again.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Plan {
+    places: Vec<Place>,
+    /// From here on they are nobody's.
+    free: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Place {
+    of: Of,
+    at: usize,
+}
+
+/// Whose words: they mean the same for whoever is the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Of {
+    name: String,
+    kind: String,
+    /// Of a histogram, as bits.
+    bounds: Vec<u64>,
+    words: usize,
+}
+
+impl Deed for Plan {
+    fn serves_for(&self, _: &Plan) -> bool {
+        self.free <= WORDS && self.places.iter().all(|place| place.at.saturating_add(place.of.words) <= self.free)
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Figure {
@@ -55,9 +98,7 @@ impl Counter {
     /// # Errors
     /// This is a worker already, or the name is none or is taken, or there is no room for more.
     pub fn new(name: &str, help: &str) -> Result<Counter, Error> {
-        let counter = Counter(&words(1)?[0]);
-        enter(name, help, Kind::Counter(counter))?;
-        Ok(counter)
+        enter(name, help, "counter", (&[], 1), |words| Counter(&words[0]), Kind::Counter)
     }
 
     /// Counts one.
@@ -82,9 +123,7 @@ impl Gauge {
     /// # Errors
     /// As there.
     pub fn new(name: &str, help: &str) -> Result<Gauge, Error> {
-        let gauge = Gauge(&words(1)?[0]);
-        enter(name, help, Kind::Gauge(gauge))?;
-        Ok(gauge)
+        enter(name, help, "gauge", (&[], 1), |words| Gauge(&words[0]), Kind::Gauge)
     }
 
     /// It is this from now on, for all workers.
@@ -113,10 +152,8 @@ impl Histogram {
         if bounds.is_empty() || bounds.len() > MOST_BOUNDS || !rise {
             return Err(Error::Size(format!("the bounds of the histogram {name}: 1 to {MOST_BOUNDS} that rise")));
         }
-        let words = words(bounds.len() + 2)?;
-        let histogram = Histogram { bounds: Box::leak(bounds.into()), words };
-        enter(name, help, Kind::Histogram(histogram))?;
-        Ok(histogram)
+        let make = |words| Histogram { bounds: Box::leak(bounds.into()), words };
+        enter(name, help, "histogram", (bounds, bounds.len() + 2), make, Kind::Histogram)
     }
 
     /// Counts a value. The sum counts in millionths; values that are no numbers, or below zero, count as zero there, and what is above a
@@ -138,21 +175,16 @@ impl Histogram {
     }
 }
 
-/// So many words that are nobody's yet.
-fn words(count: usize) -> Result<&'static [AtomicU64], Error> {
-    static REGION: OnceLock<Option<Region>> = OnceLock::new();
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Takes a figure down: which kind it is of, its bounds, and how many words it takes.
+fn enter<F: Copy>(
+    name: &str,
+    help: &str,
+    kind: &str,
+    (bounds, words): (&[f64], usize),
+    make: impl FnOnce(&'static [AtomicU64]) -> F,
+    figure: fn(F) -> Kind,
+) -> Result<F, Error> {
     check_in_time()?;
-    let region = REGION.get_or_init(|| Region::create("phalanx-metrics", WORDS * 8).ok().map(|(region, _)| region));
-    let region = region.ok_or_else(|| Error::Memory(std::io::ErrorKind::OutOfMemory.into()))?;
-    let start = NEXT.fetch_add(count, Ordering::Relaxed);
-    if start + count > WORDS {
-        return Err(Error::Size(format!("figures of a program take at most {WORDS} words")));
-    }
-    Ok(region.words(start * 8, count))
-}
-
-fn enter(name: &str, help: &str, kind: Kind) -> Result<(), Error> {
     let letter =
         |at: usize, byte: u8| byte.is_ascii_alphabetic() || b"_:".contains(&byte) || (at > 0 && byte.is_ascii_digit());
     if name.is_empty() || !name.bytes().enumerate().all(|(at, byte)| letter(at, byte)) {
@@ -162,9 +194,38 @@ fn enter(name: &str, help: &str, kind: Kind) -> Result<(), Error> {
     if figures.iter().any(|figure| figure.name == name) {
         return Err(Error::Name(format!("there is a figure called {name} already")));
     }
+    let bounds = bounds.iter().map(|bound| bound.to_bits()).collect();
+    let made = make(place(Of { name: name.to_owned(), kind: kind.to_owned(), bounds, words })?);
     let help = help.replace(['\\', '\n'], " ");
-    figures.push(Figure { name: name.to_owned(), help, kind });
-    Ok(())
+    figures.push(Figure { name: name.to_owned(), help, kind: figure(made) });
+    Ok(made)
+}
+
+/// The words of a figure: those that it had in the program before, or some that nobody has had.
+fn place(of: Of) -> Result<&'static [AtomicU64], Error> {
+    let mut ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let ground = match &mut *ground {
+        Some(ground) => ground,
+        none => {
+            let (region, plan) = heritage::take(MEMORY, WORDS * 8, Plan::default())?;
+            none.insert(Ground { region, plan })
+        }
+    };
+    let (count, plan) = (of.words, &mut ground.plan);
+    if let Some(place) = plan.places.iter().find(|place| place.of == of) {
+        return Ok(ground.region.words(place.at * 8, count));
+    }
+    let at = plan.free;
+    if at + count > WORDS {
+        return Err(Error::Size(format!("figures of a program take at most {WORDS} words")));
+    }
+    plan.free += count;
+    plan.places.push(Place { of, at });
+    heritage::tell(MEMORY, plan);
+    let words = ground.region.words(at * 8, count);
+    // A program that was returned from may have had them.
+    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    Ok(words)
 }
 
 /// All figures with what they are now, in the text format of Prometheus (version 0.0.4). `prefix` stands before each name.

@@ -1,11 +1,12 @@
 //! State that the workers of a program share: figures, a table, rate limits. It lies in memory that is made before the first worker
-//! and mapped by all of them, so nobody asks anybody for it.
+//! and mapped by all of them, so nobody asks anybody for it. An upgrade hands it on.
 //!
 //! A worker may die at any instruction. Figures are single words. What takes more than one is changed under a [`lock`] that
 //! survives its holder, in an order in which every intermediate state is a sound one; so nothing has to be repaired.
 //!
 //! A wild store of a dying worker may reach this memory as any other. Whatever stands there is read within bounds.
 
+pub mod heritage;
 pub mod limiter;
 pub mod lock;
 pub mod metrics;
@@ -52,6 +53,17 @@ impl std::error::Error for Error {
             _ => None,
         }
     }
+}
+
+/// Bytes of a name.
+const MOST_NAME: usize = 64;
+
+fn check_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > MOST_NAME || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let name: String = name.chars().take(MOST_NAME).collect();
+        return Err(Error::Name(format!("{name:?} is no name: 1 to {MOST_NAME} visible characters of ASCII")));
+    }
+    Ok(())
 }
 
 fn check_in_time() -> Result<(), Error> {

@@ -10,12 +10,13 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
+use super::heritage::{self, Deed};
 use super::lock::{Held, Lock};
-use super::{Error, check_in_time};
+use super::{Error, check_in_time, check_name};
 use crate::clock::since_boot;
-use crate::sys::region::Region;
 
 /// Entries of a set; one of them is always free, so that a value can be replaced without being forgotten first.
 pub const WAYS: usize = 16;
@@ -44,10 +45,25 @@ pub struct Table {
     key: (u64, u64),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Largest {
     key: usize,
     value: usize,
+}
+
+/// What the next program has to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Shape {
+    sets: usize,
+    largest: Largest,
+    /// Of the hash.
+    key: (u64, u64),
+}
+
+impl Deed for Shape {
+    fn serves_for(&self, wanted: &Shape) -> bool {
+        (self.sets, self.largest) == (wanted.sets, wanted.largest)
+    }
 }
 
 impl Largest {
@@ -90,12 +106,20 @@ pub enum Change {
 }
 
 impl Table {
-    /// A table for about `entries` keys of at most `key` bytes each, with values of at most `value` bytes. Memory is taken as it is
-    /// used. Make it before the server starts.
+    /// A table of that name, for about `entries` keys of at most `key` bytes each, with values of at most `value` bytes. Memory is
+    /// taken as it is used. Make it before the server starts. In a program that an upgrade has executed, it is that of the program
+    /// before, if that had one of the name and of these sizes; otherwise it is empty.
     ///
     /// # Errors
-    /// This is a worker already, or the table would be larger than 4 GiB, or there is no memory for it.
-    pub fn new(entries: usize, key: usize, value: usize) -> Result<Table, Error> {
+    /// This is a worker already, or there is a table of that name, or the name has other than 1 to 64 visible characters of ASCII, or
+    /// the table would be larger than 4 GiB, or there is no memory for it.
+    pub fn new(name: &str, entries: usize, key: usize, value: usize) -> Result<Table, Error> {
+        check_name(name)?;
+        Table::of(&format!("table {name}"), entries, key, value)
+    }
+
+    /// As [`Table::new`]; the name says of what kind it is too.
+    pub(super) fn of(name: &str, entries: usize, key: usize, value: usize) -> Result<Table, Error> {
         check_in_time()?;
         let largest = Largest { key, value };
         let sets = entries.div_ceil(LOAD).checked_next_power_of_two().unwrap_or(usize::MAX).max(1);
@@ -105,10 +129,11 @@ impl Table {
                 "a table for {entries} keys of {key} bytes with values of {value} would be larger than 4 GiB"
             ))
         })?;
-        let (region, _its_own) = Region::create("phalanx-table", bytes).map_err(Error::Memory)?;
-        let (words, random) = (region.words(0, bytes / 8), RandomState::new());
         // Secret, so that nobody can choose keys that fall into one set.
-        Ok(Table { words, sets, largest, key: (random.hash_one(0), random.hash_one(1)) })
+        let random = RandomState::new();
+        let shape = Shape { sets, largest, key: (random.hash_one(0), random.hash_one(1)) };
+        let (region, Shape { key, .. }) = heritage::take(name, bytes, shape)?;
+        Ok(Table { words: region.words(0, bytes / 8), sets, largest, key })
     }
 
     /// The value of a key, if it has one that has not expired.

@@ -118,6 +118,13 @@ pub fn thread_names() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Takes a variable out of this process's environment, and so out of that of whatever it executes. Before it has a second thread.
+pub fn forget_variable(name: &str) {
+    debug_assert!(thread_names().map_or(1, |names| names.len()) == 1);
+    // SAFETY: nobody else reads the environment meanwhile: there is no other thread, by the contract above.
+    unsafe { std::env::remove_var(name) };
+}
+
 /// Blocks every signal and returns the mask from before. Around fork and clone, so that a child gets none before it has
 /// taken its own stand on them.
 pub fn block_signals() -> io::Result<SigSet> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,14 +30,14 @@ impl Region {
     }
 
     /// Maps a region that another program created, by the descriptor it lives in. Fails when that is not `len` bytes long.
-    pub fn open(fd: &OwnedFd, len: usize) -> io::Result<Region> {
+    pub fn open(fd: &impl AsFd, len: usize) -> io::Result<Region> {
         if fstat(fd)?.st_size as u64 != len as u64 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the region has another size"));
         }
         Region::map(fd, len)
     }
 
-    fn map(fd: &OwnedFd, len: usize) -> io::Result<Region> {
+    fn map(fd: &impl AsFd, len: usize) -> io::Result<Region> {
         let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing; the file has `len` bytes and is
         // sealed against shrinking by nobody having a reason to: only this crate holds the descriptor.

@@ -15,9 +15,15 @@ fn add(table: &Table, key: &[u8]) {
         .unwrap();
 }
 
+/// Each is another.
+fn fresh(entries: usize, key: usize, value: usize) -> Result<Table, Error> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    Table::new(&NUMBER.fetch_add(1, Ordering::Relaxed).to_string(), entries, key, value)
+}
+
 #[test]
 fn keys_have_the_values_that_they_were_given_last() {
-    let table = Table::new(100, 16, 40).unwrap();
+    let table = fresh(100, 16, 40).unwrap();
     assert!(table.is_empty() && table.get(b"a").is_none());
     for len in 0..=40 {
         table.set(b"a", &vec![len; len.into()], None).unwrap();
@@ -37,12 +43,12 @@ fn keys_have_the_values_that_they_were_given_last() {
     assert!(table.is_empty());
     assert_eq!(table.set(&[0; 17], b"", None), Err(TooLarge { len: 17, most: 16 }));
     assert_eq!(table.set(b"", &[0; 41], None), Err(TooLarge { len: 41, most: 40 }));
-    assert!(matches!(Table::new(usize::MAX / 2, 16, 16), Err(Error::Size(_))));
+    assert!(matches!(fresh(usize::MAX / 2, 16, 16), Err(Error::Size(_))));
 }
 
 #[test]
 fn what_has_expired_is_gone() {
-    let table = Table::new(10, 8, 8).unwrap();
+    let table = fresh(10, 8, 8).unwrap();
     table.set(b"short", b"1", Some(Duration::from_millis(20))).unwrap();
     table.set(b"long", b"2", Some(Duration::from_secs(60))).unwrap();
     assert!(table.get(b"short").is_some());
@@ -55,7 +61,7 @@ fn what_has_expired_is_gone() {
 
 #[test]
 fn a_full_table_gives_up_what_expires_first() {
-    let table = Table::new(LOAD, 8, 8).unwrap();
+    let table = fresh(LOAD, 8, 8).unwrap();
     assert_eq!(table.sets, 1);
     for number in 0..15_u64 {
         table.set(&number.to_le_bytes(), b"x", Some(Duration::from_secs(100 - number))).unwrap();
@@ -74,16 +80,16 @@ fn a_full_table_gives_up_what_expires_first() {
 fn a_table_has_room_for_the_keys_that_it_was_made_for() {
     // As many as fill a power of two of sets, with a key of its hash that is no secret.
     let count = LOAD as u64 * 4096;
-    let table = Table { key: (1, 2), ..Table::new(count as usize, 8, 8).unwrap() };
+    let table = Table { key: (1, 2), ..fresh(count as usize, 8, 8).unwrap() };
     assert_eq!(table.sets, 4096);
     (0..count).for_each(|key| table.set(&key.to_le_bytes(), b"x", None).unwrap());
     assert_eq!(table.len() as u64, count);
-    assert!(matches!(Table::new(10, usize::MAX, 10), Err(Error::Size(_))));
+    assert!(matches!(fresh(10, usize::MAX, 10), Err(Error::Size(_))));
 }
 
 #[test]
 fn readers_see_whole_values_while_writers_change_them() {
-    let table = Table::new(4, 8, 256).unwrap();
+    let table = fresh(4, 8, 256).unwrap();
     table.set(b"key", &[0; 256], None).unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -104,7 +110,7 @@ fn readers_see_whole_values_while_writers_change_them() {
 
 #[test]
 fn nothing_is_lost_between_threads() {
-    let table = Table::new(100, 8, 8).unwrap();
+    let table = fresh(100, 8, 8).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| (0..2000_u32).for_each(|round| add(&table, &[(round % 5) as u8])));
@@ -115,7 +121,7 @@ fn nothing_is_lost_between_threads() {
 
 #[test]
 fn a_death_between_two_steps_leaves_a_sound_value() {
-    let table = Table::new(7, 8, 8).unwrap();
+    let table = fresh(7, 8, 8).unwrap();
     table.set(b"key", b"old", None).unwrap();
     let set = table.set_of(table.hash(b"key"));
     // Died before the new one was found: nobody finds it.
@@ -134,7 +140,7 @@ fn a_death_between_two_steps_leaves_a_sound_value() {
 /// A value that was replaced does not come back when the one that replaced it has gone.
 #[test]
 fn who_inherits_the_lock_forgets_what_was_replaced() {
-    let table = Table::new(1, 8, 8).unwrap();
+    let table = fresh(1, 8, 8).unwrap();
     table.set(b"key", b"old", None).unwrap();
     let (set, hash) = (table.set_of(table.hash(b"key")), table.hash(b"key"));
     let free = set.entries().find(|entry| entry.version().load(Ordering::Relaxed) == 0).unwrap();
@@ -153,7 +159,7 @@ fn who_inherits_the_lock_forgets_what_was_replaced() {
 
 #[test]
 fn words_of_chance_do_no_harm() {
-    let table = Table::new(20, 8, 24).unwrap();
+    let table = fresh(20, 8, 24).unwrap();
     let mut word = 0x9e37_79b9_7f4a_7c15_u64;
     for round in 0..2000_u64 {
         for at in &table.words[HEAD..] {
