@@ -36,9 +36,16 @@ pub use phalanx_worker::app::{
 /// [`Server::main`], and move it into handlers, or keep it in a static.
 ///
 /// A worker that dies at whatever instruction, holding whatever lock, leaves it sound; the others go on at once. It lives as long as
-/// the service: over crashes, recycles, reloads and upgrades, not over a stop. After an upgrade, what the new program makes by the name
-/// and the shape of something that the program before had is that, with all that is in it, and both programs' workers share it for as
-/// long as both are there. So set what a start begins with by [`Table::set_new`](state::Table::set_new).
+/// the service: over crashes, recycles, reloads and upgrades, not over a stop.
+///
+/// After an upgrade, what the new program makes by the name and the shape of something that the program before had is that, with all
+/// that is in it. Both programs' workers share it for as long as both are there, and a program that is returned to finds what the other
+/// has left. So a value's meaning goes with the name of its table: give one of another format another name. What no program has any
+/// more is forgotten when the upgrade is confirmed, but for figures, which are remembered.
+///
+/// Only make state in `main`, and look at it and fill it in [`Builder::on_start`]: at an upgrade a failure there is the return to the
+/// program before, and one in `main` is the end of the service. What a start begins with is set by
+/// [`Table::set_new`](state::Table::set_new): after an upgrade it may be there already.
 ///
 /// ```
 /// use std::time::Duration;

@@ -214,7 +214,13 @@ fn take_over(
     take_name("master");
     way_back::forget();
     let mut state = match State::read(state) {
-        Ok(state) => state,
+        Ok(state) if state.shared.is_for_this_process() => state,
+        Ok(_) => {
+            return complain(
+                FAILED,
+                "the service is another process's, which this one was executed by: start it alone",
+            );
+        }
         Err(why) => return complain(FAILED, &why),
     };
     state.rolled_back = returned.or(state.rolled_back);

@@ -336,6 +336,12 @@ fn early(_: &Request) -> io::Result<&'static str> {
     Ok("written")
 }
 
+/// Where the program before had something, this one dies with the key in its hand.
+fn expect_nothing(old: Option<&[u8]>) -> Change {
+    assert!(old.is_none(), "on purpose");
+    Change::Keep
+}
+
 /// What a program may have open for as long as a worker lives, and never closes.
 fn open_some() -> io::Result<()> {
     std::mem::forget(std::net::UdpSocket::bind("127.0.0.1:0")?);
@@ -348,11 +354,12 @@ fn open_some() -> io::Result<()> {
 fn with_hooks(shared: Shared) -> Server {
     Server::builder()
         .app(native(shared))
-        .on_start(|| {
+        .on_start(move || {
             note("start");
             open_early(1).map_err(|_| "nothing can be opened")?;
             match std::env::var("TRIAL_FAILS").as_deref() {
                 Ok("start") => Err("no table today"),
+                Ok("holding") => shared.table.update(b"key", expect_nothing).map_err(|_| "no such key"),
                 _ => Ok(()),
             }
         })

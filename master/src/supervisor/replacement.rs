@@ -78,7 +78,11 @@ impl Supervisor {
             let closed = pass_on(&table::borrow(memory), false);
             way_back::or_return(closed.map_err(|error| format!("the memory of shared state, {memory}: {error}")))?;
         }
-        heritage::tell_the_rest();
+        let known: Vec<_> = heritage::estate().memory().collect();
+        if state.shared.memory().any(|memory| !known.contains(&memory)) {
+            warn!("shared state of the program before could not be read, and begins empty");
+        }
+        heritage::tell_what_is_fresh();
         for slot in &state.slots {
             supervisor.inherit_slot(slot, state.foreign.is_some())?;
         }

@@ -203,6 +203,7 @@ impl Roster {
     pub(super) fn not_returned(&mut self, why: &str) {
         let text = format!("the program before this one could not be executed, this one serves on: {why}");
         self.act(Action::Warn(text.clone()));
+        self.act(Action::Confirm);
         if let Some(upgrade) = self.upgrade.take() {
             self.reply(upgrade.client, Answer::refused(text));
         }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{fchdir, fexecve};
 
 use phalanx_shared::state::heritage::TAKE_OVER;
+use phalanx_shared::state::lock;
 use phalanx_shared::sys::fallback::{Fallback, Reason};
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +109,9 @@ impl Origin {
             CString::new(format!("{RETURNED}={why}")).unwrap_or_default()
         };
         let directory = self.directory.as_ref().map(AsRawFd::as_raw_fd);
-        Ok(Fallback::new(program, directory, arguments, environment, say, passed, state))
+        let fallback = Fallback::new(program, directory, arguments, environment, say, passed, state);
+        // Whoever looks who holds a lock finds this very process.
+        Ok(fallback.before(lock::abandon))
     }
 
     /// As [`Origin::execute`], for a program that is to take over by the state behind `state`.

@@ -5,8 +5,9 @@
 //! program before for as long as these live.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{IntoRawFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
@@ -31,8 +32,32 @@ static HOLDINGS: Mutex<Option<Holdings>> = Mutex::new(None);
 
 /// All of a program's state, as one program tells the next.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Estate(Vec<Plot>);
+#[serde(from = "Told")]
+pub struct Estate {
+    /// Whose program the next is: nobody else's, though it may find the page. 0: not told.
+    process: u32,
+    plots: Vec<Plot>,
+}
+
+/// As it stands on the page.
+#[derive(Deserialize)]
+struct Told {
+    process: u32,
+    plots: Vec<Plot>,
+}
+
+impl From<Told> for Estate {
+    fn from(told: Told) -> Estate {
+        let mut plots: Vec<Plot> = Vec::new();
+        for plot in told.plots {
+            // What is no number of anybody's memory, or is another's already, would be closed under whoever has it.
+            if plot.memory > 2 && plots.iter().all(|other| other.memory != plot.memory) {
+                plots.push(plot);
+            }
+        }
+        Estate { process: told.process, plots }
+    }
+}
 
 /// Some memory, and what lies there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,12 +81,19 @@ struct Holdings {
     /// Of the program before, not taken up by this one.
     handed_on: Vec<Plot>,
     own: Vec<Plot>,
+    /// Names of those of them that began empty.
+    fresh: Vec<String>,
 }
 
 impl Estate {
     /// The descriptors of the memory.
     pub fn memory(&self) -> impl Iterator<Item = RawFd> {
-        self.0.iter().map(|plot| plot.memory)
+        self.plots.iter().map(|plot| plot.memory)
+    }
+
+    /// Whether it was told this very process.
+    pub fn is_for_this_process(&self) -> bool {
+        self.process == 0 || self.process == std::process::id()
     }
 }
 
@@ -70,17 +102,23 @@ pub(super) fn take<D: Deed>(name: &str, len: usize, deed: D) -> Result<(Region, 
     holdings().take(name, len, deed)
 }
 
-/// What is told of this program's memory of that name from now on.
-pub(super) fn tell<D: Deed>(name: &str, deed: &D) {
+/// Whether the program before handed on memory of that name that nobody has taken.
+pub(super) fn is_handed_on(name: &str) -> bool {
+    holdings().handed_on.iter().any(|plot| plot.name == name)
+}
+
+/// Changes what is told of this program's memory of that name.
+pub(super) fn tell(name: &str, change: impl FnOnce(&mut serde_json::Value)) {
     if let Some(plot) = holdings().own.iter_mut().find(|plot| plot.name == name) {
-        plot.deed = serde_json::to_value(deed).unwrap_or_default();
+        change(&mut plot.deed);
     }
 }
 
 /// Everything that this program has or was handed.
 pub fn estate() -> Estate {
     let holdings = holdings();
-    Estate(holdings.own.iter().chain(&holdings.handed_on).cloned().collect())
+    let plots = holdings.own.iter().chain(&holdings.handed_on).cloned().collect();
+    Estate { process: std::process::id(), plots }
 }
 
 /// The program before cannot be returned to any more: what it alone had is forgotten.
@@ -91,19 +129,17 @@ pub fn forget_the_rest() {
     }
 }
 
-/// Says of what was handed on that this program makes nothing of it.
-pub fn tell_the_rest() {
+/// Says what has begun empty though the program before had something of its name.
+pub fn tell_what_is_fresh() {
     let holdings = holdings();
-    for Plot { name, .. } in &holdings.handed_on {
-        if holdings.own.iter().any(|plot| plot.name == *name) {
-            warn!("shared state: the {name} has another shape than in the program before, and begins empty");
-        }
+    for name in holdings.fresh.iter().filter(|name| holdings.handed_on.iter().any(|plot| plot.name == **name)) {
+        warn!("shared state: the {name} has another shape than in the program before, and begins empty");
     }
 }
 
 fn holdings() -> Held {
     let mut held = HOLDINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    held.get_or_insert_with(|| Holdings { handed_on: handed_on().unwrap_or_default(), own: Vec::new() });
+    held.get_or_insert_with(|| Holdings { handed_on: handed_on().unwrap_or_default(), ..Holdings::default() });
     Held(held)
 }
 
@@ -114,7 +150,7 @@ impl std::ops::Deref for Held {
     type Target = Holdings;
 
     fn deref(&self) -> &Holdings {
-        static NONE: Holdings = Holdings { handed_on: Vec::new(), own: Vec::new() };
+        static NONE: Holdings = Holdings { handed_on: Vec::new(), own: Vec::new(), fresh: Vec::new() };
         self.0.as_ref().unwrap_or(&NONE)
     }
 }
@@ -127,16 +163,18 @@ impl std::ops::DerefMut for Held {
 
 /// None where nothing is handed on, or nothing that could be read: who takes over the service says what is wrong with the page.
 fn handed_on() -> Option<Vec<Plot>> {
-    let page: RawFd = std::env::var(TAKE_OVER).ok()?.parse().ok()?;
-    let mut bytes = Vec::new();
-    File::open(format!("/proc/self/fd/{page}")).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
-    plots(&bytes)
+    let number: RawFd = std::env::var(TAKE_OVER).ok()?.parse().ok().filter(|number| *number > 2)?;
+    let page = File::from(table::borrow(number).try_clone_to_owned().ok()?);
+    let len = page.metadata().ok()?.len().min(MOST) as usize;
+    let mut bytes = vec![0; len];
+    // Where it stands in the file is its reader's, who comes later.
+    page.read_exact_at(&mut bytes, 0).ok()?;
+    Some(plots(&bytes).filter(Estate::is_for_this_process)?.plots)
 }
 
-fn plots(page: &[u8]) -> Option<Vec<Plot>> {
+fn plots(page: &[u8]) -> Option<Estate> {
     let mut page: serde_json::Value = serde_json::from_slice(page).ok()?;
-    let Estate(plots) = serde_json::from_value(page.get_mut(FIELD)?.take()).ok()?;
-    Some(plots)
+    serde_json::from_value(page.get_mut(FIELD)?.take()).ok()
 }
 
 impl Holdings {
@@ -153,6 +191,7 @@ impl Holdings {
         let page = serde_json::to_value(&deed).map_err(|error| Error::Memory(io::Error::other(error)))?;
         let plot = Plot { name: name.to_owned(), layout: LAYOUT, len, memory: memory.into_raw_fd(), deed: page };
         self.own.push(plot);
+        self.fresh.push(name.to_owned());
         Ok((region, deed))
     }
 }
@@ -161,7 +200,7 @@ impl Plot {
     /// The memory, and what is told of it, if it serves for what is wanted.
     fn open<D: Deed>(&self, len: usize, wanted: &D) -> Option<(Region, D)> {
         let told = D::deserialize(&self.deed).ok().filter(|told| told.serves_for(wanted))?;
-        let same = self.layout == LAYOUT && self.len == len && self.memory > 2;
+        let same = self.layout == LAYOUT && self.len == len;
         let memory = same.then(|| table::borrow(self.memory))?;
         Some((Region::open(&memory, len).ok()?, told))
     }
@@ -191,8 +230,13 @@ mod tests {
     /// What the next program finds, by way of the page.
     fn successor(of: &Holdings) -> Holdings {
         let plots: Vec<&Plot> = of.own.iter().chain(&of.handed_on).collect();
-        let page = json!({"of": "more", FIELD: plots}).to_string();
-        Holdings { handed_on: super::plots(page.as_bytes()).unwrap(), own: Vec::new() }
+        found(&json!({"of": "more", FIELD: {"process": 1, "plots": plots}}))
+    }
+
+    fn found(page: &serde_json::Value) -> Holdings {
+        let estate = super::plots(page.to_string().as_bytes()).unwrap();
+        assert!(!estate.is_for_this_process());
+        Holdings { handed_on: estate.plots, ..Holdings::default() }
     }
 
     #[test]
@@ -228,18 +272,21 @@ mod tests {
         for (field, value) in
             [("layout", json!(99)), ("memory", json!(1)), ("memory", json!(987_654)), ("deed", json!("no"))]
         {
-            let mut page = json!({FIELD: &first.own});
-            page[FIELD][0][field] = value;
-            let mut second = Holdings { handed_on: plots(page.to_string().as_bytes()).unwrap(), own: Vec::new() };
+            let mut page = json!({FIELD: {"process": 1, "plots": &first.own}});
+            page[FIELD]["plots"][0][field] = value;
+            let mut second = found(&page);
             assert_eq!(second.take("a", 4096, size(1, "")).unwrap().1, size(1, ""));
         }
     }
 
     #[test]
     fn what_is_no_page_hands_nothing_on() {
-        for page in ["", "7", "{}", r#"{"shared": null}"#, r#"{"shared": 7}"#, r#"{"shared": [{"name": 7}]}"#] {
+        for page in ["", "7", "{}", r#"{"shared": null}"#, r#"{"shared": 7}"#, r#"{"shared": {"process": 7}}"#] {
             assert_eq!(plots(page.as_bytes()), None, "{page}");
         }
-        assert_eq!(plots(br#"{"shared": []}"#), Some(Vec::new()));
+        let plot = |memory: i32| json!({"name": "a", "layout": 1, "len": 8, "memory": memory, "deed": null});
+        let all = [-1, 0, 1, 2, 7, 8, 7].map(plot);
+        let page = json!({FIELD: {"process": 7, "plots": all}}).to_string();
+        assert_eq!(plots(page.as_bytes()).unwrap().memory().collect::<Vec<_>>(), [7, 8]);
     }
 }

@@ -3,6 +3,9 @@
 //! The word names the process that holds it, by its number and the time when it began (proc(5), `starttime`), which together no other
 //! process of this boot has. Only who waits for longer than a moment looks whether that process still is. There is nothing to repair
 //! afterwards: whoever holds it changes things so that each step leaves them sound.
+//!
+//! A process that executes another program goes on being: one that does so without warning, as the master of a new program does where
+//! it would die, has to [`abandon`] what it holds.
 
 use std::hint::spin_loop;
 use std::io;
@@ -12,6 +15,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+
+use crate::sys::mark::Mark;
 
 /// Nobody holds it.
 const FREE: u64 = 0;
@@ -24,6 +29,11 @@ const NAPS: u32 = 10;
 const NAP: Duration = Duration::from_micros(20);
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// Nobody who ever was.
+const DEAD: u64 = 1 << PID_BITS | ((1 << PID_BITS) - 1);
+
+/// What this process, if it has one thread, holds or waits for.
+static HELD: Mark = Mark::new();
 /// Who this process is; 0: not asked yet.
 static IDENTITY: AtomicU64 = AtomicU64::new(FREE);
 
@@ -51,6 +61,15 @@ fn identity() -> u64 {
 
 fn name_of(pid: u32, began: u64) -> u64 {
     began << PID_BITS | u64::from(pid)
+}
+
+/// What this process holds is nobody's from now on: who takes it next takes it from the dead. For a process of one thread, in which
+/// none of this crate's code runs any more. Async-signal-safe.
+pub fn abandon() {
+    if let Some(word) = HELD.get() {
+        let own = IDENTITY.load(Ordering::Relaxed);
+        let _not_held = word.compare_exchange(own, DEAD, Ordering::AcqRel, Ordering::Relaxed);
+    }
 }
 
 /// State and beginning of a process, by proc(5).
@@ -82,27 +101,30 @@ fn is_dead(word: u64) -> bool {
 
 /// A lock, by its word.
 #[derive(Debug, Clone, Copy)]
-pub struct Lock<'a>(pub &'a AtomicU64);
+pub struct Lock(pub &'static AtomicU64);
 
 /// Held until it is dropped, or its process dies.
 #[derive(Debug)]
-pub struct Held<'a> {
-    word: &'a AtomicU64,
+pub struct Held {
+    word: &'static AtomicU64,
     own: u64,
     is_inherited: bool,
+    /// What was held before.
+    outer: Option<&'static AtomicU64>,
 }
 
-impl Held<'_> {
+impl Held {
     /// Whether who held it before has died with it.
     pub(super) fn is_inherited(&self) -> bool {
         self.is_inherited
     }
 }
 
-impl<'a> Lock<'a> {
+impl Lock {
     /// Waits until it is this process's. One of its threads may wait for another; none for itself: that would be for ever.
-    pub fn hold(self) -> Held<'a> {
+    pub fn hold(self) -> Held {
         let own = identity();
+        let outer = HELD.replace(Some(self.0));
         let mut is_inherited = false;
         for round in 0_u32.. {
             let found = match self.0.compare_exchange(FREE, own, Ordering::Acquire, Ordering::Relaxed) {
@@ -121,16 +143,17 @@ impl<'a> Lock<'a> {
                 _ => std::thread::sleep(PAUSE),
             }
         }
-        Held { word: self.0, own, is_inherited }
+        Held { word: self.0, own, is_inherited, outer }
     }
 }
 
 const NAPS_END: u32 = SPINS + NAPS;
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
         // Not if it has been scribbled over, or taken from one who was thought to be dead.
         let _of_another = self.word.compare_exchange(self.own, FREE, Ordering::Release, Ordering::Relaxed);
+        HELD.replace(self.outer);
     }
 }
 
@@ -168,14 +191,14 @@ mod tests {
             std::thread::yield_now();
         }
         for dead in [name_of(4_194_300, 7), name_of(1, u64::MAX >> PID_BITS), name_of(child.id(), began)] {
-            let word = AtomicU64::new(dead);
-            let held = Lock(&word).hold();
+            let word: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(dead)));
+            let held = Lock(word).hold();
             assert_eq!(word.load(Ordering::Relaxed), identity());
             drop(held);
             assert_eq!(word.load(Ordering::Relaxed), FREE);
         }
         child.wait().unwrap();
-        assert!(!is_dead(identity()));
+        assert!(!is_dead(identity()) && is_dead(DEAD));
         // One that could not look at itself lives as long as there is a process of its number.
         assert!(!is_dead(name_of(std::process::id(), 0)) && is_dead(name_of(4_194_300, 0)));
     }

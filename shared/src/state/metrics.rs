@@ -11,27 +11,27 @@ use super::heritage::{self, Deed};
 use super::{Error, check_in_time};
 use crate::sys::region::Region;
 
-/// Words for all figures of a program.
+/// Words for figures, in one piece of memory.
 const WORDS: usize = 64 * 1024;
+/// Pieces. Those that upgrades have left behind lie there too.
+const MOST_GROUNDS: usize = 16;
 /// Bounds of a histogram.
 const MOST_BOUNDS: usize = 64;
 /// What a value adds to the sum of its histogram at most.
 const MOST_OBSERVED: f64 = 1e12;
 
-/// The memory of all of them.
-const MEMORY: &str = "figures";
-
 /// What there is, by name; made before the first worker, so it is the same in all processes.
 static FIGURES: Mutex<Vec<Figure>> = Mutex::new(Vec::new());
 /// Where they are.
-static GROUND: Mutex<Option<Ground>> = Mutex::new(None);
+static GROUNDS: Mutex<Vec<Ground>> = Mutex::new(Vec::new());
 
 struct Ground {
     region: Region,
     plan: Plan,
 }
 
-/// Which words are whose. A figure that the next program does not have keeps its words: it may have it again.
+/// Which words are whose. A figure that the next program does not have keeps its words: workers of the program before may write them,
+/// and the one after may have it again.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Plan {
     places: Vec<Place>,
@@ -203,29 +203,56 @@ fn enter<F: Copy>(
 
 /// The words of a figure: those that it had in the program before, or some that nobody has had.
 fn place(of: Of) -> Result<&'static [AtomicU64], Error> {
-    let mut ground = GROUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let ground = match &mut *ground {
-        Some(ground) => ground,
-        none => {
-            let (region, plan) = heritage::take(MEMORY, WORDS * 8, Plan::default())?;
-            none.insert(Ground { region, plan })
+    let mut grounds = GROUNDS.lock().unwrap_or_else(PoisonError::into_inner);
+    while grounds.is_empty() || heritage::is_handed_on(&Ground::name(grounds.len())) {
+        let next = Ground::take(grounds.len())?;
+        grounds.push(next);
+    }
+    let same = |ground: &Ground| Some((ground.region, ground.plan.places.iter().find(|place| place.of == of)?.at));
+    if let Some((region, at)) = grounds.iter().find_map(same) {
+        return Ok(region.words(at * 8, of.words));
+    }
+    let has_room = |ground: &Ground| ground.plan.free + of.words <= WORDS;
+    let number = match grounds.iter().position(has_room) {
+        Some(number) => number,
+        None if grounds.len() == MOST_GROUNDS || of.words > WORDS => {
+            return Err(Error::Size(format!("figures of a program take at most {} words", WORDS * MOST_GROUNDS)));
+        }
+        None => {
+            let next = Ground::take(grounds.len())?;
+            grounds.push(next);
+            grounds.len() - 1
         }
     };
-    let (count, plan) = (of.words, &mut ground.plan);
-    if let Some(place) = plan.places.iter().find(|place| place.of == of) {
-        return Ok(ground.region.words(place.at * 8, count));
+    grounds[number].give(number, of)
+}
+
+impl Ground {
+    fn name(number: usize) -> String {
+        if number == 0 { "figures".to_owned() } else { format!("figures {}", number + 1) }
     }
-    let at = plan.free;
-    if at + count > WORDS {
-        return Err(Error::Size(format!("figures of a program take at most {WORDS} words")));
+
+    fn take(number: usize) -> Result<Ground, Error> {
+        let (region, plan) = heritage::take(&Ground::name(number), WORDS * 8, Plan::default())?;
+        Ok(Ground { region, plan })
     }
-    plan.free += count;
-    plan.places.push(Place { of, at });
-    heritage::tell(MEMORY, plan);
-    let words = ground.region.words(at * 8, count);
-    // A program that was returned from may have had them.
-    words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-    Ok(words)
+
+    fn give(&mut self, number: usize, of: Of) -> Result<&'static [AtomicU64], Error> {
+        let (at, count) = (self.plan.free, of.words);
+        self.plan.free += count;
+        let place = Place { of, at };
+        heritage::tell(&Ground::name(number), |deed| {
+            deed["free"] = self.plan.free.into();
+            if let (Some(places), Ok(place)) = (deed["places"].as_array_mut(), serde_json::to_value(&place)) {
+                places.push(place);
+            }
+        });
+        self.plan.places.push(place);
+        let words = self.region.words(at * 8, count);
+        // A program that was returned from may have had them.
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        Ok(words)
+    }
 }
 
 /// All figures with what they are now, in the text format of Prometheus (version 0.0.4). `prefix` stands before each name.
@@ -279,6 +306,20 @@ pub fn values() -> Vec<(String, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_finds_no_room_gets_more_and_each_keeps_its_own() {
+        let of = |name: &str, words| Of { name: name.to_owned(), kind: "test".to_owned(), bounds: Vec::new(), words };
+        let names = ["a", "b", "c"];
+        let places = names.map(|name| place(of(name, WORDS)).unwrap());
+        places[1][7].store(7, Ordering::Relaxed);
+        for (name, words) in names.into_iter().zip(places) {
+            assert!(std::ptr::eq(place(of(name, WORDS)).unwrap(), words));
+        }
+        assert_eq!((places[0][7].load(Ordering::Relaxed), places[1][7].load(Ordering::Relaxed)), (0, 7));
+        assert!(!std::ptr::eq(place(of("a", 1)).unwrap(), place(of("d", 1)).unwrap()));
+        assert!(matches!(place(of("e", WORDS + 1)), Err(Error::Size(_))));
+    }
 
     #[test]
     fn figures_are_told_as_prometheus_reads_them() {

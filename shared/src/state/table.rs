@@ -108,7 +108,8 @@ pub enum Change {
 impl Table {
     /// A table of that name, for about `entries` keys of at most `key` bytes each, with values of at most `value` bytes. Memory is
     /// taken as it is used. Make it before the server starts. In a program that an upgrade has executed, it is that of the program
-    /// before, if that had one of the name and of these sizes; otherwise it is empty.
+    /// before, if that had one of the name and of these sizes (of `entries`, the next power of two above a fifth counts); otherwise it
+    /// is empty, and the log says so.
     ///
     /// # Errors
     /// This is a worker already, or there is a table of that name, or the name has other than 1 to 64 visible characters of ASCII, or
@@ -258,7 +259,7 @@ struct Set {
 }
 
 impl Set {
-    fn hold(&self, largest: Largest) -> Held<'static> {
+    fn hold(&self, largest: Largest) -> Held {
         let held = Lock(&self.words[0]).hold();
         if held.is_inherited() {
             self.settle(largest);

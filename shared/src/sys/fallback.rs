@@ -51,6 +51,7 @@ pub struct Fallback {
     environment: Vec<AtomicPtr<c_char>>,
     /// By code, the environment's word for the reason.
     reasons: Vec<(i32, CString)>,
+    before: fn(),
     passed: Vec<RawFd>,
     _state: OwnedFd,
 }
@@ -103,8 +104,15 @@ impl Fallback {
             environment: words,
             reasons: Reason::all().map(|reason| (reason.code(), say(reason))).collect(),
             passed,
+            before: || (),
             _state: state,
         }
+    }
+
+    /// Has `before`, which is async-signal-safe, done first.
+    #[must_use]
+    pub fn before(self, before: fn()) -> Fallback {
+        Fallback { before, ..self }
     }
 
     /// Does it; returns if that fails. Async-signal-safe.
@@ -117,6 +125,7 @@ impl Fallback {
             // SAFETY: async-signal-safe; ignoring a signal takes one that waits away.
             unsafe { libc::signal(libc::SIGALRM, disposition) };
         }
+        (self.before)();
         // A number that is closed by now yields EBADF.
         for number in &self.passed {
             let _closed = fcntl(borrow(*number), FcntlArg::F_SETFD(FdFlag::empty()));

@@ -7,6 +7,7 @@ pub mod careless;
 pub mod crash_signal;
 pub mod fallback;
 pub mod file;
+pub mod mark;
 pub mod process;
 pub mod region;
 pub mod rest;

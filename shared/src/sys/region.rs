@@ -40,7 +40,8 @@ impl Region {
     fn map(fd: &impl AsFd, len: usize) -> io::Result<Region> {
         let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing; the file has `len` bytes and is
-        // sealed against shrinking by nobody having a reason to: only this crate holds the descriptor.
+        // sealed against shrinking by nobody having a reason to: only this crate holds the descriptor, and for a moment, over an
+        // execve, whatever the next program executes before it takes it up.
         let start =
             unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0) }?;
         Ok(Region { start: start.cast(), len })
