@@ -1,6 +1,5 @@
 //! State that the workers of a program share.
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -113,10 +112,8 @@ fn a_program_tells_why_its_state_cannot_be() {
 
 /// A program of the test's directory: `trial` with this in its environment.
 fn other(server: &Server, name: &str, environment: &str) -> String {
-    let trial = example("trial");
-    let path = server.directory().write(name, format!("#!/bin/sh\n{environment} exec {} \"$@\"\n", trial.display()));
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path.display().to_string()
+    let text = format!("{environment} exec {} \"$@\"", example("trial").display());
+    server.directory().script(name, &text).display().to_string()
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! `phalanx upgrade`: another program goes on in the master's place, under load, and no client notices; one that cannot is
 //! refused or taken back.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::harness::command::make_executable;
 use crate::harness::processes::{self, descriptors};
 use crate::harness::{self, Ask, Client, HELLO, Load, Manners, SOON, Server, Setup, beside_others, knob, wait_until};
 
@@ -20,17 +20,6 @@ fn setup() -> Setup {
 fn asks() -> Vec<Ask> {
     let hello = Ask::get("/hello", HELLO);
     vec![hello.clone(), hello.clone(), Ask::get("/large", harness::pattern(LARGE_BYTES, 2)), hello]
-}
-
-/// A program of `text` in the test's directory.
-fn script(server: &Server, name: &str, text: &str) -> PathBuf {
-    let path = server.directory().write(name, format!("#!/bin/sh\n{text}\n"));
-    make_executable(&path);
-    path
-}
-
-fn make_executable(path: &Path) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn generation(server: &Server) -> u64 {
@@ -103,6 +92,7 @@ fn bad_programs(server: &Server) -> Vec<(PathBuf, &'static [&'static str])> {
     [&truncated, &empty, &text].into_iter().for_each(|path| make_executable(path));
     let plain = directory.write("plain", &whole);
     let other_arguments = format!("shift; exec {BINARY} run \"$@\" --no-such-option");
+    let beside = format!("{BINARY} \"$@\"\nexit $?");
     vec![
         (directory.path("missing"), &["refused", "nothing changes", "No such file"]),
         (plain, &["refused", "nothing changes", "ermission denied"]),
@@ -110,10 +100,11 @@ fn bad_programs(server: &Server) -> Vec<(PathBuf, &'static [&'static str])> {
         (empty, &["refused", "nothing changes"]),
         (text, &["refused", "nothing changes"]),
         ("/bin/true".into(), &["refused", "nothing changes", "exit code 0"]),
-        (script(server, "exits", "exit 7"), &["refused", "nothing changes", "exit code 7"]),
-        (script(server, "crashes", "kill -SEGV $$"), &["refused", "nothing changes", "SIGSEGV"]),
-        (script(server, "hangs", "sleep 600"), &["refused", "nothing changes", "boot_timeout"]),
-        (script(server, "other", &other_arguments), &["refused", "nothing changes", "exit code 2"]),
+        (directory.script("exits", "exit 7"), &["refused", "nothing changes", "exit code 7"]),
+        (directory.script("crashes", "kill -SEGV $$"), &["refused", "nothing changes", "SIGSEGV"]),
+        (directory.script("beside", &beside), &["refused", "nothing changes", "by `exec`"]),
+        (directory.script("hangs", "sleep 600"), &["refused", "nothing changes", "boot_timeout"]),
+        (directory.script("other", &other_arguments), &["refused", "nothing changes", "exit code 2"]),
     ]
 }
 
@@ -150,7 +141,7 @@ fn nobody_notices_that_a_program_is_taken_back_whose_workers_die_soon() {
     let asks = [Ask::get("/large", harness::pattern(LARGE_BYTES, 2))];
     let mut idle: Vec<Client> = (0..20).map(|_| Client::connect(&address)).collect();
     // Its workers abort when they fetch their first connection, one after the other.
-    let program = script(&server, "dies", &format!("PHALANX_CRASH_POINT=moved:1! exec {BINARY} \"$@\""));
+    let program = server.directory().script("dies", &format!("PHALANX_CRASH_POINT=moved:1! exec {BINARY} \"$@\""));
     // What the file says by now is for the new program; who is returned to goes on with what was in force.
     server.rewrite(|text| text.replace("Hello, World!", "Hello, new World!"));
     for round in 0..5 {
@@ -195,7 +186,7 @@ fn nobody_notices_that_the_master_of_a_new_program_dies() {
     ];
     for (fault, why) in faults {
         let text = format!("PHALANX_MASTER_FAULT={fault} exec {BINARY} \"$@\"");
-        let program = script(&server, fault, &text);
+        let program = server.directory().script(fault, &text);
         server.cli("upgrade", &[program.to_str().unwrap()]).assert_said(1, &["rolled back", "serves on", why]);
         load.wait_for(100);
         assert_eq!(server.master(), master);
@@ -203,7 +194,7 @@ fn nobody_notices_that_the_master_of_a_new_program_dies() {
     }
     // One whose configuration is there when it is rehearsed, and not when it takes over.
     let forgets = format!("[ -z \"$PHALANX_TAKE_OVER\" ] || set -- run -c /nowhere.toml; exec {BINARY} \"$@\"");
-    let program = script(&server, "forgets", &forgets);
+    let program = server.directory().script("forgets", &forgets);
     server.cli("upgrade", &[program.to_str().unwrap()]).assert_said(1, &["rolled back", "serves on", "/nowhere.toml"]);
     // The alarm that would have told of its hanging is not the other's.
     let start = Instant::now();
@@ -341,7 +332,7 @@ fn a_program_of_another_layout_or_version_has_the_workers_before_drain() {
     let large = harness::pattern(8 << 20, 5);
     let server = setup().file("slow", large.clone()).start();
     let (address, master) = (server.address(), server.master());
-    let other = |name: &str, words: &str| script(&server, name, &format!("{words} exec {BINARY} \"$@\""));
+    let other = |name: &str, words: &str| server.directory().script(name, &format!("{words} exec {BINARY} \"$@\""));
     let layout = other("layout", "PHALANX_LAYOUT=77");
     let version = other("version", "PHALANX_LAYOUT=77 PHALANX_STATE_VERSION=99");
     let dies = other("dies", "PHALANX_LAYOUT=78 PHALANX_MASTER_FAULT=segv@probation");

@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::SigSet;
+use nix::unistd::{getpgrp, getpid};
 use phalanx_shared::config::{Config, Count};
 use phalanx_shared::state::heritage;
 use phalanx_shared::sys::{process, table, title};
@@ -21,6 +22,10 @@ use crate::supervisor::{Premises, Supervisor};
 use crate::upgrade::origin::Origin;
 use crate::upgrade::state::{Fixed, State};
 use crate::upgrade::{self, Role, fault, way_back};
+
+/// Of a program that runs beside what an upgrade executed.
+const NOT_IN_PLACE: &str =
+    "this program was not executed in the master's place\n  hint: a script that executes it does so by `exec`";
 
 /// What the command line asks for.
 pub(crate) struct Wanted<'a> {
@@ -44,13 +49,11 @@ struct Own {
 /// program that starts a daemon, is through.
 pub(crate) fn begin(wanted: Wanted<'_>) -> u8 {
     let kept = table::own_descriptors().map(keep).map_err(|error| format!("read /proc/self/fd: {error}"));
-    let own = Own { origin: Origin::of_this_process(), application: wanted.application };
-    let role = kept.and_then(|()| Role::of_this_program());
-    let role = match role.and_then(|role| check_single_threaded().map(|()| role)) {
+    let role = match kept.and_then(|()| check_single_threaded()).and_then(|()| Role::of_this_program()) {
         Ok(role) => role,
         Err(why) => return complain(FAILED, &why),
     };
-    upgrade::forget_role();
+    let own = Own { origin: Origin::of_this_process(), application: wanted.application };
     let file = wanted.file.map(std::path::absolute).transpose();
     let (config, file) = match file {
         Ok(file) => (wanted.config, file),
@@ -184,6 +187,10 @@ fn rehearse(config: Result<Config, String>, own: Own, state: &OwnedFd, outcome: 
     let mut herald = Herald::over(outcome);
     let opened = config.and_then(|mut config| {
         State::read(state)?.fixed.check(&Fixed::of(&config))?;
+        // Whoever executes a rehearsal makes it the first of its group.
+        if getpgrp() != getpid() {
+            return Err(NOT_IN_PLACE.to_owned());
+        }
         prepare(&application)?;
         origin.program().ok_or("the program's own file cannot be read, as it has to be for a return to it")?;
         config.workers.count = Count::Fixed(1);
@@ -215,12 +222,7 @@ fn take_over(
     way_back::forget();
     let mut state = match State::read(state) {
         Ok(state) if state.shared.is_for_this_process() => state,
-        Ok(_) => {
-            return complain(
-                FAILED,
-                "the service is another process's, which this one was executed by: start it alone",
-            );
-        }
+        Ok(_) => return complain(FAILED, NOT_IN_PLACE),
         Err(why) => return complain(FAILED, &why),
     };
     state.rolled_back = returned.or(state.rolled_back);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -42,6 +43,13 @@ impl Directory {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A program of `text`, for the shell.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.write(name, format!("#!/bin/sh\n{text}\n"));
+        make_executable(&path);
         path
     }
 
@@ -100,6 +108,10 @@ impl fmt::Display for Outcome {
 /// A command of the binary under test.
 pub(crate) fn phalanx() -> Command {
     Command::new(env!("CARGO_BIN_EXE_phalanx"))
+}
+
+pub(crate) fn make_executable(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// The binary of an example, which `cargo test` builds beside the tests unless it is told to build one of them alone.

@@ -136,11 +136,11 @@ pub(crate) fn time_used_in(pid: i32, span: Duration) -> Duration {
 
 /// Whether every thread of a process and of its children sleeps.
 pub(crate) fn rests(pid: i32) -> bool {
-    let sleeps = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S'));
     let all_sleep = |pid: i32| {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        let mut threads = threads.filter_map(|thread| thread.ok()?.file_name().to_str()?.parse().ok());
         // One that has ended since has nothing to do either.
-        threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(sleeps)
+        threads.all(|thread| Process::read(thread).is_none_or(|thread| thread.state == 'S'))
     };
     all_sleep(pid) && children(pid).iter().all(|child| all_sleep(child.pid))
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use phalanx_shared::ipc::keeper::Order;
 use phalanx_shared::ipc::{Incarnation, SlotId};
-use phalanx_shared::state::heritage;
+use phalanx_shared::state::heritage::{self, Estate};
 use phalanx_shared::stats::Snapshot;
 use phalanx_shared::sys::rest::children;
 use phalanx_shared::sys::{process, table};
@@ -48,6 +48,20 @@ enum Stay {
 /// How long a way back waits for keepers to tell whom they have cloned.
 const BIRTH_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What this program's workers share has been taken up where it was made: from here on it is this program's alone.
+fn inherit_shared(shared: &Estate) -> Result<(), String> {
+    for memory in shared.memory() {
+        let closed = pass_on(&table::borrow(memory), false);
+        way_back::or_return(closed.map_err(|error| format!("the memory of shared state, {memory}: {error}")))?;
+    }
+    let known: Vec<_> = heritage::estate().memory().collect();
+    if shared.memory().any(|memory| !known.contains(&memory)) {
+        warn!("shared state of the program before could not be read, and begins empty");
+    }
+    heritage::tell_what_is_fresh();
+    Ok(())
+}
+
 impl Supervisor {
     /// Goes on with the service that the program before this one has written down.
     pub(crate) fn inherit(premises: Premises, state: &State) -> Result<Supervisor, String> {
@@ -74,15 +88,7 @@ impl Supervisor {
         if state.executed != state.program {
             drop(inherited(state.executed)?);
         }
-        for memory in state.shared.memory() {
-            let closed = pass_on(&table::borrow(memory), false);
-            way_back::or_return(closed.map_err(|error| format!("the memory of shared state, {memory}: {error}")))?;
-        }
-        let known: Vec<_> = heritage::estate().memory().collect();
-        if state.shared.memory().any(|memory| !known.contains(&memory)) {
-            warn!("shared state of the program before could not be read, and begins empty");
-        }
-        heritage::tell_what_is_fresh();
+        inherit_shared(&state.shared)?;
         for slot in &state.slots {
             supervisor.inherit_slot(slot, state.foreign.is_some())?;
         }

@@ -34,8 +34,15 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// From the environment. Called once.
+    /// From the environment, where whatever this program executes does not find it any more. Called once, before there is a second
+    /// thread.
     pub(crate) fn of_this_program() -> Result<Role, String> {
+        let role = Role::found();
+        [TAKE_OVER, RETURNED, REHEARSE].into_iter().for_each(process::forget_variable);
+        role
+    }
+
+    fn found() -> Result<Role, String> {
         if let Some(numbers) = numbers_in(TAKE_OVER)? {
             return match numbers[..] {
                 [state] => Ok(Role::TakeOver { state: inherited(state)?, returned: std::env::var(RETURNED).ok() }),
@@ -48,11 +55,6 @@ impl Role {
             Some(_) => Err(format!("{REHEARSE}: two descriptors are expected")),
         }
     }
-}
-
-/// Whatever this program executes is executed for something else. Before it has a second thread.
-pub(crate) fn forget_role() {
-    [TAKE_OVER, RETURNED, REHEARSE].into_iter().for_each(process::forget_variable);
 }
 
 fn numbers_in(name: &str) -> Result<Option<Vec<RawFd>>, String> {

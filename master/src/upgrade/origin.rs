@@ -1,7 +1,7 @@
 //! How this program was executed, kept so that another can be executed the same way.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
@@ -34,16 +34,15 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Of this process. Before it leaves its working directory and overwrites its arguments.
+    /// Of this process, whose role is known ([`Role`](super::Role)): before it leaves its working directory and overwrites its
+    /// arguments.
     pub(crate) fn of_this_process() -> Origin {
         let path = std::env::current_exe().unwrap_or_default();
         // What the kernel says of a file that has been replaced since.
         let path = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from);
-        let own = |name: &OsStr| [TAKE_OVER, REHEARSE, RETURNED].iter().any(|own| name == *own);
-        let environment = std::env::vars_os().filter(|(name, _)| !own(name));
         let manner = Manner {
             arguments: std::env::args_os().map(OsString::into_vec).collect(),
-            environment: environment.map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
+            environment: std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect(),
         };
         Origin {
             manner,

@@ -4,14 +4,15 @@
 //! program does; what has the name and the shape of something that was handed on is that, and so is shared with the workers of the
 //! program before for as long as these live.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{IntoRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Error;
 use crate::sys::region::Region;
@@ -20,43 +21,38 @@ use crate::{info, warn};
 
 /// Names, in the environment of a program that takes over, the descriptor of the page that tells it what is handed on.
 pub const TAKE_OVER: &str = "PHALANX_TAKE_OVER";
-/// Where the state stands on that page.
-const FIELD: &str = "shared";
 /// A page larger than this is none.
 const MOST: u64 = 64 << 20;
 /// Of what lies in the memory. It changes with every change that a program of the version before would misread.
 const LAYOUT: u32 = 1;
 
-/// What a program has.
-static HOLDINGS: Mutex<Option<Holdings>> = Mutex::new(None);
+/// What this program has.
+static HOLDINGS: LazyLock<Mutex<Holdings>> = LazyLock::new(|| {
+    let Estate { plots: handed_on, .. } = handed_on().unwrap_or_default();
+    Mutex::new(Holdings { handed_on, ..Holdings::default() })
+});
 
 /// All of a program's state, as one program tells the next.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Told")]
 pub struct Estate {
     /// Whose program the next is: nobody else's, though it may find the page. 0: not told.
     process: u32,
+    #[serde(deserialize_with = "sound")]
     plots: Vec<Plot>,
 }
 
-/// As it stands on the page.
+/// What concerns this module of the page of an upgrade.
 #[derive(Deserialize)]
-struct Told {
-    process: u32,
-    plots: Vec<Plot>,
+struct Page {
+    shared: Estate,
 }
 
-impl From<Told> for Estate {
-    fn from(told: Told) -> Estate {
-        let mut plots: Vec<Plot> = Vec::new();
-        for plot in told.plots {
-            // What is no number of anybody's memory, or is another's already, would be closed under whoever has it.
-            if plot.memory > 2 && plots.iter().all(|other| other.memory != plot.memory) {
-                plots.push(plot);
-            }
-        }
-        Estate { process: told.process, plots }
-    }
+/// Without what is no number of anybody's memory, or is another's already: it would be closed under whoever has it.
+fn sound<'de, D: Deserializer<'de>>(told: D) -> Result<Vec<Plot>, D::Error> {
+    let mut plots = Vec::<Plot>::deserialize(told)?;
+    let mut numbers = HashSet::from([0, 1, 2]);
+    plots.retain(|plot| plot.memory > 0 && numbers.insert(plot.memory));
+    Ok(plots)
 }
 
 /// Some memory, and what lies there.
@@ -107,10 +103,12 @@ pub(super) fn is_handed_on(name: &str) -> bool {
     holdings().handed_on.iter().any(|plot| plot.name == name)
 }
 
-/// Changes what is told of this program's memory of that name.
-pub(super) fn tell(name: &str, change: impl FnOnce(&mut serde_json::Value)) {
-    if let Some(plot) = holdings().own.iter_mut().find(|plot| plot.name == name) {
-        change(&mut plot.deed);
+/// One more of what is told, as a list, of this program's memory of that name.
+pub(super) fn add(name: &str, item: &impl Serialize) {
+    let mut holdings = holdings();
+    let deed = holdings.own.iter_mut().find(|plot| plot.name == name).map(|plot| &mut plot.deed);
+    if let (Some(serde_json::Value::Array(items)), Ok(item)) = (deed, serde_json::to_value(item)) {
+        items.push(item);
     }
 }
 
@@ -137,44 +135,19 @@ pub fn tell_what_is_fresh() {
     }
 }
 
-fn holdings() -> Held {
-    let mut held = HOLDINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    held.get_or_insert_with(|| Holdings { handed_on: handed_on().unwrap_or_default(), ..Holdings::default() });
-    Held(held)
-}
-
-/// There are some.
-struct Held(MutexGuard<'static, Option<Holdings>>);
-
-impl std::ops::Deref for Held {
-    type Target = Holdings;
-
-    fn deref(&self) -> &Holdings {
-        static NONE: Holdings = Holdings { handed_on: Vec::new(), own: Vec::new(), fresh: Vec::new() };
-        self.0.as_ref().unwrap_or(&NONE)
-    }
-}
-
-impl std::ops::DerefMut for Held {
-    fn deref_mut(&mut self) -> &mut Holdings {
-        self.0.get_or_insert_default()
-    }
+fn holdings() -> MutexGuard<'static, Holdings> {
+    HOLDINGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// None where nothing is handed on, or nothing that could be read: who takes over the service says what is wrong with the page.
-fn handed_on() -> Option<Vec<Plot>> {
+fn handed_on() -> Option<Estate> {
     let number: RawFd = std::env::var(TAKE_OVER).ok()?.parse().ok().filter(|number| *number > 2)?;
     let page = File::from(table::borrow(number).try_clone_to_owned().ok()?);
     let len = page.metadata().ok()?.len().min(MOST) as usize;
     let mut bytes = vec![0; len];
     // Where it stands in the file is its reader's, who comes later.
     page.read_exact_at(&mut bytes, 0).ok()?;
-    Some(plots(&bytes).filter(Estate::is_for_this_process)?.plots)
-}
-
-fn plots(page: &[u8]) -> Option<Estate> {
-    let mut page: serde_json::Value = serde_json::from_slice(page).ok()?;
-    serde_json::from_value(page.get_mut(FIELD)?.take()).ok()
+    serde_json::from_slice(&bytes).ok().map(|Page { shared }| shared).filter(Estate::is_for_this_process)
 }
 
 impl Holdings {
@@ -230,13 +203,13 @@ mod tests {
     /// What the next program finds, by way of the page.
     fn successor(of: &Holdings) -> Holdings {
         let plots: Vec<&Plot> = of.own.iter().chain(&of.handed_on).collect();
-        found(&json!({"of": "more", FIELD: {"process": 1, "plots": plots}}))
+        found(json!({"of": "more", "shared": {"process": 1, "plots": plots}}))
     }
 
-    fn found(page: &serde_json::Value) -> Holdings {
-        let estate = super::plots(page.to_string().as_bytes()).unwrap();
-        assert!(!estate.is_for_this_process());
-        Holdings { handed_on: estate.plots, ..Holdings::default() }
+    fn found(page: serde_json::Value) -> Holdings {
+        let Page { shared } = serde_json::from_value(page).unwrap();
+        assert!(!shared.is_for_this_process());
+        Holdings { handed_on: shared.plots, ..Holdings::default() }
     }
 
     #[test]
@@ -272,9 +245,9 @@ mod tests {
         for (field, value) in
             [("layout", json!(99)), ("memory", json!(1)), ("memory", json!(987_654)), ("deed", json!("no"))]
         {
-            let mut page = json!({FIELD: {"process": 1, "plots": &first.own}});
-            page[FIELD]["plots"][0][field] = value;
-            let mut second = found(&page);
+            let mut page = json!({"shared": {"process": 1, "plots": &first.own}});
+            page["shared"]["plots"][0][field] = value;
+            let mut second = found(page);
             assert_eq!(second.take("a", 4096, size(1, "")).unwrap().1, size(1, ""));
         }
     }
@@ -282,11 +255,11 @@ mod tests {
     #[test]
     fn what_is_no_page_hands_nothing_on() {
         for page in ["", "7", "{}", r#"{"shared": null}"#, r#"{"shared": 7}"#, r#"{"shared": {"process": 7}}"#] {
-            assert_eq!(plots(page.as_bytes()), None, "{page}");
+            assert!(serde_json::from_str::<Page>(page).is_err(), "{page}");
         }
         let plot = |memory: i32| json!({"name": "a", "layout": 1, "len": 8, "memory": memory, "deed": null});
         let all = [-1, 0, 1, 2, 7, 8, 7].map(plot);
-        let page = json!({FIELD: {"process": 7, "plots": all}}).to_string();
-        assert_eq!(plots(page.as_bytes()).unwrap().memory().collect::<Vec<_>>(), [7, 8]);
+        let Page { shared } = serde_json::from_value(json!({"shared": {"process": 7, "plots": all}})).unwrap();
+        assert_eq!(shared.memory().collect::<Vec<_>>(), [7, 8]);
     }
 }

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use super::is_worker;
 use crate::sys::mark::Mark;
 
 /// Nobody holds it.
@@ -32,7 +33,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// Nobody who ever was.
 const DEAD: u64 = 1 << PID_BITS | ((1 << PID_BITS) - 1);
 
-/// What this process, if it has one thread, holds or waits for.
+/// What the master, which has one thread, holds or waits for. Workers, which may have many, write down nothing: they die.
 static HELD: Mark = Mark::new();
 /// Who this process is; 0: not asked yet.
 static IDENTITY: AtomicU64 = AtomicU64::new(FREE);
@@ -109,7 +110,7 @@ pub struct Held {
     word: &'static AtomicU64,
     own: u64,
     is_inherited: bool,
-    /// What was held before.
+    /// What the master held before.
     outer: Option<&'static AtomicU64>,
 }
 
@@ -124,7 +125,7 @@ impl Lock {
     /// Waits until it is this process's. One of its threads may wait for another; none for itself: that would be for ever.
     pub fn hold(self) -> Held {
         let own = identity();
-        let outer = HELD.replace(Some(self.0));
+        let outer = if is_worker() { None } else { HELD.replace(Some(self.0)) };
         let mut is_inherited = false;
         for round in 0_u32.. {
             let found = match self.0.compare_exchange(FREE, own, Ordering::Acquire, Ordering::Relaxed) {
@@ -153,7 +154,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         // Not if it has been scribbled over, or taken from one who was thought to be dead.
         let _of_another = self.word.compare_exchange(self.own, FREE, Ordering::Release, Ordering::Relaxed);
-        HELD.replace(self.outer);
+        if !is_worker() {
+            HELD.replace(self.outer);
+        }
     }
 }
 

@@ -33,11 +33,7 @@ struct Ground {
 /// Which words are whose. A figure that the next program does not have keeps its words: workers of the program before may write them,
 /// and the one after may have it again.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Plan {
-    places: Vec<Place>,
-    /// From here on they are nobody's.
-    free: usize,
-}
+struct Plan(Vec<Place>);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Place {
@@ -52,12 +48,30 @@ struct Of {
     kind: String,
     /// Of a histogram, as bits.
     bounds: Vec<u64>,
-    words: usize,
+}
+
+impl Of {
+    fn words(&self) -> usize {
+        if self.bounds.is_empty() { 1 } else { self.bounds.len() + 2 }
+    }
+}
+
+impl Place {
+    fn end(&self) -> usize {
+        self.at.saturating_add(self.of.words())
+    }
+}
+
+impl Plan {
+    /// From here on words are nobody's.
+    fn free(&self) -> usize {
+        self.0.iter().map(Place::end).max().unwrap_or(0)
+    }
 }
 
 impl Deed for Plan {
     fn serves_for(&self, _: &Plan) -> bool {
-        self.free <= WORDS && self.places.iter().all(|place| place.at.saturating_add(place.of.words) <= self.free)
+        self.free() <= WORDS
     }
 }
 
@@ -65,6 +79,8 @@ impl Deed for Plan {
 struct Figure {
     name: String,
     help: String,
+    /// As Prometheus calls it.
+    kind_name: &'static str,
     kind: Kind,
 }
 
@@ -98,7 +114,7 @@ impl Counter {
     /// # Errors
     /// This is a worker already, or the name is none or is taken, or there is no room for more.
     pub fn new(name: &str, help: &str) -> Result<Counter, Error> {
-        enter(name, help, "counter", (&[], 1), |words| Counter(&words[0]), Kind::Counter)
+        enter((name, help), ("counter", Kind::Counter), &[], |words| Counter(&words[0]))
     }
 
     /// Counts one.
@@ -123,7 +139,7 @@ impl Gauge {
     /// # Errors
     /// As there.
     pub fn new(name: &str, help: &str) -> Result<Gauge, Error> {
-        enter(name, help, "gauge", (&[], 1), |words| Gauge(&words[0]), Kind::Gauge)
+        enter((name, help), ("gauge", Kind::Gauge), &[], |words| Gauge(&words[0]))
     }
 
     /// It is this from now on, for all workers.
@@ -153,7 +169,7 @@ impl Histogram {
             return Err(Error::Size(format!("the bounds of the histogram {name}: 1 to {MOST_BOUNDS} that rise")));
         }
         let make = |words| Histogram { bounds: Box::leak(bounds.into()), words };
-        enter(name, help, "histogram", (bounds, bounds.len() + 2), make, Kind::Histogram)
+        enter((name, help), ("histogram", Kind::Histogram), bounds, make)
     }
 
     /// Counts a value. The sum counts in millionths; values that are no numbers, or below zero, count as zero there, and what is above a
@@ -175,14 +191,12 @@ impl Histogram {
     }
 }
 
-/// Takes a figure down: which kind it is of, its bounds, and how many words it takes.
+/// Takes a figure down: how it is called, what kind it is of, and its bounds if it has some.
 fn enter<F: Copy>(
-    name: &str,
-    help: &str,
-    kind: &str,
-    (bounds, words): (&[f64], usize),
+    (name, help): (&str, &str),
+    (kind_name, kind): (&'static str, fn(F) -> Kind),
+    bounds: &[f64],
     make: impl FnOnce(&'static [AtomicU64]) -> F,
-    figure: fn(F) -> Kind,
 ) -> Result<F, Error> {
     check_in_time()?;
     let letter =
@@ -195,36 +209,32 @@ fn enter<F: Copy>(
         return Err(Error::Name(format!("there is a figure called {name} already")));
     }
     let bounds = bounds.iter().map(|bound| bound.to_bits()).collect();
-    let made = make(place(Of { name: name.to_owned(), kind: kind.to_owned(), bounds, words })?);
+    let made = make(place(Of { name: name.to_owned(), kind: kind_name.to_owned(), bounds })?);
     let help = help.replace(['\\', '\n'], " ");
-    figures.push(Figure { name: name.to_owned(), help, kind: figure(made) });
+    figures.push(Figure { name: name.to_owned(), help, kind_name, kind: kind(made) });
     Ok(made)
 }
 
 /// The words of a figure: those that it had in the program before, or some that nobody has had.
 fn place(of: Of) -> Result<&'static [AtomicU64], Error> {
     let mut grounds = GROUNDS.lock().unwrap_or_else(PoisonError::into_inner);
-    while grounds.is_empty() || heritage::is_handed_on(&Ground::name(grounds.len())) {
+    while heritage::is_handed_on(&Ground::name(grounds.len())) {
         let next = Ground::take(grounds.len())?;
         grounds.push(next);
     }
-    let same = |ground: &Ground| Some((ground.region, ground.plan.places.iter().find(|place| place.of == of)?.at));
+    let same = |ground: &Ground| Some((ground.region, ground.plan.0.iter().find(|place| place.of == of)?.at));
     if let Some((region, at)) = grounds.iter().find_map(same) {
-        return Ok(region.words(at * 8, of.words));
+        return Ok(region.words(at * 8, of.words()));
     }
-    let has_room = |ground: &Ground| ground.plan.free + of.words <= WORDS;
-    let number = match grounds.iter().position(has_room) {
-        Some(number) => number,
-        None if grounds.len() == MOST_GROUNDS || of.words > WORDS => {
+    if grounds.last().is_none_or(|last| last.plan.free() + of.words() > WORDS) {
+        if grounds.len() == MOST_GROUNDS || of.words() > WORDS {
             return Err(Error::Size(format!("figures of a program take at most {} words", WORDS * MOST_GROUNDS)));
         }
-        None => {
-            let next = Ground::take(grounds.len())?;
-            grounds.push(next);
-            grounds.len() - 1
-        }
-    };
-    grounds[number].give(number, of)
+        let next = Ground::take(grounds.len())?;
+        grounds.push(next);
+    }
+    let number = grounds.len() - 1;
+    Ok(grounds[number].give(number, of))
 }
 
 impl Ground {
@@ -237,21 +247,15 @@ impl Ground {
         Ok(Ground { region, plan })
     }
 
-    fn give(&mut self, number: usize, of: Of) -> Result<&'static [AtomicU64], Error> {
-        let (at, count) = (self.plan.free, of.words);
-        self.plan.free += count;
-        let place = Place { of, at };
-        heritage::tell(&Ground::name(number), |deed| {
-            deed["free"] = self.plan.free.into();
-            if let (Some(places), Ok(place)) = (deed["places"].as_array_mut(), serde_json::to_value(&place)) {
-                places.push(place);
-            }
-        });
-        self.plan.places.push(place);
-        let words = self.region.words(at * 8, count);
+    /// Words that nobody has.
+    fn give(&mut self, number: usize, of: Of) -> &'static [AtomicU64] {
+        let place = Place { at: self.plan.free(), of };
+        let words = self.region.words(place.at * 8, place.of.words());
+        heritage::add(&Ground::name(number), &place);
+        self.plan.0.push(place);
         // A program that was returned from may have had them.
         words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        Ok(words)
+        words
     }
 }
 
@@ -259,12 +263,7 @@ impl Ground {
 pub fn exposition(prefix: &str) -> String {
     let figures = FIGURES.lock().unwrap_or_else(PoisonError::into_inner);
     let mut text = String::new();
-    for Figure { name, help, kind } in figures.iter() {
-        let kind_name = match kind {
-            Kind::Counter(_) => "counter",
-            Kind::Gauge(_) => "gauge",
-            Kind::Histogram(_) => "histogram",
-        };
+    for Figure { name, help, kind_name, kind } in figures.iter() {
         // A String takes everything.
         let _ = writeln!(text, "# HELP {prefix}{name} {help}\n# TYPE {prefix}{name} {kind_name}");
         let _ = match kind {
@@ -309,7 +308,11 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_gets_more_and_each_keeps_its_own() {
-        let of = |name: &str, words| Of { name: name.to_owned(), kind: "test".to_owned(), bounds: Vec::new(), words };
+        let of = |name: &str, words: usize| Of {
+            name: name.to_owned(),
+            kind: "test".to_owned(),
+            bounds: vec![0; words.saturating_sub(2)],
+        };
         let names = ["a", "b", "c"];
         let places = names.map(|name| place(of(name, WORDS)).unwrap());
         places[1][7].store(7, Ordering::Relaxed);
@@ -319,6 +322,17 @@ mod tests {
         assert_eq!((places[0][7].load(Ordering::Relaxed), places[1][7].load(Ordering::Relaxed)), (0, 7));
         assert!(!std::ptr::eq(place(of("a", 1)).unwrap(), place(of("d", 1)).unwrap()));
         assert!(matches!(place(of("e", WORDS + 1)), Err(Error::Size(_))));
+    }
+
+    #[test]
+    fn what_is_planned_beyond_the_memory_is_no_plan() {
+        let plan = |at| {
+            let of = Of { name: "a".to_owned(), kind: "counter".to_owned(), bounds: Vec::new() };
+            Plan(vec![Place { of: of.clone(), at }, Place { of, at: 0 }])
+        };
+        for (at, serves) in [(0, true), (WORDS - 1, true), (WORDS, false), (usize::MAX, false)] {
+            assert_eq!(plan(at).serves_for(&Plan::default()), serves, "{at}");
+        }
     }
 
     #[test]

@@ -14,12 +14,12 @@ pub mod table;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Workers exist that would not see what is made from now on.
-static TOO_LATE: AtomicBool = AtomicBool::new(false);
+/// What this process made from now on, nobody else would see.
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// This process is a worker from now on, or what a worker becomes: one that others tell apart from who it was cloned from.
 pub fn begin_process() {
-    TOO_LATE.store(true, Ordering::Release);
+    IS_WORKER.store(true, Ordering::Release);
     lock::forget_identity();
 }
 
@@ -67,5 +67,10 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 fn check_in_time() -> Result<(), Error> {
-    if TOO_LATE.load(Ordering::Acquire) { Err(Error::TooLate) } else { Ok(()) }
+    if is_worker() { Err(Error::TooLate) } else { Ok(()) }
+}
+
+/// Whether this process is a worker, or what a worker becomes, and not the master.
+fn is_worker() -> bool {
+    IS_WORKER.load(Ordering::Acquire)
 }

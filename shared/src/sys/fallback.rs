@@ -51,6 +51,7 @@ pub struct Fallback {
     environment: Vec<AtomicPtr<c_char>>,
     /// By code, the environment's word for the reason.
     reasons: Vec<(i32, CString)>,
+    /// What is done before all else.
     before: fn(),
     passed: Vec<RawFd>,
     _state: OwnedFd,

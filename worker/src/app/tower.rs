@@ -133,10 +133,7 @@ impl Tower {
         caller: &dyn Fn() -> Caller,
     ) -> Option<Answering> {
         let request = request_of(head, bytes, body)?;
-        Some(match self.prepared(caller) {
-            None => (self.call)(request),
-            prepared => (self.call)(prepare_for(request, &prepared)),
-        })
+        Some((self.call)(prepare_for(request, &self.prepared(caller))))
     }
 
     fn prepared(&self, caller: &dyn Fn() -> Caller) -> Prepared {
@@ -158,7 +155,6 @@ fn prepare_for(request: http::Request<Incoming>, prepared: &Prepared) -> http::R
 }
 
 /// The request whose head stands at the front of `bytes`.
-#[inline]
 pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Request<Incoming>> {
     let is_short = head.headers.len() <= FEW;
     // One copy, which all values share. To share costs more than to copy where there are few.
