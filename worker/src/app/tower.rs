@@ -1,5 +1,6 @@
 //! Services of the tower world, such as a router of axum: `http` 1.x requests in, responses out, bodies as streams both ways.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use phalanx_shared::error;
 use pin_project_lite::pin_project;
@@ -21,6 +22,14 @@ use crate::http::reply::{Body, Flow, Response, Source};
 
 /// Header fields whose values are copied one by one.
 const FEW: usize = 3;
+
+/// Fields that a map which is kept has room for at most.
+const ROOM: usize = 64;
+
+thread_local! {
+    /// The map of the fields of a response that has left, for the next request.
+    static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
+}
 
 /// What a request to a handler of Phalanx's own comes to, once it is polled.
 pub(crate) type Beginning = Pin<Box<dyn Future<Output = super::Response> + Send>>;
@@ -73,7 +82,11 @@ impl Tower {
         let open = move |incoming: Incoming, prepared: Prepared| {
             let service = of_tunnels.clone();
             let answer = move |request: http::Request<Incoming>| {
-                let (mut service, request) = (service.clone(), prepare_for(request, &prepared));
+                let mut service = service.clone();
+                let request = match &prepared {
+                    Some((prepare, caller)) => prepare_for(request, &**prepare, caller),
+                    None => request,
+                };
                 async move {
                     poll_fn(|cx| service.poll_ready(cx)).await?;
                     service.call(request).await
@@ -132,30 +145,29 @@ impl Tower {
         body: Incoming,
         caller: &dyn Fn() -> Caller,
     ) -> Option<Answering> {
-        let request = request_of(head, bytes, body)?;
-        Some((self.call)(prepare_for(request, &self.prepared(caller))))
-    }
-
-    fn prepared(&self, caller: &dyn Fn() -> Caller) -> Prepared {
-        self.prepare.as_ref().map(|prepare| (prepare.clone(), caller()))
+        let mut request = http::Request::new(body);
+        fill(&mut request, head, bytes)?;
+        Some(match &self.prepare {
+            Some(prepare) => (self.call)(prepare_for(request, &**prepare, &caller())),
+            None => (self.call)(request),
+        })
     }
 
     /// Has a request answered that may leave HTTP with its connection.
     pub(crate) fn tunnel(self: &Arc<Tower>, caller: &dyn Fn() -> Caller) -> Open {
-        let (tower, prepared) = (self.clone(), self.prepared(caller));
+        let (tower, prepared) = (self.clone(), self.prepare.as_ref().map(|prepare| (prepare.clone(), caller())));
         Box::new(move |incoming| (tower.open)(incoming, prepared))
     }
 }
 
-fn prepare_for(request: http::Request<Incoming>, prepared: &Prepared) -> http::Request<Incoming> {
-    let Some((prepare, caller)) = prepared else { return request };
+fn prepare_for(request: http::Request<Incoming>, prepare: &Prepare, caller: &Caller) -> http::Request<Incoming> {
     let (mut parts, body) = request.into_parts();
     prepare(&mut parts, caller);
     http::Request::from_parts(parts, body)
 }
 
-/// The request whose head stands at the front of `bytes`.
-pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Option<http::Request<Incoming>> {
+/// Makes `request` that whose head stands at the front of `bytes`; none when there is no such request in `http`.
+pub(crate) fn fill(request: &mut http::Request<Incoming>, head: &Head<'_>, bytes: &[u8]) -> Option<()> {
     let is_short = head.headers.len() <= FEW;
     // One copy, which all values share. To share costs more than to copy where there are few.
     let copy = if is_short { Bytes::new() } else { Bytes::copy_from_slice(bytes.get(..head.len)?) };
@@ -164,8 +176,10 @@ pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Optio
         let at = (part.as_ptr() as usize).checked_sub(origin)?;
         (at + part.len() <= copy.len()).then(|| copy.slice(at..at + part.len()))
     };
-    let mut request = http::Request::new(body);
     let headers = request.headers_mut();
+    if let Some(spare) = SPARE.take() {
+        *headers = spare;
+    }
     headers.reserve(head.headers.len());
     for field in head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -182,7 +196,7 @@ pub(crate) fn request_of(head: &Head<'_>, bytes: &[u8], body: Incoming) -> Optio
     };
     *request.uri_mut() = uri.ok()?;
     *request.version_mut() = if head.minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    Some(request)
+    Some(())
 }
 
 /// Fields that the server itself has the say of.
@@ -230,7 +244,9 @@ impl Answering {
         B::Error: Into<BoxError>,
         E: Into<BoxError>,
     {
-        Answering(Some(Box::pin(Exchange::Asked { answered, is_head })))
+        // Written where it is to be: it is large.
+        let exchange = Box::write(Box::new_uninit(), Exchange::Asked { answered, is_head });
+        Answering(Some(Box::into_pin(exchange)))
     }
 }
 
@@ -260,7 +276,9 @@ where
         let (response, body, stated) = match ready!(answered.poll(cx)) {
             Ok(response) => {
                 let (parts, body) = response.into_parts();
-                let Some((response, stated)) = response_of(&parts) else {
+                let told = response_of(&parts);
+                keep(parts.headers);
+                let Some((response, stated)) = told else {
                     return Poll::Ready((Response::new(500), Rest::Nothing));
                 };
                 (response, body, stated)
@@ -379,6 +397,14 @@ fn response_of(parts: &http::response::Parts) -> Option<(Response, Option<u64>)>
     Some((Response { headers: lines, ..Response::new(status) }, stated))
 }
 
+/// Keeps the memory of `fields` for the next request, and nothing of what stood in it.
+fn keep(mut fields: HeaderMap) {
+    if fields.capacity() <= ROOM {
+        fields.clear();
+        SPARE.set(Some(fields));
+    }
+}
+
 impl HttpBody for Incoming {
     type Data = Bytes;
     type Error = io::Error;
@@ -401,6 +427,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::service::testing::{asked, with_head};
 
     /// A body of these steps; none: it is waited for.
     struct Steps(VecDeque<Step>);
@@ -479,6 +506,56 @@ mod tests {
             let (response, followed) = answered(Method::HEAD, stated, &[Some(Ok("abc"))]);
             let Body::Stream { len: told, .. } = response.body else { panic!() };
             assert_eq!((told, followed), (len, vec![]));
+        }
+    }
+
+    /// Tells what fields it has got, and answers with so many of its own.
+    #[derive(Clone)]
+    struct Echo(usize);
+
+    impl Service<http::Request<Incoming>> for Echo {
+        type Response = http::Response<String>;
+        type Error = BoxError;
+        type Future = std::future::Ready<Result<http::Response<String>, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+            let heard = request.headers().iter().map(|(name, value)| format!("{name}={} ", value.to_str().unwrap()));
+            let mut response = http::Response::new(heard.collect());
+            for number in 0..self.0 {
+                let name = HeaderName::from_bytes(format!("x-secret-{number}").as_bytes()).unwrap();
+                response.headers_mut().append(name, HeaderValue::from_static("of-another"));
+            }
+            std::future::ready(Ok(response))
+        }
+    }
+
+    fn heard_by(service: Echo, fields: &str) -> String {
+        let tower = Tower::new(service);
+        with_head("GET /", fields, |head| {
+            let bytes = asked(head).bytes;
+            let mut answering = tower.begin(head, bytes, Incoming::whole(Bytes::new()), asked(head).caller).unwrap();
+            match Pin::new(&mut answering).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Response { body: Body::Bytes(body), .. }) => String::from_utf8(body.to_vec()).unwrap(),
+                _ => panic!("no answer at hand"),
+            }
+        })
+    }
+
+    /// The memory of a response's fields becomes a request's.
+    #[test]
+    fn a_request_has_its_own_fields_and_no_others() {
+        for answers in [0, 1, 6, 7, 40, ROOM + 1, 500] {
+            for (fields, heard) in
+                [("", "host=example.org "), ("X-A: b\r\nx-a: c\r\n", "host=example.org x-a=b x-a=c ")]
+            {
+                assert_eq!(heard_by(Echo(answers), fields), heard, "{answers}");
+            }
+            let kept = SPARE.take().map_or(0, |spare| spare.capacity());
+            assert!(kept <= ROOM && (answers > ROOM || kept >= answers), "{answers}: {kept}");
         }
     }
 

@@ -102,8 +102,10 @@ impl Application {
         asked: &Asked<'_>,
         params: Option<matchit::Params<'_, '_>>,
     ) -> Answer<'_> {
-        let request = app::tower::request_of(asked.head, asked.bytes, asked.body.to_incoming());
-        let Some(mut request) = request else { return Answer::Reply(self.dress.error(400)) };
+        let mut request = http::Request::new(asked.body.to_incoming());
+        if app::tower::fill(&mut request, asked.head, asked.bytes).is_none() {
+            return Answer::Reply(self.dress.error(400));
+        }
         if let Some(params) = params.filter(|params| !params.is_empty()) {
             let params = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
             request.extensions_mut().insert(app::PathParams(params));

@@ -1,11 +1,13 @@
 //! `phalanx-bench-axum HOW PORT`: answers `/hello` and `/json` on 127.0.0.1 as the compared servers do. HOW is `axum` (a router by
-//! `axum::serve` on a current-thread runtime), `tower` (the same router by Phalanx) or `native` (handlers of Phalanx).
+//! `axum::serve` on a current-thread runtime), `axum-nodelay` (the same, without Nagle's algorithm), `tower` (the same router by
+//! Phalanx) or `native` (handlers of Phalanx).
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use phalanx::{Request, Response, Routes, Server};
 use serde::Serialize;
@@ -40,11 +42,15 @@ fn native() -> Routes {
     Routes::new().get("/hello", hello).get("/json", |_: &Request| Response::json(&page()))
 }
 
-fn serve(port: u16) -> Result<(), Box<dyn Error>> {
+fn serve(port: u16, nodelay: bool) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
-        axum::serve(TcpListener::bind(("127.0.0.1", port)).await?, router()).await?;
-        Ok(())
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        if nodelay {
+            let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
+            return Ok(axum::serve(listener, router()).await?);
+        }
+        Ok(axum::serve(listener, router()).await?)
     })
 }
 
@@ -52,7 +58,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [how, port] = &words[..] else { return Err("phalanx-bench-axum HOW PORT".into()) };
     let app: phalanx::App = match how.as_str() {
-        "axum" => return serve(port.parse()?).map(|()| ExitCode::SUCCESS),
+        "axum" => return serve(port.parse()?, false).map(|()| ExitCode::SUCCESS),
+        "axum-nodelay" => return serve(port.parse()?, true).map(|()| ExitCode::SUCCESS),
         "tower" => phalanx::Tower::new(router()).into(),
         _ => native().into(),
     };
