@@ -1,8 +1,7 @@
 //! Handlers by method and path.
 
-use std::collections::HashMap;
-
 use matchit::Params;
+use rustc_hash::FxHashMap;
 
 use super::Endpoint;
 
@@ -15,8 +14,8 @@ use super::Endpoint;
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     paths: matchit::Router<usize>,
-    /// Those without parameters, which go before all others.
-    literal: HashMap<String, usize>,
+    /// Those without parameters, which go before all others. Nobody but the program chooses what stands in it.
+    literal: FxHashMap<String, usize>,
     by_path: Vec<Methods>,
     patterns: Vec<String>,
     fallback: Option<Endpoint>,

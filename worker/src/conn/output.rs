@@ -91,34 +91,36 @@ impl Output {
 
 impl Connection {
     /// Writes a batch: `out`, then `tail`. What the peer does not take stays in `self.output`.
-    pub(super) fn write_batch(&mut self, cx: &mut Context, mut out: Vec<u8>, tail: Option<Output>) -> Fate {
+    pub(super) fn write_batch(&mut self, cx: &mut Context, mut out: Vec<u8>, tail: Option<Box<Output>>) -> Fate {
         crash_point::pass(Point::BeforeWrite);
-        let output = tail.unwrap_or_default();
-        if cx.by_ring && !self.unix && output.is_short_memory() {
-            output.parts.iter().filter_map(Part::in_memory).for_each(|bytes| out.extend_from_slice(bytes));
+        if cx.by_ring && !self.unix && tail.as_ref().is_none_or(|tail| tail.is_short_memory()) {
+            let parts = tail.iter().flat_map(|tail| &tail.parts);
+            parts.filter_map(Part::in_memory).for_each(|bytes| out.extend_from_slice(bytes));
             self.send_by_ring(out);
             cx.out = cx.spare.pop().unwrap_or_default();
             return Fate::Stay;
         }
-        let fate = self.write_by_calls(cx, &out, output);
+        let fate = self.write_by_calls(cx, &out, tail);
         cx.out = out;
         fate
     }
 
-    fn write_by_calls(&mut self, cx: &mut Context, out: &[u8], mut output: Output) -> Fate {
+    fn write_by_calls(&mut self, cx: &mut Context, out: &[u8], tail: Option<Box<Output>>) -> Fate {
         let mut at = 0;
         // What is in memory leaves in one call with what stands before it; a file cannot.
-        if output.parts.front().is_none_or(|part| part.in_memory().is_none()) {
+        let first = tail.as_ref().and_then(|tail| tail.parts.front());
+        if first.is_none_or(|part| part.in_memory().is_none()) {
             match self.write_bytes(cx, out, &mut at) {
                 Wrote::Broken => return Fate::Close,
-                Wrote::All if output.is_empty() => return self.batch_done(cx),
+                Wrote::All if tail.as_ref().is_none_or(|tail| tail.is_empty()) => return self.batch_done(cx),
                 _ => {}
             }
         }
+        let mut output = tail.unwrap_or_default();
         if at < out.len() {
             output.parts.push_front(Part::Bytes { bytes: out[at..].to_vec().into(), at: 0 });
         }
-        self.output = Some(Box::new(output));
+        self.output = Some(output);
         self.resume_output(cx)
     }
 

@@ -28,7 +28,7 @@ pub(super) const STREAMED: u64 = u64::MAX;
 pub(super) struct Batch {
     pub(super) out: Vec<u8>,
     /// What follows `out`; nothing can be added behind it.
-    pub(super) tail: Option<Output>,
+    pub(super) tail: Option<Box<Output>>,
     /// Stream position of the request that comes next.
     pub(super) position: u64,
     /// Stream position of the response that comes next.
@@ -94,7 +94,7 @@ impl Connection {
         let Some(mut batch) = self.begin_batch(cx) else {
             return if self.finished { Fate::Close } else { Fate::Stay };
         };
-        let step = loop {
+        let mut step = loop {
             if usize::from(batch.count) == MAX_PENDING || batch.tail.is_some() {
                 break Step::Answered;
             }
@@ -105,14 +105,11 @@ impl Connection {
         };
         self.wants_body = matches!(step, Step::NeedsBody);
         let wrote_something = batch.count > 0;
-        let step = match step {
+        if wrote_something && let Step::Later(begun @ Some(_)) = &mut step {
             // It has begun: what stands before it leaves first, and it stays on record meanwhile.
-            Step::Later(Some(begun)) if wrote_something => {
-                self.begun = Some(Box::new(begun));
-                Step::Answered
-            }
-            step => step,
-        };
+            self.begun = begun.take().map(Box::new);
+            step = Step::Answered;
+        }
         match self.end_batch(cx, batch) {
             Fate::Stay if self.is_done() => {}
             fate => return fate,
@@ -471,7 +468,7 @@ impl Batch {
         if matches!(tail, Tail::None) {
             return Some(length);
         }
-        let output = self.tail.insert(Output::new(length, tail, chunked));
+        let output = self.tail.insert(Box::new(Output::new(length, tail, chunked)));
         match &output.stream {
             None => Some(length + output.len()),
             Some(stream) => stream.len().map(|len| length + len),
@@ -526,7 +523,7 @@ impl Batch {
 
     /// Adds a response of which nothing is known but what it is made of.
     pub(super) fn tunnel(&mut self, cx: &Context, output: Output) {
-        self.tail = Some(output);
+        self.tail = Some(Box::new(output));
         let kind = Kind { idempotent: false, interim: false, last: true, status: 101 };
         let (request_end, date) = (self.record.consumed(), cx.clock.epoch_seconds());
         let entry = Entry { request_end, response_start: self.response_at, response_end: 0, validator: 0, date, kind };
