@@ -34,8 +34,8 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// From the environment, where whatever this program executes does not find it any more. Called once, before there is a second
-    /// thread.
+    /// From the environment, where whatever this program executes does not find it any more. Called once, when the shared state that
+    /// is handed on has been read, and before there is a second thread.
     pub(crate) fn of_this_program() -> Result<Role, String> {
         let role = Role::found();
         [TAKE_OVER, RETURNED, REHEARSE].into_iter().for_each(process::forget_variable);

@@ -244,9 +244,7 @@ impl Answering {
         B::Error: Into<BoxError>,
         E: Into<BoxError>,
     {
-        // Written where it is to be: it is large.
-        let exchange = Box::write(Box::new_uninit(), Exchange::Asked { answered, is_head });
-        Answering(Some(Box::into_pin(exchange)))
+        Answering(Some(Box::pin(Exchange::Asked { answered, is_head })))
     }
 }
 

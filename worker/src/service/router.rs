@@ -3,11 +3,11 @@
 //! It owns the choice by host and by path, and the answers that belong to no route. What a route does is its service's.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use phalanx_shared::config::{self, Config, Rate, Route, RoutePath};
 use phalanx_shared::quarantine::Quarantine;
+use rustc_hash::FxHashMap;
 
 use super::{Answer, Asked, Intake, NotReady, Service, Setting};
 use crate::app;
@@ -200,10 +200,10 @@ impl Site {
     }
 }
 
-/// Which site a host means, as an index.
+/// Which site a host means, as an index. Nobody but the operator chooses the hosts that it knows.
 #[derive(Debug)]
 struct Hosts {
-    exact: HashMap<String, usize>,
+    exact: FxHashMap<String, usize>,
     /// `.example.org` for `*.example.org`; the longest first.
     suffixes: Vec<(String, usize)>,
     /// The first site without hosts or, if there is none, the first.
@@ -214,7 +214,7 @@ impl Hosts {
     /// Where two sites name the same host, the first has it.
     fn new(config: &Config) -> Hosts {
         let default = config.sites.iter().position(|site| site.hosts.is_empty()).unwrap_or(0);
-        let mut hosts = Hosts { exact: HashMap::new(), suffixes: Vec::new(), default };
+        let mut hosts = Hosts { exact: FxHashMap::default(), suffixes: Vec::new(), default };
         for (index, site) in config.sites.iter().enumerate() {
             for host in &site.hosts {
                 match host.strip_prefix('*') {

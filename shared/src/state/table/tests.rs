@@ -49,9 +49,10 @@ fn keys_have_the_values_that_they_were_given_last() {
 #[test]
 fn what_has_expired_is_gone() {
     let table = fresh(10, 8, 8).unwrap();
-    table.set(b"short", b"1", Some(Duration::from_millis(20))).unwrap();
+    table.set(b"short", b"1", Some(Duration::from_secs(60))).unwrap();
     table.set(b"long", b"2", Some(Duration::from_secs(60))).unwrap();
     assert!(table.get(b"short").is_some());
+    table.set(b"short", b"1", Some(Duration::from_millis(20))).unwrap();
     while table.get(b"short").is_some() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -144,7 +145,7 @@ fn who_inherits_the_lock_forgets_what_was_replaced() {
     table.set(b"key", b"old", None).unwrap();
     let (set, hash) = (table.set_of(table.hash(b"key")), table.hash(b"key"));
     let free = set.entries().find(|entry| entry.version().load(Ordering::Relaxed) == 0).unwrap();
-    free.write(table.largest, (9, hash, milliseconds() + 20), b"key", b"new");
+    free.write(table.largest, (9, hash, milliseconds() + 1000), b"key", b"new");
     set.last_version().store(9, Ordering::Relaxed);
     // Held by a process that there is none of.
     set.words[0].store(7 << 22 | 4_194_300, Ordering::Relaxed);

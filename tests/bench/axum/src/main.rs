@@ -46,10 +46,7 @@ fn serve(port: u16, nodelay: bool) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-        if nodelay {
-            let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
-            return Ok(axum::serve(listener, router()).await?);
-        }
+        let listener = listener.tap_io(move |stream| _ = stream.set_nodelay(nodelay));
         Ok(axum::serve(listener, router()).await?)
     })
 }
