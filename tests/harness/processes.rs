@@ -145,6 +145,20 @@ pub(crate) fn rests(pid: i32) -> bool {
     all_sleep(pid) && children(pid).iter().all(|child| all_sleep(child.pid))
 }
 
+/// What the kernel may have to do with a failure: see the head of `tests/ungrouped`.
+pub(crate) fn describe_machine() -> String {
+    let line = |path: &str| match fs::read_to_string(path) {
+        Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    format!(
+        "  Linux {}, sched_autogroup_enabled {}, waiting for a processor: {}",
+        line("/proc/sys/kernel/osrelease"),
+        line("/proc/sys/kernel/sched_autogroup_enabled"),
+        line("/proc/pressure/cpu")
+    )
+}
+
 /// All that /proc tells about a process and its children, for a failure's report.
 pub(crate) fn describe_family(master: i32) -> String {
     let mut text = describe(master);

@@ -240,6 +240,7 @@ impl Server {
         for (name, report) in self.crash_reports() {
             println!("{name}: {report}");
         }
+        println!("--- machine\n{}", processes::describe_machine());
         println!("--- processes");
         self.living().into_iter().for_each(|pid| print!("{}", processes::describe(pid)));
         if let Some(master) = self.known_master() {
