@@ -32,6 +32,7 @@ pub use routes::{Conflict, Routes};
 
 pub(crate) use body::{Handed, Payload};
 pub(crate) use incoming::{Feed, pipe};
+pub(crate) use request::AskCaller;
 pub(crate) use routes::Found;
 #[cfg(feature = "tower")]
 pub use tower::{BoxError, Tower};

@@ -41,6 +41,9 @@ impl Caller {
     }
 }
 
+/// Tells who asks, to whoever wants to know: few handlers do, and it has to be read off the connection.
+pub(crate) type AskCaller<'r> = dyn Fn() -> Caller + Sync + 'r;
+
 /// Tells a request from every other of this machine since it was booted; the same when a request is run again after a death.
 /// Displays as hexadecimal digits and a dash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,22 +61,33 @@ impl fmt::Display for RequestId {
 }
 
 /// A request (RFC 9110).
-#[derive(Debug)]
 pub struct Request<'r> {
     head: &'r Head<'r>,
     path: &'r str,
-    params: Option<Params<'r, 'r>>,
+    params: Option<&'r Params<'r, 'r>>,
     body: Body<'r>,
-    caller: Caller,
+    caller: &'r AskCaller<'r>,
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("head", self.head)
+            .field("path", &self.path)
+            .field("params", &self.params)
+            .field("body", &self.body)
+            .field("caller", &(self.caller)())
+            .finish()
+    }
 }
 
 impl<'r> Request<'r> {
     pub(crate) fn new(
         head: &'r Head<'r>,
         path: &'r str,
-        params: Option<Params<'r, 'r>>,
+        params: Option<&'r Params<'r, 'r>>,
         payload: Payload<'r>,
-        caller: Caller,
+        caller: &'r AskCaller<'r>,
     ) -> Request<'r> {
         Request { head, path, params, body: Body::of(payload), caller }
     }
@@ -96,7 +110,7 @@ impl<'r> Request<'r> {
 
     /// What stands in the path for `{name}` in its route, decoded.
     pub fn param(&self, name: &str) -> Option<&'r str> {
-        self.params.as_ref()?.iter().find_map(|(known, value)| (known == name).then_some(value))
+        self.params?.iter().find_map(|(known, value)| (known == name).then_some(value))
     }
 
     /// The query as sent: what stands behind the first `?`, still encoded.
@@ -131,23 +145,23 @@ impl<'r> Request<'r> {
 
     /// The other end of the connection; none for a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.caller.peer
+        (self.caller)().peer
     }
 
     /// The address of the client: the peer's or, where that is a proxy that the listener trusts, the one that it names.
     pub fn client(&self) -> Option<IpAddr> {
-        self.caller.client
+        (self.caller)().client
     }
 
     /// Tells the request from all others.
     pub fn id(&self) -> RequestId {
-        self.caller.id
+        (self.caller)().id
     }
 
     /// When it is answered 504 and the worker replaced unless its handler has returned (`workers.request_timeout`, which counts the
     /// handler's own time only); none: never.
     pub fn deadline(&self) -> Option<Instant> {
-        self.caller.deadline
+        (self.caller)().deadline
     }
 
     /// The body.

@@ -81,7 +81,7 @@ impl Response {
     /// 200 with bytes of that media type.
     #[must_use]
     pub fn bytes(media_type: &'static str, bytes: impl Into<Bytes>) -> Response {
-        Response::new(200).of_type(media_type).with_body(reply::Body::Bytes(bytes.into()))
+        Response::whole(media_type, bytes.into())
     }
 
     /// 302 to another path or URL.
@@ -211,6 +211,13 @@ impl Response {
         (status, content_type.map(Cow::into_owned), headers, body)
     }
 
+    #[inline]
+    fn whole(media_type: &'static str, bytes: Bytes) -> Response {
+        let (content_type, body) = (Some(Cow::Borrowed(media_type)), reply::Body::Bytes(bytes));
+        let reply = reply::Response { status: 200, content_type, headers: Vec::new(), body, validator: 0 };
+        Response { reply, file: None, reproducible: false }
+    }
+
     fn with_body(mut self, body: reply::Body) -> Response {
         self.reply.body = body;
         self
@@ -218,7 +225,7 @@ impl Response {
 
     /// What is sent, with these lines added. A file is noted as the worker's.
     pub(crate) fn into_reply(mut self, lines: &str, files: &OpenFiles) -> reply::Response {
-        self.reply = self.reply.with_lines(lines);
+        self.reply.headers.extend_from_slice(lines.as_bytes());
         if let Some((file, len)) = self.file {
             self.reply.body = reply::Body::File { file: Arc::new(files.note(file)), offset: 0, len };
         }

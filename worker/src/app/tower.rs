@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::tunnel::{self, Open};
-use super::{Caller, Incoming};
+use super::{AskCaller, Caller, Incoming};
 use crate::http::Head;
 use crate::http::reply::{Body, Flow, Response, Source};
 
@@ -143,7 +143,7 @@ impl Tower {
         head: &Head<'_>,
         bytes: &[u8],
         body: Incoming,
-        caller: &dyn Fn() -> Caller,
+        caller: &AskCaller<'_>,
     ) -> Option<Answering> {
         let mut request = http::Request::new(body);
         fill(&mut request, head, bytes)?;
@@ -154,7 +154,7 @@ impl Tower {
     }
 
     /// Has a request answered that may leave HTTP with its connection.
-    pub(crate) fn tunnel(self: &Arc<Tower>, caller: &dyn Fn() -> Caller) -> Open {
+    pub(crate) fn tunnel(self: &Arc<Tower>, caller: &AskCaller<'_>) -> Open {
         let (tower, prepared) = (self.clone(), self.prepare.as_ref().map(|prepare| (prepare.clone(), caller())));
         Box::new(move |incoming| (tower.open)(incoming, prepared))
     }

@@ -69,8 +69,8 @@ fn ask_handler<'r>(router: &'r Router, asked: &Asked<'_>, done: Option<Done>, un
         Answer::Task(answering) => Turnout::Task(answering),
         Answer::Tunnel(tunnel) => Turnout::Tunnel(tunnel),
         Answer::Effort(effort, reply) => Turnout::Effort(effort, reply),
-        Answer::Health(_, reply) if unready => Turnout::Reply(reply),
-        Answer::Health(reply, _) => Turnout::Reply(reply),
+        Answer::Health(_, page) if unready => Turnout::Reply(Reply::Prepared(page)),
+        Answer::Health(page, _) => Turnout::Reply(Reply::Prepared(page)),
         Answer::Fault(Fault { pooled: true, kind }) if done_nothing => {
             Turnout::Later(Job::new(move || drop(fault::carry_out(kind))))
         }

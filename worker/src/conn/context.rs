@@ -269,15 +269,23 @@ impl Context {
         if self.blocking { Asker::Thread } else { Asker::Loop }
     }
 
-    /// Who makes the request that begins at stream position `position` of a connection.
-    pub(super) fn caller(&self, record: &Record, head: &Head<'_>, position: u64) -> Caller {
-        let peer = match record.peer() {
-            Peer::Ip(address) => Some(address),
-            Peer::Unix => None,
-        };
-        let deadline = (!self.request_timeout.is_zero()).then(|| self.clock.now() + self.request_timeout);
-        let id = RequestId { cookie: record.cookie(), position };
-        Caller { peer, client: client_of(&self.listens, record, head), id, deadline }
+    /// Tells who makes the request that begins at stream position `position` of a connection.
+    pub(super) fn caller<'a>(
+        &'a self,
+        record: Record,
+        head: &'a Head<'a>,
+        position: u64,
+    ) -> impl Fn() -> Caller + Sync + use<'a> {
+        let (listens, now, timeout) = (&*self.listens, self.clock.now(), self.request_timeout);
+        move || {
+            let peer = match record.peer() {
+                Peer::Ip(address) => Some(address),
+                Peer::Unix => None,
+            };
+            let deadline = (!timeout.is_zero()).then(|| now + timeout);
+            let id = RequestId { cookie: record.cookie(), position };
+            Caller { peer, client: client_of(listens, &record, head), id, deadline }
+        }
     }
 
     /// Whether a client may make one more request of a route. Those without an address may.

@@ -132,7 +132,7 @@ impl Connection {
         (head, entry): (&Head<'_>, &Entry),
         done: Option<Done>,
     ) -> Turnout<'r> {
-        let caller = || cx.caller(&self.record, head, self.record.start());
+        let caller = cx.caller(self.record, head, self.record.start());
         let body = self.in_front(head, entry.request_end).body;
         let asked =
             Asked { head, bytes: self.head_bytes(), body, date: entry.date, caller: &caller, asker: cx.asker() };
@@ -141,7 +141,7 @@ impl Connection {
 
     /// Has a thread answer again.
     fn call_again(&self, cx: &mut Context, head: &Head<'_>, entry: &Entry) -> Again {
-        let caller = cx.caller(&self.record, head, self.record.start());
+        let caller = cx.caller(self.record, head, self.record.start())();
         let call = Call::new(cx, &self.in_front(head, entry.request_end), &caller, entry.date, entry.kind.last);
         Again::Later(call.into_job(None))
     }

@@ -335,7 +335,7 @@ impl Batch {
             }
             None if cx.all_pooled => Turnout::Call,
             None => {
-                let caller = || cx.caller(&self.record, head, self.position);
+                let caller = cx.caller(self.record, head, self.position);
                 let asked =
                     Asked { head, bytes: whole.bytes, body: whole.body, date, caller: &caller, asker: cx.asker() };
                 run_handler(&cx.router, &asked, done, cx.is_unready(), cx.tasks.is_some())
@@ -347,7 +347,8 @@ impl Batch {
             Turnout::Call if self.count > 0 => return self.put_off(),
             Turnout::Call if cx.handlers.as_ref().is_none_or(Pool::is_full) => Reply::error(503),
             Turnout::Call => {
-                let call = Call::new(cx, whole, &cx.caller(&self.record, head, self.position), date, last);
+                let caller = cx.caller(self.record, head, self.position)();
+                let call = Call::new(cx, whole, &caller, date, last);
                 let in_handler = self.record.mark(self.record.state());
                 self.record.set_state(State { pending: self.count, ..self.record.state() });
                 return Step::Later(Some((call.into_job(Some(in_handler)), Why::Call(request_end))));
@@ -358,7 +359,7 @@ impl Batch {
                 return Step::Later(Some((task, Why::Call(request_end))));
             }
             Turnout::Isolate(limits) => {
-                let (caller, limit) = (cx.caller(&self.record, head, self.position), cx.limits.head);
+                let (caller, limit) = (cx.caller(self.record, head, self.position)(), cx.limits.head);
                 let bytes = whole.bytes.get(..head.len).unwrap_or(whole.bytes);
                 let parcel = Parcel { head: bytes, limit, body: whole.body.to_vec(), date, caller };
                 isolate(cx.isolator.as_ref(), &limits, &parcel)

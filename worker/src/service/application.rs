@@ -164,7 +164,7 @@ fn call(
     path: &str,
     params: Option<matchit::Params<'_, '_>>,
 ) -> app::Response {
-    endpoint.handle(&app::Request::new(asked.head, path, params, asked.body, (asked.caller)()))
+    endpoint.handle(&app::Request::new(asked.head, path, params.as_ref(), asked.body, asked.caller))
 }
 
 #[cfg(test)]

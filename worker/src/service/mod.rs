@@ -21,7 +21,7 @@ use phalanx_shared::ledger::record::Owner;
 use phalanx_shared::quarantine::Quarantine;
 
 use crate::app;
-use crate::http::reply::Flow;
+use crate::http::reply::{Flow, Prepared};
 use crate::http::{Head, Reply};
 use crate::open_file::OpenFiles;
 use crate::pool::Job;
@@ -110,7 +110,7 @@ pub struct Asked<'a> {
     /// The second that the response's Date names, since the epoch: the same when a successor asks again.
     pub date: u64,
     /// Who asks: made out for those alone who want to know.
-    pub(crate) caller: &'a dyn Fn() -> app::Caller,
+    pub(crate) caller: &'a app::AskCaller<'a>,
     /// Who asks.
     pub asker: Asker,
 }
@@ -173,7 +173,7 @@ pub enum Answer<'r> {
     #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "services of tower alone leave HTTP"))]
     Tunnel(Tunnel),
     /// The first while the worker is to get new work, then the second.
-    Health(Reply<'r>, Reply<'r>),
+    Health(&'r Prepared, &'r Prepared),
     /// To be given when the caller has made this effort.
     Effort(Effort, Reply<'r>),
     /// To be carried out by the caller: the route breaks the worker on purpose.
@@ -309,7 +309,7 @@ impl Service {
             Service::App(app) => app.answer(asked, path),
             Service::Files(files) => files.answer(&Request { head: asked.head, path, date: asked.date }, done),
             Service::Redirect(redirect, _) => Answer::Reply(redirect.answer()),
-            Service::Health(ready, unready, _) => Answer::Health(ready.answer(), unready.answer()),
+            Service::Health(ready, unready, _) => Answer::Health(ready.prepared(), unready.prepared()),
             Service::Fault(fault, _) => Answer::Fault(*fault),
         }
     }

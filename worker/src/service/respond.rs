@@ -17,6 +17,11 @@ impl Respond {
     pub fn answer(&self) -> Reply<'_> {
         Reply::Prepared(&self.0)
     }
+
+    /// The same, as it stands.
+    pub(super) fn prepared(&self) -> &Prepared {
+        &self.0
+    }
 }
 
 #[cfg(test)]
