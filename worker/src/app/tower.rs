@@ -1,13 +1,13 @@
 //! Services of the tower world, such as a router of axum: `http` 1.x requests in, responses out, bodies as streams both ways.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -18,17 +18,19 @@ use tower_service::Service;
 use super::tunnel::{self, Open};
 use super::{AskCaller, Caller, Incoming};
 use crate::http::Head;
-use crate::http::reply::{Body, Flow, Response, Source};
-
-/// Header fields whose values are copied one by one.
-const FEW: usize = 3;
+use crate::http::reply::{self, Body, Flow, Response, Source};
 
 /// Fields that a map which is kept has room for at most.
 const ROOM: usize = 64;
 
+/// Bytes for heads, at a time: a value that somebody keeps keeps so many.
+const SHEET: usize = 8 * 1024;
+
 thread_local! {
     /// The map of the fields of a response that has left, for the next request.
     static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
+    /// Where the heads of the next requests are copied to, one behind the other.
+    static PAPER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// What a request to a handler of Phalanx's own comes to, once it is polled.
@@ -168,9 +170,8 @@ fn prepare_for(request: http::Request<Incoming>, prepare: &Prepare, caller: &Cal
 
 /// Makes `request` that whose head stands at the front of `bytes`; none when there is no such request in `http`.
 pub(crate) fn fill(request: &mut http::Request<Incoming>, head: &Head<'_>, bytes: &[u8]) -> Option<()> {
-    let is_short = head.headers.len() <= FEW;
-    // One copy, which all values share. To share costs more than to copy where there are few.
-    let copy = if is_short { Bytes::new() } else { Bytes::copy_from_slice(bytes.get(..head.len)?) };
+    // One copy, which all values share.
+    let copy = copy_of(bytes.get(..head.len)?);
     let origin = bytes.as_ptr() as usize;
     let share = |part: &[u8]| {
         let at = (part.as_ptr() as usize).checked_sub(origin)?;
@@ -183,20 +184,23 @@ pub(crate) fn fill(request: &mut http::Request<Incoming>, head: &Head<'_>, bytes
     headers.reserve(head.headers.len());
     for field in head.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let value = match is_short {
-            true => HeaderValue::from_bytes(field.value),
-            false => HeaderValue::from_maybe_shared(share(field.value)?),
-        };
-        headers.append(name, value.ok()?);
+        headers.append(name, HeaderValue::from_maybe_shared(share(field.value)?).ok()?);
     }
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).ok()?;
-    let uri = match is_short {
-        true => Uri::try_from(head.target),
-        false => Uri::from_maybe_shared(share(head.target.as_bytes())?),
-    };
-    *request.uri_mut() = uri.ok()?;
+    *request.uri_mut() = Uri::from_maybe_shared(share(head.target.as_bytes())?).ok()?;
     *request.version_mut() = if head.minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     Some(())
+}
+
+/// A copy that costs no allocation of its own, nearly always.
+fn copy_of(head: &[u8]) -> Bytes {
+    PAPER.with_borrow_mut(|paper| {
+        if paper.capacity() < head.len() {
+            *paper = BytesMut::with_capacity(SHEET.max(head.len()));
+        }
+        paper.extend_from_slice(head);
+        paper.split().freeze()
+    })
 }
 
 /// Fields that the server itself has the say of.
@@ -372,7 +376,7 @@ fn response_of(parts: &http::response::Parts) -> Option<(Response, Option<u64>)>
         error!("a service answered {status}, which is no final status: its request is answered 500");
         return None;
     }
-    let (mut lines, mut stated) = (Vec::with_capacity(64 * parts.headers.len()), None);
+    let (mut lines, mut stated) = (reply::paper(64 * parts.headers.len()), None);
     for (name, value) in &parts.headers {
         if is_of_the_server(name) {
             if name == header::CONTENT_LENGTH && stated.is_none() {
@@ -425,7 +429,8 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::service::testing::{asked, with_head};
+    use crate::http::{HeaderScratch, Progress, parse};
+    use crate::service::testing::asked;
 
     /// A body of these steps; none: it is waited for.
     struct Steps(VecDeque<Step>);
@@ -531,16 +536,41 @@ mod tests {
         }
     }
 
+    fn with_bytes<T>(fields: &str, look: impl FnOnce(&Head<'_>, &[u8]) -> T) -> T {
+        let text = format!("GET / HTTP/1.1\r\nHost: example.org\r\n{fields}\r\n");
+        let mut scratch = HeaderScratch::new();
+        match parse(text.as_bytes(), 64 * 1024, &mut scratch) {
+            Ok(Progress::Done(head)) => look(&head, text.as_bytes()),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn heard_by(service: Echo, fields: &str) -> String {
         let tower = Tower::new(service);
-        with_head("GET /", fields, |head| {
-            let bytes = asked(head).bytes;
+        with_bytes(fields, |head, bytes| {
             let mut answering = tower.begin(head, bytes, Incoming::whole(Bytes::new()), asked(head).caller).unwrap();
             match Pin::new(&mut answering).poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Response { body: Body::Bytes(body), .. }) => String::from_utf8(body.to_vec()).unwrap(),
                 _ => panic!("no answer at hand"),
             }
         })
+    }
+
+    /// Their heads stand one behind the other in memory that is used on.
+    #[test]
+    fn what_is_kept_of_a_request_stays_what_it_was() {
+        let sizes = [0, 1, 3000, SHEET, 3000, 2 * SHEET, 5];
+        let requests = sizes.iter().cycle().take(700).enumerate().map(|(number, &size)| {
+            let value = format!("{number}-{}", "x".repeat(size));
+            let mut request = http::Request::new(Incoming::whole(Bytes::new()));
+            with_bytes(&format!("X-A: {value}\r\n"), |head, bytes| fill(&mut request, head, bytes).unwrap());
+            (value, request)
+        });
+        let kept: Vec<_> = requests.filter(|(value, _)| value.len() % 3 != 0).collect();
+        for (value, request) in kept {
+            assert_eq!((request.uri().path(), request.headers()["host"].as_bytes()), ("/", &b"example.org"[..]));
+            assert!(request.headers()["x-a"] == value, "{}", &value[..8.min(value.len())]);
+        }
     }
 
     /// The memory of a response's fields becomes a request's.

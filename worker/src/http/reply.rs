@@ -4,6 +4,7 @@
 //! bytes is the connection: here a file is a value that is carried along.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::pin::Pin;
@@ -292,6 +293,23 @@ impl Response {
     }
 }
 
+/// Bytes of lines whose memory is kept at most.
+const KEPT: usize = 4 * 1024;
+
+thread_local! {
+    /// The memory of the lines of a response that has been encoded, for the next.
+    static LINES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// For lines of fields: empty, with room for so many bytes.
+#[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "other lines are few, or made by the program"))]
+pub(crate) fn paper(capacity: usize) -> Vec<u8> {
+    let mut lines = LINES.take();
+    lines.clear();
+    lines.reserve(capacity);
+    lines
+}
+
 /// What is to be answered.
 #[derive(Debug)]
 pub enum Reply<'r> {
@@ -371,14 +389,19 @@ impl Reply<'_> {
                 None if prepared.body().len() > encode::COPIED => Tail::Cached(prepared),
                 None => Tail::None,
             },
-            Reply::Built(response) if !encode::may_have_body(response.status) => Tail::None,
-            Reply::Built(response) => match response.body {
-                Body::Bytes(bytes) if bytes.len() > encode::COPIED => Tail::Pieces(vec![Piece::Bytes(bytes)]),
-                Body::Empty | Body::Bytes(_) => Tail::None,
-                Body::File { file, offset, len } => Tail::Pieces(vec![Piece::File { file, offset, len }]),
-                Body::Pieces(pieces) => Tail::Pieces(pieces),
-                Body::Stream { source, len } => Tail::Stream(source, len),
-            },
+            Reply::Built(Response { status, headers, body, .. }) => {
+                if (1..=KEPT).contains(&headers.capacity()) {
+                    LINES.set(headers);
+                }
+                match body {
+                    _ if !encode::may_have_body(status) => Tail::None,
+                    Body::Bytes(bytes) if bytes.len() > encode::COPIED => Tail::Pieces(vec![Piece::Bytes(bytes)]),
+                    Body::Empty | Body::Bytes(_) => Tail::None,
+                    Body::File { file, offset, len } => Tail::Pieces(vec![Piece::File { file, offset, len }]),
+                    Body::Pieces(pieces) => Tail::Pieces(pieces),
+                    Body::Stream { source, len } => Tail::Stream(source, len),
+                }
+            }
         }
     }
 }
