@@ -48,7 +48,7 @@ pub(crate) struct Client {
 }
 
 /// A complete response.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) minor_version: u8,
