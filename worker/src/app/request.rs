@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use matchit::Params;
@@ -66,7 +67,8 @@ pub struct Request<'r> {
     path: &'r str,
     params: Option<&'r Params<'r, 'r>>,
     body: Body<'r>,
-    caller: &'r AskCaller<'r>,
+    ask_caller: &'r AskCaller<'r>,
+    caller: OnceLock<Caller>,
 }
 
 impl fmt::Debug for Request<'_> {
@@ -76,7 +78,7 @@ impl fmt::Debug for Request<'_> {
             .field("path", &self.path)
             .field("params", &self.params)
             .field("body", &self.body)
-            .field("caller", &(self.caller)())
+            .field("caller", self.caller())
             .finish()
     }
 }
@@ -89,7 +91,11 @@ impl<'r> Request<'r> {
         payload: Payload<'r>,
         caller: &'r AskCaller<'r>,
     ) -> Request<'r> {
-        Request { head, path, params, body: Body::of(payload), caller }
+        Request { head, path, params, body: Body::of(payload), ask_caller: caller, caller: OnceLock::new() }
+    }
+
+    fn caller(&self) -> &Caller {
+        self.caller.get_or_init(self.ask_caller)
     }
 
     /// The method, as sent: `GET`. Methods are case-sensitive (RFC 9110, 9.1).
@@ -145,23 +151,23 @@ impl<'r> Request<'r> {
 
     /// The other end of the connection; none for a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
-        (self.caller)().peer
+        self.caller().peer
     }
 
     /// The address of the client: the peer's or, where that is a proxy that the listener trusts, the one that it names.
     pub fn client(&self) -> Option<IpAddr> {
-        (self.caller)().client
+        self.caller().client
     }
 
     /// Tells the request from all others.
     pub fn id(&self) -> RequestId {
-        (self.caller)().id
+        self.caller().id
     }
 
     /// When it is answered 504 and the worker replaced unless its handler has returned (`workers.request_timeout`, which counts the
     /// handler's own time only); none: never.
     pub fn deadline(&self) -> Option<Instant> {
-        (self.caller)().deadline
+        self.caller().deadline
     }
 
     /// The body.

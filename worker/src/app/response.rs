@@ -51,7 +51,7 @@ impl Response {
     /// Without fields and body. A status that is not from 200 to 599 becomes 500.
     #[must_use]
     pub fn new(status: u16) -> Response {
-        Response { reply: reply::Response::new(checked(status)), file: None, reproducible: false }
+        Response::of(reply::Response::new(checked(status)))
     }
 
     /// 200 with a text, `text/plain; charset=utf-8`.
@@ -81,7 +81,8 @@ impl Response {
     /// 200 with bytes of that media type.
     #[must_use]
     pub fn bytes(media_type: &'static str, bytes: impl Into<Bytes>) -> Response {
-        Response::whole(media_type, bytes.into())
+        let (content_type, body) = (Some(Cow::Borrowed(media_type)), reply::Body::Bytes(bytes.into()));
+        Response::of(reply::Response { content_type, body, ..reply::Response::new(200) })
     }
 
     /// 302 to another path or URL.
@@ -212,9 +213,7 @@ impl Response {
     }
 
     #[inline]
-    fn whole(media_type: &'static str, bytes: Bytes) -> Response {
-        let (content_type, body) = (Some(Cow::Borrowed(media_type)), reply::Body::Bytes(bytes));
-        let reply = reply::Response { status: 200, content_type, headers: Vec::new(), body, validator: 0 };
+    fn of(reply: reply::Response) -> Response {
         Response { reply, file: None, reproducible: false }
     }
 

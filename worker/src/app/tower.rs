@@ -30,7 +30,7 @@ thread_local! {
     /// The map of the fields of a response that has left, for the next request.
     static SPARE: Cell<Option<HeaderMap>> = const { Cell::new(None) };
     /// Where the heads of the next requests are copied to, one behind the other.
-    static PAPER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static PAPER: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(SHEET));
 }
 
 /// What a request to a handler of Phalanx's own comes to, once it is polled.
@@ -195,9 +195,6 @@ pub(crate) fn fill(request: &mut http::Request<Incoming>, head: &Head<'_>, bytes
 /// A copy that costs no allocation of its own, nearly always.
 fn copy_of(head: &[u8]) -> Bytes {
     PAPER.with_borrow_mut(|paper| {
-        if paper.capacity() < head.len() {
-            *paper = BytesMut::with_capacity(SHEET.max(head.len()));
-        }
         paper.extend_from_slice(head);
         paper.split().freeze()
     })
@@ -376,7 +373,7 @@ fn response_of(parts: &http::response::Parts) -> Option<(Response, Option<u64>)>
         error!("a service answered {status}, which is no final status: its request is answered 500");
         return None;
     }
-    let (mut lines, mut stated) = (reply::paper(64 * parts.headers.len()), None);
+    let (mut lines, mut stated) = (reply::room_for_lines(64 * parts.headers.len()), None);
     for (name, value) in &parts.headers {
         if is_of_the_server(name) {
             if name == header::CONTENT_LENGTH && stated.is_none() {

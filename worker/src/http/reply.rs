@@ -303,7 +303,7 @@ thread_local! {
 
 /// For lines of fields: empty, with room for so many bytes.
 #[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "other lines are few, or made by the program"))]
-pub(crate) fn paper(capacity: usize) -> Vec<u8> {
+pub(crate) fn room_for_lines(capacity: usize) -> Vec<u8> {
     let mut lines = LINES.take();
     lines.clear();
     lines.reserve(capacity);
@@ -379,7 +379,7 @@ impl Reply<'_> {
             if encode::may_have_body(*status))
     }
 
-    /// The part of the body that [`encode::append`] left out.
+    /// The part of the body that [`encode::append`] left out. The memory of the lines is kept for the next response.
     #[inline]
     pub fn into_tail(self) -> Tail {
         match self {
