@@ -17,6 +17,7 @@ mod chaos;
 mod chaos_command;
 mod chaos_files;
 mod client_bounds;
+mod cohorts;
 mod corpus;
 mod crash_loops;
 #[cfg(feature = "crash-points")]

@@ -186,6 +186,8 @@ fn boot(inheritance: &'static Inheritance, birth: &Birth) -> Result<Booted, Stri
         }
     }
     cx.router = Arc::new(Router::new(&config, &cx.setting).map_err(|error| with_cause(&error))?);
+    // Before records are believed that may name them as a dead worker's.
+    cx.lane.notes().set(&cx.router.descriptors());
     cx.pool.hang_bell().map_err(|error| format!("eventfd: {error}"))?;
     let chosen = Model::named(&config.workers.model.0)
         .ok_or_else(|| format!("this program has no model {:?}", config.workers.model.0))?;

@@ -192,6 +192,32 @@ impl EventLoop {
         true
     }
 
+    /// Begins to serve those connections as one that `events` are about: what each has to say is read. To be ended by
+    /// [`EventLoop::end_cohort`] when there has been a reaction to each event.
+    pub(crate) fn begin_cohort(&mut self, events: &[Event]) {
+        if events.len() < 2 {
+            return;
+        }
+        self.cx.track.set_current(None);
+        for event in events.iter().filter(|event| event.is_just_readable()) {
+            if let Some(Some(connection)) = self.connections.get_mut(event.fd as usize)
+                && connection.came_in != self.turn
+            {
+                connection.read_ahead(&mut self.cx);
+            }
+        }
+        self.cx.cohort.begin();
+    }
+
+    /// Sends the answers that were held back.
+    pub(crate) fn end_cohort(&mut self) {
+        let mut answers = self.cx.cohort.end();
+        for (index, (fd, out)) in answers.drain(..).enumerate() {
+            self.with(fd, |connection, cx| connection.send_held_back(cx, index + 1, out));
+        }
+        self.cx.cohort.reuse(answers);
+    }
+
     /// Does what an operation calls for that is complete; told: a connection has come, or could not.
     pub(crate) fn complete(&mut self, event: &Event) -> Option<io::Result<RawFd>> {
         let ring = self.poller.completing()?;
@@ -388,6 +414,13 @@ impl EventLoop {
         self.events += 1;
         self.cx.track.set_current(Some(fd));
         let mut fate = act(connection, &mut self.cx);
+        if connection.is_held_back() {
+            if self.cx.cohort.is_late() {
+                self.end_cohort();
+                self.cx.cohort.begin();
+            }
+            return;
+        }
         if let Some(interest) = connection.new_interest()
             && self.poller.change(fd, interest).is_err()
         {

@@ -15,8 +15,6 @@ use crate::crash_point::{self, Point};
 
 /// Buffers that are held of one connection before its ring is to stop.
 const ENOUGH: usize = 4;
-/// Buffers for responses that are kept to be used again.
-const MOST_SPARE: usize = 256;
 
 /// What a ring has brought and not been relieved of, and what it is to send.
 #[derive(Default)]
@@ -223,9 +221,7 @@ impl Connection {
             self.leave_rest(bytes, count);
             return self.writable(cx);
         }
-        if cx.spare.len() < MOST_SPARE {
-            cx.spare.push(bytes);
-        }
+        cx.keep_spare(bytes);
         match self.batch_done(cx) {
             Fate::Stay if self.is_done() => self.after_response(cx),
             fate => fate,

@@ -16,6 +16,7 @@ use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 
 use super::Patience;
 use super::buffers::Buffers;
+use super::cohort::Cohort;
 use crate::access_log::AccessLog;
 use crate::app::{Caller, RequestId};
 use crate::event::uring::Uring;
@@ -27,6 +28,9 @@ use crate::pool::{Manners, Pool};
 use crate::service::router::{Limit, Router};
 use crate::service::{Asker, NotReady, Setting};
 use crate::tasks::Tasks;
+
+/// Memory of responses that is kept to be used again.
+const MOST_SPARE: usize = 256;
 
 /// Stands for the peer of a Unix socket where its word is taken.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -106,6 +110,8 @@ pub struct Context {
     pub orphans: Vec<RawFd>,
     /// Connections that are being told that there is no room for them.
     pub turned_away: u32,
+    /// Connections that are served as one.
+    pub cohort: Cohort,
 }
 
 /// The address of a connection's peer; a Unix socket has none.
@@ -191,6 +197,7 @@ impl Context {
             blocking: false,
             orphans: Vec::new(),
             turned_away: 0,
+            cohort: Cohort::default(),
         })
     }
 
@@ -222,6 +229,7 @@ impl Context {
             orphans: Vec::new(),
             turned_away: 0,
             ring: None,
+            cohort: Cohort::default(),
             ..*self
         })
     }
@@ -262,6 +270,13 @@ impl Context {
     /// The listener on a seat.
     pub fn listen(&self, seat: u8) -> Option<&Listen> {
         self.listens.get(usize::from(seat))?.as_ref()
+    }
+
+    /// Keeps the memory of a response for another.
+    pub(super) fn keep_spare(&mut self, out: Vec<u8>) {
+        if self.spare.len() < MOST_SPARE {
+            self.spare.push(out);
+        }
     }
 
     /// How it asks handlers.

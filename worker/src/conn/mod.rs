@@ -7,6 +7,7 @@ mod ask;
 pub mod buffers;
 mod by_ring;
 mod call;
+pub mod cohort;
 pub mod context;
 mod input;
 mod output;
@@ -35,7 +36,9 @@ use crate::event::Interest;
 use crate::event::timers::Tick;
 use crate::pool::Job;
 use by_ring::Mail;
+use cohort::Place;
 pub use context::Context;
+use input::Filled;
 use output::Output;
 pub use patience::{Patience, Waits};
 use upload::Upload;
@@ -96,8 +99,12 @@ pub struct Connection {
     scheduled: Tick,
     buffer: Option<Buffer>,
     output: Option<Box<Output>>,
-    /// A ring sends for it.
+    /// A ring sends for it, or its cohort will.
     in_flight: bool,
+    /// Where in its cohort its answer is held back; 0: none is.
+    held_back: Place,
+    /// What was read before it was told that there is something.
+    ahead: Option<io::Result<Filled>>,
     mail: Option<Box<Mail>>,
     upload: Option<Box<Upload>>,
     waiting: Option<Box<Waiting>>,
@@ -132,6 +139,8 @@ impl Connection {
             buffer,
             output: None,
             in_flight: false,
+            held_back: 0,
+            ahead: None,
             mail: None,
             upload: None,
             waiting: None,
@@ -181,13 +190,15 @@ impl Connection {
 
     /// The poller tells that there is something to read. `is_last`: it tells more than that, which one read does not show the end of.
     pub fn told(&mut self, cx: &mut Context, is_last: bool) -> Fate {
-        self.drained = false;
+        // Of what was read ahead it is known already.
+        self.drained &= self.ahead.is_some();
         self.is_last |= is_last;
         self.readable(cx)
     }
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
+        let ahead = self.ahead.take();
         if self.is_open() {
             return self.go_on_upload(cx);
         }
@@ -201,10 +212,10 @@ impl Connection {
         match self.record.state().phase {
             Phase::Lingering => self.discard(),
             _ if self.upload.is_some() => self.go_on_upload(cx),
-            _ => match self.fill(cx) {
-                Ok(input::Filled::Some) => self.serve(cx),
-                Ok(input::Filled::Nothing) => Fate::Stay,
-                Ok(input::Filled::End) => self.end_of_input(cx),
+            _ => match ahead.unwrap_or_else(|| self.fill(cx)) {
+                Ok(Filled::Some) => self.serve(cx),
+                Ok(Filled::Nothing) => Fate::Stay,
+                Ok(Filled::End) => self.end_of_input(cx),
                 Err(_) => Fate::Close,
             },
         }
@@ -340,7 +351,11 @@ impl Connection {
 
     /// All that there is to know of it stands in its record: it can be given to another worker.
     pub fn is_quiet(&self) -> bool {
-        self.is_done() && self.upload.is_none() && !self.has_more() && self.record.state().phase == Phase::Open
+        self.is_done()
+            && self.ahead.is_none()
+            && self.upload.is_none()
+            && !self.has_more()
+            && self.record.state().phase == Phase::Open
     }
 
     /// Gives the connection to whoever takes it. The poller has forgotten it already.

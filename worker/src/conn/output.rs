@@ -90,22 +90,39 @@ impl Output {
 }
 
 impl Connection {
-    /// Writes a batch: `out`, then `tail`. What the peer does not take stays in `self.output`.
-    pub(super) fn write_batch(&mut self, cx: &mut Context, mut out: Vec<u8>, tail: Option<Box<Output>>) -> Fate {
-        crash_point::pass(Point::BeforeWrite);
+    /// Writes a batch: `out`, then `tail`. What the peer does not take stays in `self.output`. `may_wait`: it need not be sent at once.
+    pub(super) fn write_batch(
+        &mut self,
+        cx: &mut Context,
+        mut out: Vec<u8>,
+        tail: Option<Box<Output>>,
+        may_wait: bool,
+    ) -> Fate {
         if cx.by_ring && !self.unix && tail.as_ref().is_none_or(|tail| tail.is_short_memory()) {
             let parts = tail.iter().flat_map(|tail| &tail.parts);
+            crash_point::pass(Point::BeforeWrite);
             parts.filter_map(Part::in_memory).for_each(|bytes| out.extend_from_slice(bytes));
             self.send_by_ring(out);
             cx.out = cx.spare.pop().unwrap_or_default();
             return Fate::Stay;
+        }
+        if may_wait && tail.is_none() {
+            match self.hold_back(cx, out) {
+                Ok(()) => {
+                    cx.out = cx.spare.pop().unwrap_or_default();
+                    return Fate::Stay;
+                }
+                Err(too_long) => out = too_long,
+            }
         }
         let fate = self.write_by_calls(cx, &out, tail);
         cx.out = out;
         fate
     }
 
-    fn write_by_calls(&mut self, cx: &mut Context, out: &[u8], tail: Option<Box<Output>>) -> Fate {
+    /// Writes `out`, then `tail`, now.
+    pub(super) fn write_by_calls(&mut self, cx: &mut Context, out: &[u8], tail: Option<Box<Output>>) -> Fate {
+        crash_point::pass(Point::BeforeWrite);
         let mut at = 0;
         // What is in memory leaves in one call with what stands before it; a file cannot.
         let first = tail.as_ref().and_then(|tail| tail.parts.front());

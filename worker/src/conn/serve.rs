@@ -42,6 +42,8 @@ pub(super) struct Batch {
     refused: bool,
     /// It answers a request whose body is still to come.
     pub(super) is_early: bool,
+    /// All of its requests may run again if their answers do not leave.
+    may_run_again: bool,
     count: u8,
     list: Pending,
     record: Record,
@@ -212,6 +214,7 @@ impl Connection {
             replayed_until: self.replayed_until,
             refused: false,
             is_early: false,
+            may_run_again: true,
             count: 0,
             list,
             record: self.record,
@@ -222,7 +225,8 @@ impl Connection {
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
         self.served = batch.served;
         if batch.count > 0 {
-            return self.write_batch(cx, batch.out, batch.tail);
+            let may_wait = batch.may_run_again && !batch.is_early && self.upload.is_none();
+            return self.write_batch(cx, batch.out, batch.tail, may_wait);
         }
         cx.out = batch.out;
         Fate::Stay
@@ -535,6 +539,7 @@ impl Batch {
         let length = length.filter(|_| !self.is_early);
         entry.response_end = length.map_or(STREAMED, |length| entry.response_start + length);
         self.put_on_record(&entry);
+        self.may_run_again &= entry.kind.idempotent;
         self.position = entry.request_end;
         self.response_at = entry.response_end;
         self.count += 1;

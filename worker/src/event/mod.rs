@@ -67,6 +67,11 @@ impl Event {
         }
     }
 
+    /// There is something to read, and nothing else has happened.
+    pub fn is_just_readable(&self) -> bool {
+        *self == Event { readable: true, ..Event::of(self.fd) }
+    }
+
     /// There is something that a read will tell.
     pub fn wants_read(&self) -> bool {
         self.readable || self.urgent || self.peer_finished || self.is_broken()

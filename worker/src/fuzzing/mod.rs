@@ -132,7 +132,7 @@ impl Succession {
         }
         let mut connection = self.connect(&cx, plan)?;
         let fd = connection.fd;
-        if self.serve(&mut cx, &mut connection, plan.events.into(), plan.reads) == End::Over {
+        if self.serve(&mut cx, &mut connection, plan.events.into(), plan.reads, plan.holds_back) == End::Over {
             connection.close(&mut cx);
             return None;
         }
@@ -148,7 +148,7 @@ impl Succession {
             Heir::Alone => {
                 rescue::settle(&self.ledger, 0..LANES);
                 let mut taken = sweep::sweep(cx, self.inheritance);
-                cx.router = Arc::new(self.router(&cx.setting));
+                self.open_routes(cx);
                 taken.append(&mut rescue::take_over(cx, &[], true));
                 taken
             }
@@ -156,13 +156,12 @@ impl Succession {
                 rescue::settle(&self.ledger, 1..2);
                 sweep::close_noted(cx, 1);
                 let mut taken = sweep::unrecorded(cx, 1, self.inheritance);
-                cx.router = Arc::new(self.router(&cx.setting));
+                self.open_routes(cx);
                 taken.append(&mut rescue::take_over(cx, &[LIVING], false));
                 taken
             }
             Heir::Buries | Heir::Takes => {
-                cx.router = Arc::new(self.router(&cx.setting));
-                cx.lane.notes().set(&cx.router.descriptors());
+                self.open_routes(cx);
                 let mut taken = rescue::take_given(cx);
                 taken.append(&mut rescue::bury(cx, DEAD, 0, self.inheritance));
                 taken
@@ -170,26 +169,44 @@ impl Succession {
         }
     }
 
+    fn open_routes(&self, cx: &mut Context) {
+        cx.router = Arc::new(self.router(&cx.setting));
+        cx.lane.notes().set(&cx.router.descriptors());
+    }
+
     fn serve_to_the_end(&mut self, cx: &mut Context, mut connection: Connection) {
-        let end = self.serve(cx, &mut connection, MOST_TURNS, true);
+        let end = self.serve(cx, &mut connection, MOST_TURNS, true, false);
         assert_ne!(end, End::OutOfTurns, "a connection that runs for ever");
         connection.close(cx);
         self.client.read_to_end();
     }
 
-    /// Lets a connection handle `turns` events at most.
-    fn serve(&mut self, cx: &mut Context, connection: &mut Connection, turns: usize, reads: bool) -> End {
+    /// Lets a connection handle `turns` events at most; if it `holds_back`, as one of several.
+    fn serve(
+        &mut self,
+        cx: &mut Context,
+        connection: &mut Connection,
+        turns: usize,
+        reads: bool,
+        holds_back: bool,
+    ) -> End {
         for _turn in 0..turns {
             if reads {
                 self.client.read_all();
             }
-            let fate = match connection.go_on(cx) {
-                Fate::Stay => match connection.writable(cx) {
-                    Fate::Stay => connection.readable(cx),
-                    fate => fate,
-                },
-                fate => fate,
-            };
+            let mut fate = Fate::Stay;
+            for (index, (_, out)) in cx.cohort.end().into_iter().enumerate() {
+                fate = connection.send_held_back(cx, index + 1, out);
+            }
+            if holds_back {
+                connection.read_ahead(cx);
+                cx.cohort.begin();
+            }
+            for act in [Connection::go_on, Connection::writable, Connection::readable] {
+                if fate == Fate::Stay {
+                    fate = act(connection, cx);
+                }
+            }
             let fate = self.await_pool(cx, connection, fate);
             match fate {
                 Fate::Close => return End::Over,

@@ -16,6 +16,8 @@ pub(super) struct Plan<'b> {
     pub(super) finished: bool,
     /// The client has gone before the successor comes.
     pub(super) gone: bool,
+    /// The worker that dies holds its answers back until its next event.
+    pub(super) holds_back: bool,
     /// Events that the worker gets to handle before it dies.
     pub(super) events: u8,
     /// The client reads while the worker lives.
@@ -68,6 +70,7 @@ impl<'b> Plan<'b> {
             finished: shape & 4 != 0,
             gone: shape & 0xf0 == 0xf0,
             reads: shape & 8 != 0,
+            holds_back: events & 16 != 0,
             events: events % 16,
             stores: stores.chunks_exact(STORE_BYTES).filter_map(Store::read).collect(),
             sent,

@@ -19,6 +19,7 @@ use gate::Gate;
 
 use crate::app::WorkerInfo;
 use crate::children::{Children, Ended};
+use crate::conn::cohort;
 use crate::duty::Duty;
 use crate::enter::{Booted, Inheritance};
 use crate::event::{Event, Interest};
@@ -174,8 +175,12 @@ impl MainLoop {
         self.own.begin_turn();
         self.own.cx.lane.begin_turn(self.own.cx.clock.since_boot());
         self.own.cx.crowded = self.others_wait();
-        for event in events {
-            self.react(event);
+        for cohort in events.chunks(cohort::MOST) {
+            self.own.begin_cohort(cohort);
+            for event in cohort {
+                self.react(event);
+            }
+            self.own.end_cohort();
         }
         self.own.end_turn();
         self.tidy_up();

@@ -17,6 +17,7 @@ use phalanx_shared::sys::crash_signal::{Prepared, Word};
 use phalanx_shared::sys::process;
 
 use super::{Model, reactor_pool};
+use crate::conn::cohort;
 use crate::conn::{Connection, Context};
 use crate::enter::Booted;
 use crate::event::{Event, Interest};
@@ -132,14 +133,18 @@ fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, news: &News) -> ! {
             process::exit_now(1);
         }
         own.begin_turn();
-        for event in &events {
-            if event.fd == inbox.bell.as_fd().as_raw_fd() {
-                inbox.bell.silence();
-                let acts = std::mem::take(&mut *lock(&inbox.acts));
-                acts.into_iter().for_each(|act| act(&mut own));
-            } else {
-                own.react(event);
+        for cohort in events.chunks(cohort::MOST) {
+            own.begin_cohort(cohort);
+            for event in cohort {
+                if event.fd == inbox.bell.as_fd().as_raw_fd() {
+                    inbox.bell.silence();
+                    let acts = std::mem::take(&mut *lock(&inbox.acts));
+                    acts.into_iter().for_each(|act| act(&mut own));
+                } else {
+                    own.react(event);
+                }
             }
+            own.end_cohort();
         }
         own.end_turn();
         let mut found = own.watch(limit);

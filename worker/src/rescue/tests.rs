@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -149,6 +149,24 @@ fn a_position_that_no_stream_reaches_closes_the_connection() {
         assert!(take_over(&mut cx, &[], false).is_empty());
         assert_eq!(record.owner(), None);
     }
+}
+
+/// Found by fuzzing: a worker that had just booted closed the directory that its own route had opened.
+#[test]
+fn a_record_that_calls_this_workers_own_a_file_of_the_dead_closes_nothing() {
+    let (mut cx, _listener) = context();
+    let (own, strange) = (std::fs::File::open("/").unwrap(), std::fs::File::open("/").unwrap());
+    cx.lane.notes().set(&[own.as_raw_fd()]);
+    for fd in [own.as_raw_fd(), strange.as_raw_fd()] {
+        let record = cx.ledger.record(fd).unwrap();
+        record.fill(1, Peer::Unix, 0);
+        record.set_owner(Owner::File(DEAD));
+        cx.lane.raise_high_water(fd);
+    }
+    assert!(take_over(&mut cx, &[], false).is_empty());
+    assert!(own.metadata().is_ok());
+    assert!(strange.metadata().is_err(), "what the dead had opened is closed");
+    std::mem::forget(strange);
 }
 
 /// Small numbers, large ones, and those at the edges of what is right.
