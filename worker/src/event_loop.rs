@@ -414,7 +414,7 @@ impl EventLoop {
         self.events += 1;
         self.cx.track.set_current(Some(fd));
         let mut fate = act(connection, &mut self.cx);
-        if connection.is_held_back() {
+        if connection.is_held_back() && fate != Fate::Close {
             if self.cx.cohort.is_late() {
                 self.end_cohort();
                 self.cx.cohort.begin();

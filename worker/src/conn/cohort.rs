@@ -2,8 +2,9 @@
 //! Each step finds its code, and the kernel's, in the caches, which a connection that is read, answered and sent to at once has emptied
 //! for the next one: cohort scheduling (Larus and Parkes, USENIX 2002).
 //!
-//! To a rescue it is nothing new: what has been read is on record as read, and what has not been sent as not sent. But an answer is held back
-//! only if its requests may run again, or else another's crash could take it with it.
+//! To a rescue it is nothing new: what has been read is on record as read, and what has not been sent as not sent, so that its request runs
+//! again if the worker dies of another's. But an answer is held back only if its requests are safe, those that come to the same the second
+//! time: a DELETE may run again too, and find nothing there any more.
 
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};

@@ -42,8 +42,8 @@ pub(super) struct Batch {
     refused: bool,
     /// It answers a request whose body is still to come.
     pub(super) is_early: bool,
-    /// All of its requests may run again if their answers do not leave.
-    may_run_again: bool,
+    /// None of its requests changes anything: run again, they are answered the same.
+    is_safe: bool,
     count: u8,
     list: Pending,
     record: Record,
@@ -214,7 +214,7 @@ impl Connection {
             replayed_until: self.replayed_until,
             refused: false,
             is_early: false,
-            may_run_again: true,
+            is_safe: true,
             count: 0,
             list,
             record: self.record,
@@ -225,7 +225,7 @@ impl Connection {
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
         self.served = batch.served;
         if batch.count > 0 {
-            let may_wait = batch.may_run_again && !batch.is_early && self.upload.is_none();
+            let may_wait = batch.is_safe && !batch.is_early && self.upload.is_none();
             return self.write_batch(cx, batch.out, batch.tail, may_wait);
         }
         cx.out = batch.out;
@@ -403,7 +403,7 @@ impl Batch {
             head_only: head.is_head(),
         };
         let length = self.encode(reply, &envelope);
-        self.end(entry, length)
+        self.end(head, entry, length)
     }
 
     /// Adds what a handler that ran elsewhere came to.
@@ -428,7 +428,7 @@ impl Batch {
         self.log(&mut pen, head, &entry, answered.is_stream, answered.body_len);
         self.out.extend_from_slice(&answered.bytes);
         let length = self.follow_with(answered.bytes.len() as u64, answered.tail, answered.chunked);
-        self.end(entry, length)
+        self.end(head, entry, length)
     }
 
     /// Writes an answer down. A stream is written down when its length is known.
@@ -444,7 +444,8 @@ impl Batch {
     }
 
     /// An answer of this length stands in the batch.
-    fn end(&mut self, entry: Entry, length: Option<u64>) -> Step {
+    fn end(&mut self, head: &Head<'_>, entry: Entry, length: Option<u64>) -> Step {
+        self.is_safe &= head.is_safe();
         let last = entry.kind.last;
         self.finish(entry, length);
         self.served += 1;
@@ -539,7 +540,6 @@ impl Batch {
         let length = length.filter(|_| !self.is_early);
         entry.response_end = length.map_or(STREAMED, |length| entry.response_start + length);
         self.put_on_record(&entry);
-        self.may_run_again &= entry.kind.idempotent;
         self.position = entry.request_end;
         self.response_at = entry.response_end;
         self.count += 1;

@@ -121,6 +121,12 @@ impl<'b> Head<'b> {
         self.method == "HEAD"
     }
 
+    /// The request changes nothing (RFC 9110, 9.2.1).
+    #[inline]
+    pub fn is_safe(&self) -> bool {
+        matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
+    }
+
     /// The request may be carried out again without harm (RFC 9110, 9.2.2).
     #[inline]
     pub fn idempotent(&self) -> bool {

@@ -351,6 +351,7 @@ fn the_parts_of_a_head_are_told() {
         assert!(head.idempotent() && !head.is_head());
     });
     assert!(!with_head("POST / HTTP/1.0\r\n\r\n", |head| head.idempotent()));
+    assert!(with_head("DELETE / HTTP/1.0\r\n\r\n", |head| head.idempotent() && !head.is_safe()));
     assert!(!with_head("get / HTTP/1.0\r\n\r\n", |head| head.idempotent()));
     assert!(with_head("HEAD / HTTP/1.0\r\n\r\n", |head| head.is_head()));
 }
