@@ -183,19 +183,25 @@ impl EventLoop {
     /// Does what an event calls for; false when it is about neither a connection nor a pool.
     pub(crate) fn react(&mut self, event: &Event) -> bool {
         let Some(connection) = self.connection(event.fd) else {
+            // Nobody knows how long that takes, or whom it is about.
+            self.end_cohort();
             return self.take_results(Some(event.fd)) || self.take_nudges(event.fd);
         };
         // What was polled before a connection came is about one that had its number and was closed in this turn.
         if connection.came_in != self.turn {
             self.connection_event(event);
         }
+        if self.cx.held_back.is_late() {
+            self.end_cohort();
+            self.cx.held_back.begin();
+        }
         true
     }
 
-    /// Begins to serve those connections as one that `events` are about: what each has to say is read. To be ended by
+    /// Begins to serve those connections together that `events` are about: what each has to say is read. To be ended by
     /// [`EventLoop::end_cohort`] when there has been a reaction to each event.
     pub(crate) fn begin_cohort(&mut self, events: &[Event]) {
-        if events.len() < 2 {
+        if events.len() < 2 || self.cx.by_ring {
             return;
         }
         self.cx.track.set_current(None);
@@ -206,16 +212,16 @@ impl EventLoop {
                 connection.read_ahead(&mut self.cx);
             }
         }
-        self.cx.cohort.begin();
+        self.cx.held_back.begin();
     }
 
-    /// Sends the answers that were held back.
+    /// Sends the answers that were held back. None is any more, unless another cohort begins.
     pub(crate) fn end_cohort(&mut self) {
-        let mut answers = self.cx.cohort.end();
-        for (index, (fd, out)) in answers.drain(..).enumerate() {
-            self.with(fd, |connection, cx| connection.send_held_back(cx, index + 1, out));
+        let mut answers = self.cx.held_back.end();
+        for answer in answers.drain(..) {
+            self.with(answer.fd, |connection, cx| connection.send_held_back(cx, answer));
         }
-        self.cx.cohort.reuse(answers);
+        self.cx.held_back.reuse(answers);
     }
 
     /// Does what an operation calls for that is complete; told: a connection has come, or could not.
@@ -414,11 +420,8 @@ impl EventLoop {
         self.events += 1;
         self.cx.track.set_current(Some(fd));
         let mut fate = act(connection, &mut self.cx);
+        // What it waits for, and what more it has to do, is asked when its answer has left.
         if connection.is_held_back() && fate != Fate::Close {
-            if self.cx.cohort.is_late() {
-                self.end_cohort();
-                self.cx.cohort.begin();
-            }
             return;
         }
         if let Some(interest) = connection.new_interest()

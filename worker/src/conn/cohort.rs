@@ -9,54 +9,63 @@
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use phalanx_shared::ledger::record::Phase;
+
 use super::{Connection, Context, Fate, Waits};
 
 /// The most connections of a cohort.
 pub(crate) const MOST: usize = 32;
 /// What is longer is sent at once.
 const MOST_BYTES: usize = 8 * 1024;
-/// An answer waits no longer for those of others; but a handler is not interrupted.
+/// After this an answer leaves though there are events left; but a handler is not interrupted.
 const LATE: Duration = Duration::from_millis(1);
 
-/// The cohort at hand.
+/// Where among those that are held back an answer stands, from 1 on. Who has the number of a connection that is gone does not stand there.
+pub(super) type Place = u8;
+
+/// Answers that wait until all of the cohort have theirs.
 #[derive(Default)]
-pub struct Cohort {
-    /// When it began; none: there is none, and nothing is held back.
-    began: Option<Instant>,
-    /// What is held back, each with its connection.
-    answers: Vec<(RawFd, Vec<u8>)>,
+pub struct HeldBack {
+    /// Since when answers are held back; none: they are sent at once.
+    since: Option<Instant>,
+    answers: Vec<Answer>,
 }
 
-impl Cohort {
+/// An answer that is held back.
+pub struct Answer {
+    /// Its connection.
+    pub(crate) fd: RawFd,
+    place: Place,
+    out: Vec<u8>,
+}
+
+impl HeldBack {
     /// Answers are held back from now on.
     pub(crate) fn begin(&mut self) {
-        self.began = Some(Instant::now());
+        self.since = Some(Instant::now());
     }
 
-    /// What is held back has waited for long enough.
+    /// Some have waited for long enough.
     pub(crate) fn is_late(&self) -> bool {
-        self.began.is_some_and(|began| began.elapsed() > LATE)
+        !self.answers.is_empty() && self.since.is_some_and(|since| since.elapsed() > LATE)
     }
 
-    /// What was held back is to be sent, each with its place in the order; nothing more is held back.
-    pub(crate) fn end(&mut self) -> Vec<(RawFd, Vec<u8>)> {
-        self.began = None;
+    /// Those that are to be sent now. None is held back from now on.
+    pub(crate) fn end(&mut self) -> Vec<Answer> {
+        self.since = None;
         std::mem::take(&mut self.answers)
     }
 
-    /// Takes the memory of a list back that is done with.
-    pub(crate) fn reuse(&mut self, answers: Vec<(RawFd, Vec<u8>)>) {
+    /// Takes back the memory of a list that is done with.
+    pub(crate) fn reuse(&mut self, answers: Vec<Answer>) {
         self.answers = answers;
     }
 }
 
-/// What an answer is held back as: its place in the order, from 1 on. Who has the number of a connection that is gone is not at that place.
-pub(super) type Place = u8;
-
 impl Connection {
     /// Reads before the others of its cohort are answered, if it does nothing else. [`Connection::told`] is to follow.
     pub(crate) fn read_ahead(&mut self, cx: &mut Context) {
-        if self.buffer.is_some() || self.waits != Waits::Idle || cx.by_ring || !self.is_quiet() {
+        if self.buffer.is_some() || self.goes_on || self.waits != Waits::Idle || !self.is_quiet() {
             return;
         }
         // The last ones are left to those who get by with one after the other.
@@ -65,15 +74,15 @@ impl Connection {
         self.ahead = Some(self.fill(cx));
     }
 
-    /// Has an answer wait for those of the others, unless it is too long for that.
+    /// Has an answer wait for those of the others; gives it back if answers do not wait, or this one is too long.
     pub(super) fn hold_back(&mut self, cx: &mut Context, out: Vec<u8>) -> Result<(), Vec<u8>> {
-        let answers = &mut cx.cohort.answers;
-        if cx.cohort.began.is_none() || answers.len() == MOST || out.len() > MOST_BYTES {
+        let HeldBack { since, answers } = &mut cx.held_back;
+        if since.is_none() || answers.len() == MOST || out.len() > MOST_BYTES {
             return Err(out);
         }
-        answers.push((self.fd, out));
-        self.held_back = answers.len() as Place;
+        self.held_back = answers.len() as Place + 1;
         self.in_flight = true;
+        answers.push(Answer { fd: self.fd, place: self.held_back, out });
         Ok(())
     }
 
@@ -82,16 +91,21 @@ impl Connection {
         self.held_back > 0
     }
 
-    /// Sends what was held back at `place`; nothing, if that was another's.
-    pub(crate) fn send_held_back(&mut self, cx: &mut Context, place: usize, out: Vec<u8>) -> Fate {
-        if usize::from(self.held_back) != place {
+    /// Sends what was held back; nothing, if it was another's.
+    pub(crate) fn send_held_back(&mut self, cx: &mut Context, answer: Answer) -> Fate {
+        if self.held_back != answer.place {
             return Fate::Stay;
         }
         (self.held_back, self.in_flight) = (0, false);
-        let fate = self.write_by_calls(cx, &out, None);
-        cx.keep_spare(out);
+        let fate = self.write_by_calls(cx, &answer.out, None);
+        cx.keep_spare(answer.out);
         match fate {
-            Fate::Stay if self.is_done() => self.after_response(cx),
+            Fate::Stay if !self.is_done() => Fate::Stay,
+            // The answers of others leave before its next requests have theirs.
+            Fate::Stay if self.begun.is_none() && self.buffer.is_some() && self.record.state().phase == Phase::Open => {
+                Fate::GoOn
+            }
+            Fate::Stay => self.after_response(cx),
             fate => fate,
         }
     }

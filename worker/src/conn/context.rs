@@ -16,7 +16,7 @@ use phalanx_shared::ledger::{Lane, Ledger, Record, Track};
 
 use super::Patience;
 use super::buffers::Buffers;
-use super::cohort::Cohort;
+use super::cohort::HeldBack;
 use crate::access_log::AccessLog;
 use crate::app::{Caller, RequestId};
 use crate::event::uring::Uring;
@@ -31,6 +31,8 @@ use crate::tasks::Tasks;
 
 /// Memory of responses that is kept to be used again.
 const MOST_SPARE: usize = 256;
+/// The longest of it.
+const SPARE_BYTES: usize = 32 * 1024;
 
 /// Stands for the peer of a Unix socket where its word is taken.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -110,8 +112,8 @@ pub struct Context {
     pub orphans: Vec<RawFd>,
     /// Connections that are being told that there is no room for them.
     pub turned_away: u32,
-    /// Connections that are served as one.
-    pub cohort: Cohort,
+    /// Answers that wait for those of others.
+    pub held_back: HeldBack,
 }
 
 /// The address of a connection's peer; a Unix socket has none.
@@ -197,7 +199,7 @@ impl Context {
             blocking: false,
             orphans: Vec::new(),
             turned_away: 0,
-            cohort: Cohort::default(),
+            held_back: HeldBack::default(),
         })
     }
 
@@ -229,7 +231,7 @@ impl Context {
             orphans: Vec::new(),
             turned_away: 0,
             ring: None,
-            cohort: Cohort::default(),
+            held_back: HeldBack::default(),
             ..*self
         })
     }
@@ -274,7 +276,7 @@ impl Context {
 
     /// Keeps the memory of a response for another.
     pub(super) fn keep_spare(&mut self, out: Vec<u8>) {
-        if self.spare.len() < MOST_SPARE {
+        if self.spare.len() < MOST_SPARE && out.capacity() <= SPARE_BYTES {
             self.spare.push(out);
         }
     }

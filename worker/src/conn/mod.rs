@@ -101,7 +101,7 @@ pub struct Connection {
     output: Option<Box<Output>>,
     /// A ring sends for it, or its cohort will.
     in_flight: bool,
-    /// Where in its cohort its answer is held back; 0: none is.
+    /// Where its answer is held back; 0: none is.
     held_back: Place,
     /// What was read before it was told that there is something.
     ahead: Option<io::Result<Filled>>,
@@ -190,7 +190,7 @@ impl Connection {
 
     /// The poller tells that there is something to read. `is_last`: it tells more than that, which one read does not show the end of.
     pub fn told(&mut self, cx: &mut Context, is_last: bool) -> Fate {
-        // Of what was read ahead it is known already.
+        // A read ahead has told already.
         self.drained &= self.ahead.is_some();
         self.is_last |= is_last;
         self.readable(cx)
@@ -198,7 +198,6 @@ impl Connection {
 
     /// The peer has something for us, or has finished sending.
     pub fn readable(&mut self, cx: &mut Context) -> Fate {
-        let ahead = self.ahead.take();
         if self.is_open() {
             return self.go_on_upload(cx);
         }
@@ -212,7 +211,7 @@ impl Connection {
         match self.record.state().phase {
             Phase::Lingering => self.discard(),
             _ if self.upload.is_some() => self.go_on_upload(cx),
-            _ => match ahead.unwrap_or_else(|| self.fill(cx)) {
+            _ => match self.ahead.take().unwrap_or_else(|| self.fill(cx)) {
                 Ok(Filled::Some) => self.serve(cx),
                 Ok(Filled::Nothing) => Fate::Stay,
                 Ok(Filled::End) => self.end_of_input(cx),

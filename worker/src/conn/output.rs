@@ -112,7 +112,7 @@ impl Connection {
                     cx.out = cx.spare.pop().unwrap_or_default();
                     return Fate::Stay;
                 }
-                Err(too_long) => out = too_long,
+                Err(back) => out = back,
             }
         }
         let fate = self.write_by_calls(cx, &out, tail);

@@ -2,7 +2,7 @@
 //! turn on record and writes them together.
 
 use phalanx_shared::config::Listen;
-use phalanx_shared::ledger::record::{Record, State};
+use phalanx_shared::ledger::record::{Phase, Record, State};
 use phalanx_shared::ledger::response::{Entry, Kind};
 use phalanx_shared::ledger::{BUFFER_BYTES, MAX_PENDING, Pending};
 
@@ -42,7 +42,7 @@ pub(super) struct Batch {
     refused: bool,
     /// It answers a request whose body is still to come.
     pub(super) is_early: bool,
-    /// None of its requests changes anything: run again, they are answered the same.
+    /// None of its requests changes anything: run again, they are answered the same, as are those that are refused.
     is_safe: bool,
     count: u8,
     list: Pending,
@@ -225,7 +225,8 @@ impl Connection {
     pub(super) fn end_batch(&mut self, cx: &mut Context, batch: Batch) -> Fate {
         self.served = batch.served;
         if batch.count > 0 {
-            let may_wait = batch.is_safe && !batch.is_early && self.upload.is_none();
+            // Who dies amid an upload makes it an error, whatever it was to be answered.
+            let may_wait = batch.is_safe && self.upload.is_none() && self.record.state().phase == Phase::Open;
             return self.write_batch(cx, batch.out, batch.tail, may_wait);
         }
         cx.out = batch.out;

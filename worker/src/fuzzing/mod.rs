@@ -195,12 +195,12 @@ impl Succession {
                 self.client.read_all();
             }
             let mut fate = Fate::Stay;
-            for (index, (_, out)) in cx.cohort.end().into_iter().enumerate() {
-                fate = connection.send_held_back(cx, index + 1, out);
+            for answer in cx.held_back.end() {
+                fate = connection.send_held_back(cx, answer);
             }
             if holds_back {
                 connection.read_ahead(cx);
-                cx.cohort.begin();
+                cx.held_back.begin();
             }
             for act in [Connection::go_on, Connection::writable, Connection::readable] {
                 if fate == Fate::Stay {

@@ -17,8 +17,8 @@ use phalanx_shared::sys::crash_signal::{Prepared, Word};
 use phalanx_shared::sys::process;
 
 use super::{Model, reactor_pool};
-use crate::conn::cohort;
-use crate::conn::{Connection, Context};
+
+use crate::conn::{Connection, Context, cohort};
 use crate::enter::Booted;
 use crate::event::{Event, Interest};
 use crate::event_loop::{Count, EventLoop, Stuck};
@@ -136,12 +136,10 @@ fn run(mut own: EventLoop, inbox: &Inbox, limit: Duration, news: &News) -> ! {
         for cohort in events.chunks(cohort::MOST) {
             own.begin_cohort(cohort);
             for event in cohort {
-                if event.fd == inbox.bell.as_fd().as_raw_fd() {
+                if !own.react(event) {
                     inbox.bell.silence();
                     let acts = std::mem::take(&mut *lock(&inbox.acts));
                     acts.into_iter().for_each(|act| act(&mut own));
-                } else {
-                    own.react(event);
                 }
             }
             own.end_cohort();
