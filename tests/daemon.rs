@@ -193,6 +193,18 @@ fn control_clients_that_leave_or_say_no_more_during_their_command_cost_the_maste
 }
 
 #[test]
+fn serve_says_what_it_wants_instead_of_what_is_no_directory() {
+    let _machine = beside_others();
+    let server = Setup::new(1).file("file", "").write();
+    for (dir, why) in [("site/file", "not a directory"), ("nowhere", "No such file or directory")] {
+        let output = phalanx().arg("serve").arg(server.directory().path(dir)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("{dir}: {why}")) && said.contains("hint: name the directory"), "{said}");
+    }
+}
+
+#[test]
 fn serve_shows_a_directory_in_the_foreground_and_stops_on_ctrl_c() {
     let _machine = beside_others();
     let server = Setup::new(1).file("index.html", "served").write();

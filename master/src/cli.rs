@@ -16,6 +16,8 @@ use crate::status::{Draining, Status};
 use crate::verdict::{self, Report};
 use crate::{start, status};
 
+const SERVE_HINT: &str = "  hint: name the directory that the files are in";
+
 /// Exit codes: done, failed, bad usage or configuration, not running.
 pub(crate) const DONE: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
@@ -319,8 +321,10 @@ impl Program {
     fn serve(&self, dir: &Path, mut manner: Manner) -> u8 {
         let root = match dir.canonicalize() {
             Ok(root) if root.is_dir() => root,
-            Ok(root) => return complain(BAD_USAGE, &format!("{} is not a directory", root.display())),
-            Err(error) => return complain(BAD_USAGE, &format!("serve {}: {error}", dir.display())),
+            Ok(root) => {
+                return complain(BAD_USAGE, &format!("serve {}: not a directory\n{SERVE_HINT}", root.display()));
+            }
+            Err(error) => return complain(BAD_USAGE, &format!("serve {}: {error}\n{SERVE_HINT}", dir.display())),
         };
         let mut listen = std::mem::take(&mut manner.listen);
         if listen.is_empty() {
