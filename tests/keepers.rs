@@ -153,3 +153,38 @@ fn a_keeper_and_its_worker_killed_together_leave_a_slot_that_serves() {
     }
     server.wait_total(8);
 }
+
+#[test]
+fn a_keeper_that_dies_before_it_clones_leaves_nothing_to_wait_for() {
+    let _machine = beside_others();
+    let server = Setup::new(1).start();
+    let (keeper, worker) = (server.keeper(0), server.worker(0));
+    assert!(processes::signal(keeper, Signal::SIGSTOP));
+    assert!(processes::signal(worker, Signal::SIGKILL));
+    wait_until("a successor is ordered", SOON, || server.log().contains("clone incarnation 2"));
+    assert!(processes::signal(keeper, Signal::SIGKILL));
+    assert_only_ledger(&server);
+    assert_eq!(server.status().slots()[0]["incarnation"], 3);
+}
+
+#[test]
+fn a_keeper_that_dies_before_it_tells_whom_it_has_cloned_leaves_nothing_to_wait_for() {
+    let _machine = beside_others();
+    let server = Setup::new(1).environment("PHALANX_KEEPER", "slow").start();
+    let (keeper, worker) = (server.keeper(0), server.worker(0));
+    assert!(processes::signal(worker, Signal::SIGKILL));
+    let second = || server.workers().iter().find(|process| process.worker() == Some((0, 2))).map(|process| process.pid);
+    wait_until("a successor", SOON, || second().is_some());
+    let untold = second().unwrap();
+    assert!(processes::signal(keeper, Signal::SIGKILL));
+    wait_until("it has left", SOON, || !processes::lives(untold));
+    assert_only_ledger(&server);
+    assert_eq!(server.status().slots()[0]["incarnation"], 3);
+}
+
+/// The slot serves, and its master waits for nobody of a former table.
+fn assert_only_ledger(server: &Server) {
+    server.wait_serving();
+    wait_until("its former table is let go", SOON, || processes::ledgers(server.master()) == 1);
+    server.connect().assert_usable();
+}

@@ -98,6 +98,13 @@ pub(crate) fn descriptors(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// Ledgers that the process could read or write.
+pub(crate) fn ledgers(pid: i32) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let open = |line: &&str| line.contains("phalanx-ledger") && line.split(' ').nth(1) != Some("---s");
+    maps.lines().filter(open).count()
+}
+
 /// A thread of the process with that name.
 pub(crate) fn thread_named(pid: i32, name: &str) -> Option<i32> {
     let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.filter_map(|entry| Some(entry.ok()?.path()));

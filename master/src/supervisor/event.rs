@@ -46,6 +46,8 @@ pub(crate) enum Event {
     NotExecuted(String),
     /// The program before this one could not be executed.
     NotReturned(String),
+    /// No process is left that has the table of a former ground of the slot.
+    Deserted(SlotId, u32),
     /// No connection is left on a former ground of the slot.
     Emptied(SlotId, u32),
     /// Somebody wants this many slots.
@@ -76,6 +78,8 @@ pub(crate) enum Action {
     GoBack(Option<ClientId>, String),
     /// There is no way back any more, and no need of one.
     Confirm,
+    /// Look whether a process is left that has the table of a former ground of the slot.
+    LookForAnybody(SlotId, u32),
     /// Look whether connections are left on a former ground of the slot.
     LookInto(SlotId, u32),
     /// Nothing is left on a former ground of the slot.

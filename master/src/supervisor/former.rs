@@ -28,11 +28,11 @@ pub(crate) struct FormerTable {
     foreign: bool,
     /// Since when its workers give.
     yielding: Option<Instant>,
-    /// When its ledger was last looked into.
+    /// When was last looked who has it, or what is left in its ledger.
     looked: Option<Instant>,
 }
 
-/// How often the ledger of a former table whose workers are gone is looked into: that goes over all of its records.
+/// How often a former table is looked at. Its ledger is when its workers are gone: that goes over all of its records.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl FormerTable {
@@ -116,27 +116,40 @@ impl Roster {
                 id.0
             )));
         }
-        let (post, lanes): (_, Vec<_>) = (worker.post, worker.lanes().collect());
         if worker.stage == Stage::Leaving {
             return;
         }
         if cause.ending != Ending::Exited(0) {
             if cause.own_fault {
-                self.act(Action::Condemn(post, Guilt::Fault));
+                self.act(Action::Condemn(worker.post, Guilt::Fault));
             }
             let obituary = worker.obituary(cause.to_string(), cause.own_fault, self.now);
-            self.out.extend(obituary.map(|obituary| Action::Report(post, Box::new(obituary))));
+            self.out.extend(obituary.map(|obituary| Action::Report(worker.post, Box::new(obituary))));
         }
+        let lanes = worker.lanes().map(|(dead, lane)| Grave { dead, post: Post { lane, ..worker.post }, told: None });
         // The table went with its last process, and all that was in it.
-        if let (false, Some(slot)) = (gone && !foreign, self.slots.get_mut(&id)) {
-            let graves = lanes.into_iter().map(|(dead, lane)| Grave { dead, post: Post { lane, ..post }, told: None });
-            slot.graves.extend(graves.filter(|_| !foreign));
-            // Whoever waits for the others of the new program is needed now.
-            let waiting = slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
-            match waiting.filter(|_| slot.serving().is_none() && slot.formers.iter().all(|it| it.workers.is_empty())) {
-                Some(waiting) => self.promote(id, waiting),
-                None => self.bury_the_dead(id),
-            }
+        let graves = lanes.filter(|_| !gone && !foreign).collect();
+        self.left_alone(id, graves);
+    }
+
+    /// No process has a former table any more: workers that its keeper never told of were never cloned, or are dead.
+    pub(super) fn deserted_former(&mut self, id: SlotId, ground: u32) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        for former in slot.formers.iter_mut().filter(|former| former.ground == ground) {
+            former.workers.retain(|worker| worker.pid.is_some());
+        }
+        self.left_alone(id, Vec::new());
+    }
+
+    /// A former table has fewer workers.
+    fn left_alone(&mut self, id: SlotId, graves: Vec<Grave>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.graves.extend(graves);
+        // Whoever waits for the others of the new program is needed now.
+        let waiting = slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
+        match waiting.filter(|_| slot.serving().is_none() && slot.formers.iter().all(|it| it.workers.is_empty())) {
+            Some(waiting) => self.promote(id, waiting),
+            None => self.bury_the_dead(id),
         }
     }
 
@@ -164,9 +177,14 @@ impl Roster {
             let patient = |worker: &Worker| worker.stage != Stage::Leaving && now - worker.since < workers.boot_timeout;
             former.workers.retain(|worker| worker.pid.is_some() || patient(worker));
         }
+        let is_due = |former: &FormerTable| former.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
+        let unborn = |former: &FormerTable| former.workers.iter().any(|worker| worker.pid.is_none());
+        for former in slot.formers.iter_mut().filter(|former| unborn(former) && is_due(former)) {
+            former.looked = Some(now);
+            actions.push(Action::LookForAnybody(id, former.ground));
+        }
         let graves = &slot.graves;
         let is_buried = |former: &FormerTable| !graves.iter().any(|grave| grave.post.ground == former.ground);
-        let is_due = |former: &FormerTable| former.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
         let left = slot.formers.iter_mut().filter(|former| former.workers.is_empty() && !former.is_gone());
         for former in left.filter(|former| is_buried(former) && is_due(former)) {
             former.looked = Some(now);

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use phalanx_shared::clients::{Client, Clients};
 use phalanx_shared::config::Config;
@@ -403,6 +404,13 @@ impl Ground {
                 Err(_) => return births,
             }
         }
+    }
+
+    /// Whether no process is left that has its table: the other end of the line, which is in the table, is closed then (poll(2)).
+    pub(super) fn is_deserted(&self) -> bool {
+        let mut orders = [PollFd::new(self.orders.as_fd(), PollFlags::empty())];
+        let looked = poll(&mut orders, PollTimeout::ZERO);
+        looked.is_ok() && orders[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
     }
 
     /// Takes the slot's TCP sockets out of service.

@@ -296,6 +296,10 @@ impl Supervisor {
                 way_back::forget();
                 heritage::forget_the_rest();
             }
+            Action::LookForAnybody(slot, ground) => {
+                let deserted = self.ground(Post { slot, ground, lane: 0 }).is_some_and(Ground::is_deserted);
+                return deserted.then_some(Event::Deserted(slot, ground));
+            }
             Action::LookInto(slot, ground) => {
                 let left = self.ground(Post { slot, ground, lane: 0 }).is_some_and(Ground::has_connections);
                 return (!left).then_some(Event::Emptied(slot, ground));

@@ -107,6 +107,7 @@ impl Roster {
             Event::Rehearsed(outcome) => self.rehearsed(outcome),
             Event::NotExecuted(why) => self.not_executed(&why),
             Event::NotReturned(why) => self.not_returned(&why),
+            Event::Deserted(slot, ground) => self.deserted_former(slot, ground),
             Event::Emptied(slot, ground) => self.emptied_former(slot, ground),
             Event::Scale { client, count } => self.scale(client, count),
             Event::Recycle { client, slot } => self.ask_for_recycling(client, slot),

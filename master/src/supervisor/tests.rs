@@ -471,6 +471,23 @@ fn a_dead_keeper_is_replaced_and_its_slot_serves_again() {
 }
 
 #[test]
+fn a_worker_that_a_dead_keeper_never_told_of_is_given_up_when_nobody_has_its_table() {
+    let mut play = Play::serving(1);
+    let (worker, _) = play.worker(0);
+    // Its successor is ordered, and the keeper dies before it says whether there is one.
+    let actions = play.roster.react(Event::Ended(worker, KILLED), play.now);
+    assert_eq!(births(&actions).len(), 1);
+    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
+    play.event(Event::Ended(keeper, KILLED));
+    assert_eq!(play.states(), ["serving"]);
+    assert!(play.done().contains(&Action::LookForAnybody(SlotId(0), 1)));
+    assert_eq!(play.roster.slots[&SlotId(0)].formers.len(), 1, "it may live");
+    play.event(Event::Deserted(SlotId(0), 1));
+    assert!(play.done().contains(&Action::Dismiss(SlotId(0), 1)));
+    assert_eq!(play.roster.slots[&SlotId(0)].formers.len(), 0);
+}
+
+#[test]
 fn a_keeper_that_cannot_be_replaced_yet_is_tried_again() {
     let mut play = Play::serving(1);
     let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
