@@ -46,8 +46,10 @@ fn idle_unix_connections_outlive_their_worker() {
     let _machine = beside_others();
     let server = start();
     let mut clients: Vec<UnixStream> = (0..50).map(|_| connect(&server)).collect();
-    for _round in 0..3 {
+    for round in 1..=3 {
         clients.iter_mut().for_each(|client| drop(exchange(client).unwrap()));
+        // A client has its answer before its worker has left the call that sent it: only then is it idle.
+        server.wait_total(round * 50);
         kill_and_wait(&server);
     }
     clients.iter_mut().for_each(|client| drop(exchange(client).unwrap()));
