@@ -112,10 +112,12 @@ impl Connection {
             !self.unix && !self.is_last && result.map_or_else(|error| error == Errno::EAGAIN, |count| count < room);
         if let Ok(count) = result {
             self.record.set_consumed(self.record.consumed() + count as u64);
-            cx.stats.add(Counter::BytesIn, count as u64);
         }
         if self.unix {
             self.record.set_state(phalanx_shared::ledger::record::State { in_call: false, ..self.record.state() });
+        }
+        if let Ok(count) = result {
+            cx.stats.add(Counter::BytesIn, count as u64);
         }
         match result {
             Ok(0) => Ok(Filled::End),
