@@ -9,6 +9,7 @@ use crate::harness::{Client, HELLO, SOON, Server, Setup, alone, beside_others, p
 
 const GET: &str = "GET /hello HTTP/1.1\r\nHost: test\r\n\r\n";
 const BOOM: &str = "GET /boom HTTP/1.1\r\nHost: test\r\n\r\n";
+const SLOW_GET: &str = "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n";
 const DELETE: &str = "DELETE /hello HTTP/1.1\r\nHost: test\r\n\r\n";
 const POST: &str = "POST /hello HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc";
 /// How long a slow handler takes.
@@ -120,12 +121,15 @@ fn a_crash_makes_no_other_error_of_a_refusal() {
     assert_eq!((status.sum("restarts"), status.total("failed"), status.total("closed")), (1, 1, 0), "{status}");
 }
 
+fn with_slow() -> Server {
+    let route = "[[site.route]]\npath = \"= /slow\"\nrespond = { body = \"Hello, World!\", wait = \"300ms\" }\n";
+    Setup::new(1).routes(route).start()
+}
+
 /// The time from the first answer to the last, of requests that are there at the same time. Those for `/slow` take [`SLOW`] each.
 fn spread(requests: &[&str]) -> Duration {
     let _machine = alone();
-    let server = Setup::new(1)
-        .routes("[[site.route]]\npath = \"= /slow\"\nrespond = { body = \"Hello, World!\", wait = \"300ms\" }\n")
-        .start();
+    let server = with_slow();
     let mut clients = ask_at_once(&server, requests);
     let mut times = Vec::new();
     for client in &mut clients {
@@ -137,7 +141,7 @@ fn spread(requests: &[&str]) -> Duration {
 
 #[test]
 fn an_answer_waits_for_no_handlers_that_take_long() {
-    let spread = spread(&["GET /slow HTTP/1.1\r\nHost: test\r\n\r\n"; 4]);
+    let spread = spread(&[SLOW_GET; 4]);
     assert!(spread > SLOW, "one after another, they would come over {:?}, not {spread:?}", SLOW * 3);
 }
 
@@ -146,4 +150,18 @@ fn an_answer_waits_for_none_that_are_not_held_back() {
     let slow = "POST /slow HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n";
     let spread = spread(&[GET, slow, slow, slow]);
     assert!(spread > SLOW, "the first should be {:?} before the last, not {spread:?}", SLOW * 2);
+}
+
+/// Of a pipeline, 32 requests are served at a time.
+#[test]
+fn an_answer_waits_for_no_more_requests_of_a_pipeline() {
+    let _machine = alone();
+    let server = with_slow();
+    let pipeline = GET.repeat(32) + SLOW_GET;
+    let mut clients = ask_at_once(&server, &[&pipeline, GET]);
+    clients[1].answer().assert(200, HELLO);
+    let others = Instant::now();
+    (0..33).for_each(|_| clients[0].answer().assert(200, HELLO));
+    let waited = others.elapsed();
+    assert!(waited > SLOW / 2, "the other's answer came {waited:?} before the last of the pipeline");
 }
