@@ -63,40 +63,45 @@ fn reserve() -> Option<File> {
 }
 
 impl MainLoop {
-    /// Accepts what is queued at the slot's own listeners.
-    pub(super) fn accept_from_all(&mut self) {
-        for (seat, fd, _) in self.listeners() {
-            self.accept_from(fd, seat);
-        }
+    /// Accepts what is queued at the slot's own listeners, [`ACCEPT_BATCH`] from each at most. Whether there may be more.
+    pub(super) fn accept_from_all(&mut self) -> bool {
+        let listeners = self.listeners().into_iter();
+        listeners.fold(false, |more, (seat, fd, _)| self.accept_batch(fd, seat) || more)
     }
 
     /// Accepts what is queued at a socket that is, or is another slot's counterpart of, the one on `seat`.
     pub(super) fn accept_from(&mut self, socket: RawFd, seat: u8) {
+        let _rest_is_told_again = self.accept_batch(socket, seat);
+    }
+
+    fn accept_batch(&mut self, socket: RawFd, seat: u8) -> bool {
         for _ in 0..ACCEPT_BATCH {
             if !self.is_let_in() {
-                return;
+                return false;
             }
             self.own.cx.lane.set_accepting(true);
-            match accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
-                Ok(fd) => self.accepted(fd.into_raw_fd(), seat),
+            let accepted = accept4(borrow(socket), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC);
+            let accepted = accepted.map(|fd| self.accepted(fd.into_raw_fd(), seat));
+            self.own.cx.lane.set_accepting(false);
+            match accepted.err() {
                 // Nobody is queued.
-                Err(Errno::EAGAIN) => return self.own.cx.lane.set_accepting(false),
+                Some(Errno::EAGAIN) => return false,
                 // The service stops, or this listener does.
-                Err(Errno::EINVAL | Errno::ENOTSOCK) => {
+                Some(Errno::EINVAL | Errno::ENOTSOCK) => {
                     let _not_watched = self.own.poller.remove(socket);
-                    return self.own.cx.lane.set_accepting(false);
+                    return false;
                 }
-                Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    self.own.cx.lane.set_accepting(false);
+                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     if !self.make_room() && !self.turn_away_by_reserve(socket) {
-                        return self.pause_accepting();
+                        self.pause_accepting();
+                        return false;
                     }
                 }
                 // The client went away while it was queued, or the call was interrupted.
-                Err(_) => {}
+                Some(_) | None => {}
             }
-            self.own.cx.lane.set_accepting(false);
         }
+        true
     }
 
     /// A ring has accepted a connection from `socket`, or has not been able to.

@@ -205,9 +205,8 @@ impl MainLoop {
     /// Lets in who is queued, and then nobody any more.
     fn close_listeners(&mut self) {
         // Everybody who is queued, within the bound on connections.
-        for _round in 0..self.own.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
-            self.accept_from_all();
-        }
+        let mut rounds = 0..self.own.cx.limits.connections / ACCEPT_BATCH as u32 + 1;
+        while rounds.next().is_some() && self.accept_from_all() {}
         self.stop_accepting();
         for (_, fd, _) in self.listeners() {
             let _closed_by_another = shutdown(fd, Shutdown::Both);
