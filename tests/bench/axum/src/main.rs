@@ -1,10 +1,12 @@
-//! `phalanx-bench-axum HOW PORT`: answers `/hello` and `/json` on 127.0.0.1 as the compared servers do. HOW is `axum` (a router by
+//! `phalanx-bench-axum HOW PORT`: answers `/hello`, `/json` and `/ready` on 127.0.0.1 as the compared servers do. HOW is `axum` (a router by
 //! `axum::serve` on a current-thread runtime), `axum-nodelay` (the same, without Nagle's algorithm), `tower` (the same router by
 //! Phalanx) or `native` (handlers of Phalanx).
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
+use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use axum::serve::ListenerExt;
@@ -32,14 +34,19 @@ fn page() -> Page {
     Page { title: "rows", rows: (100..115).map(row).collect() }
 }
 
+/// The page as it is told, made once.
+static READY: LazyLock<Bytes> = LazyLock::new(|| serde_json::to_vec(&page()).unwrap_or_default().into());
+
 fn router() -> Router {
     let hello = || async { ([(CONTENT_TYPE, "text/plain")], "Hello, World!") };
-    Router::new().route("/hello", get(hello)).route("/json", get(|| async { Json(page()) }))
+    let ready = || async { ([(CONTENT_TYPE, "application/json")], READY.clone()) };
+    Router::new().route("/hello", get(hello)).route("/json", get(|| async { Json(page()) })).route("/ready", get(ready))
 }
 
 fn native() -> Routes {
     let hello = |_: &Request| Response::text("Hello, World!").of_type("text/plain");
-    Routes::new().get("/hello", hello).get("/json", |_: &Request| Response::json(&page()))
+    let ready = |_: &Request| Response::bytes("application/json", READY.clone());
+    Routes::new().get("/hello", hello).get("/json", |_: &Request| Response::json(&page())).get("/ready", ready)
 }
 
 fn serve(port: u16, nodelay: bool) -> Result<(), Box<dyn Error>> {
