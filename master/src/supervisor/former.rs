@@ -10,7 +10,7 @@ use phalanx_shared::ledger::record::Guilt;
 
 use super::event::Action;
 use super::roster::{DRAIN_MARGIN, Roster};
-use super::slot::{Grave, Post, Slot, Stage, Worker};
+use super::slot::{Grave, Place, Post, Slot, Stage, Worker};
 use crate::verdict::{Cause, Ending};
 
 /// How long what is left in a former table may take to be fetched when its workers are gone.
@@ -145,10 +145,11 @@ impl Roster {
     fn left_alone(&mut self, id: SlotId, graves: Vec<Grave>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.graves.extend(graves);
-        // Whoever waits for the others of the new program is needed now.
-        let waiting = slot.at_stage(Stage::Waiting).map(|worker| worker.incarnation);
-        match waiting.filter(|_| slot.serving().is_none() && slot.formers.iter().all(|it| it.workers.is_empty())) {
-            Some(waiting) => self.promote(id, waiting),
+        // Whoever waits for the others of the new program is needed now. One that a reload brings has its own time.
+        let waiting = slot.at_stage(Stage::Waiting).map(|worker| (worker.incarnation, worker.generation));
+        let nobody = slot.serving().is_none() && slot.formers.iter().all(|former| former.workers.is_empty());
+        match waiting.filter(|(_, generation)| nobody && !self.is_of_reload(*generation)) {
+            Some((waiting, _)) => self.promote(id, waiting),
             None => self.bury_the_dead(id),
         }
     }
@@ -158,7 +159,7 @@ impl Roster {
         let (now, workers) = (self.now, self.config.workers.clone());
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let somebody_serves = slot.serving().is_some();
-        let mut actions = Vec::new();
+        let (mut actions, mut given_up) = (Vec::new(), false);
         for former in &mut slot.formers {
             if former.yielding.is_none() && somebody_serves {
                 former.yielding = Some(now);
@@ -170,12 +171,15 @@ impl Roster {
             let overdue = former.yielding.is_some_and(|since| now - since > workers.drain_timeout + DRAIN_MARGIN);
             // What it still has is rescued, if its keeper lives.
             for worker in former.workers.iter_mut().filter(|worker| overdue && worker.since != now) {
+                let Some(pid) = worker.pid else { continue };
                 worker.since = now;
-                actions.extend(worker.pid.map(|pid| Action::Kill(pid, Signal::SIGKILL)));
+                actions.push(Action::Kill(pid, Signal::SIGKILL));
             }
             // One that its keeper never told of may never have been.
             let patient = |worker: &Worker| worker.stage != Stage::Leaving && now - worker.since < workers.boot_timeout;
+            let before = former.workers.len();
             former.workers.retain(|worker| worker.pid.is_some() || patient(worker));
+            given_up |= former.workers.len() < before;
         }
         let is_due = |former: &FormerTable| former.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
         let unborn = |former: &FormerTable| former.workers.iter().any(|worker| worker.pid.is_none());
@@ -191,20 +195,25 @@ impl Roster {
             actions.push(Action::LookInto(id, former.ground));
         }
         let limit = workers.drain_timeout + FETCH_PATIENCE;
+        // As long as there is no other ground, it is the slot's.
+        let is_stood_on = slot.place == Place::Opening;
         let is_over = |former: &mut FormerTable| {
             let overdue = former.yielding.is_some_and(|since| now - since > limit);
-            former.is_gone() || overdue && former.workers.is_empty()
+            !is_stood_on && (former.is_gone() || overdue && former.workers.is_empty())
         };
         for former in slot.formers.extract_if(.., is_over) {
             slot.graves.retain(|grave| grave.post.ground != former.ground);
             actions.push(Action::Dismiss(id, former.ground));
         }
         self.out.append(&mut actions);
+        if given_up {
+            self.left_alone(id, Vec::new());
+        }
     }
 
     /// No connection is left in a former table whose workers have gone.
     pub(super) fn emptied_former(&mut self, id: SlotId, ground: u32) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.place != Place::Opening) else { return };
         let is_over = |former: &mut FormerTable| former.ground == ground && former.workers.is_empty();
         if slot.formers.extract_if(.., is_over).next().is_some() {
             slot.graves.retain(|grave| grave.post.ground != ground);

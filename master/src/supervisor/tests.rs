@@ -488,6 +488,24 @@ fn a_worker_that_a_dead_keeper_never_told_of_is_given_up_when_nobody_has_its_tab
 }
 
 #[test]
+fn what_a_slot_stood_on_is_kept_until_it_stands_on_something_else() {
+    let mut play = Play::serving(1);
+    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
+    let (worker, _) = play.worker(0);
+    // A successor is ordered, and never born.
+    play.roster.react(Event::Ended(worker, KILLED), play.now);
+    play.roster.react(Event::Ended(keeper, KILLED), play.now);
+    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+    play.event(Event::Deserted(SlotId(0), 1));
+    play.event(Event::Emptied(SlotId(0), 1));
+    assert_eq!(play.states(), ["failing"]);
+    assert!(!play.done().contains(&Action::Dismiss(SlotId(0), 1)));
+    play.wait(Duration::from_secs(1));
+    assert_eq!(play.states(), ["serving"]);
+    assert!(play.done().contains(&Action::Dismiss(SlotId(0), 1)));
+}
+
+#[test]
 fn a_keeper_that_cannot_be_replaced_yet_is_tried_again() {
     let mut play = Play::serving(1);
     let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();

@@ -283,8 +283,8 @@ impl Connection {
 
     pub(super) fn wrote(&self, cx: &Context, count: usize) {
         self.record.set_sent(self.record.sent() + count as u64);
-        cx.stats.add(Counter::BytesOut, count as u64);
         self.leave_call();
+        cx.stats.add(Counter::BytesOut, count as u64);
     }
 
     fn not_written(&self, error: Errno) -> Wrote {

@@ -94,7 +94,7 @@ impl MainLoop {
                 Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     if !self.make_room() && !self.turn_away_by_reserve(socket) {
                         self.pause_accepting();
-                        return false;
+                        return true;
                     }
                 }
                 // The client went away while it was queued, or the call was interrupted.

@@ -218,6 +218,23 @@ fn a_way_back_that_fails_leaves_one_configuration_in_force() {
 }
 
 #[test]
+fn who_waits_for_a_reload_is_not_needed_sooner_because_a_former_table_is_left_alone() {
+    let mut play = Play::serving(2);
+    play.slow = true;
+    reload_to_99(&mut play);
+    let done = play.done();
+    let waiting = births(&done).iter().map(|birth| birth.incarnation).next().unwrap();
+    play.event(ready(SlotId(0), waiting));
+    let stage =
+        |play: &Play| play.roster.slots[&SlotId(0)].workers.iter().find(|it| it.incarnation == waiting).unwrap().stage;
+    assert_eq!(stage(&play), Stage::Waiting, "{done:?}");
+    let (serving, _) = play.worker(0);
+    play.event(Event::Ended(serving, KILLED));
+    play.event(Event::Deserted(SlotId(0), 77));
+    assert_eq!(stage(&play), Stage::Waiting, "{:?}", play.done());
+}
+
+#[test]
 fn a_slot_that_is_asked_for_during_a_reload_opens_after_it() {
     let mut play = Play::serving(2);
     release_canary(&mut play);
