@@ -506,6 +506,18 @@ fn what_a_slot_stood_on_is_kept_until_it_stands_on_something_else() {
 }
 
 #[test]
+fn a_stop_waits_for_no_other_ground() {
+    let mut play = Play::serving(1);
+    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
+    let (worker, _) = play.worker(0);
+    play.roster.react(Event::Ended(keeper, KILLED), play.now);
+    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+    play.event(Event::Ended(worker, KILLED));
+    play.event(Event::Stop { fast: false, client: None });
+    assert!(play.done().contains(&Action::Leave(Ok(()))));
+}
+
+#[test]
 fn a_keeper_that_cannot_be_replaced_yet_is_tried_again() {
     let mut play = Play::serving(1);
     let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
