@@ -59,11 +59,6 @@ impl Slot {
         self.ground = ground;
     }
 
-    /// What it stood on last is the slot's for as long as there is no other, though it is among the former tables.
-    fn is_to_get_another_ground(&self) -> bool {
-        self.place == Place::Opening
-    }
-
     /// Whether the ground of that number is its present one or one that still holds something of it.
     pub(super) fn stands_or_stood_on(&self, ground: u32) -> bool {
         self.ground == ground || self.formers.iter().any(|former| former.ground == ground)
@@ -161,11 +156,10 @@ impl Roster {
 
     /// Has the workers of former tables give as soon as somebody is there to take, and ends those that do not end.
     pub(super) fn empty_formers(&mut self, id: SlotId) {
-        let (now, workers) = (self.now, self.config.workers.clone());
+        let (now, workers, stopping) = (self.now, self.config.workers.clone(), self.is_stopping());
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let somebody_serves = slot.serving().is_some();
         let (mut actions, mut given_up) = (Vec::new(), false);
-        let stopping = self.stopping.is_some();
         for former in &mut slot.formers {
             if former.yielding.is_none() && somebody_serves {
                 former.yielding = Some(now);
@@ -195,13 +189,15 @@ impl Roster {
         }
         let graves = &slot.graves;
         let is_buried = |former: &FormerTable| !graves.iter().any(|grave| grave.post.ground == former.ground);
-        let left = slot.formers.iter_mut().filter(|former| former.workers.is_empty() && !former.is_gone());
+        // What it stood on last is the slot's for as long as there is no other ground.
+        let is_stood_on = slot.place == Place::Opening && !stopping;
+        let is_left = |former: &FormerTable| !is_stood_on && former.workers.is_empty() && !former.is_gone();
+        let left = slot.formers.iter_mut().filter(|former| is_left(former));
         for former in left.filter(|former| is_buried(former) && is_due(former)) {
             former.looked = Some(now);
             actions.push(Action::LookInto(id, former.ground));
         }
         let limit = workers.drain_timeout + FETCH_PATIENCE;
-        let is_stood_on = slot.is_to_get_another_ground() && !stopping;
         let is_over = |former: &mut FormerTable| {
             let overdue = former.yielding.is_some_and(|since| now - since > limit);
             !is_stood_on && (former.is_gone() || overdue && former.workers.is_empty())
@@ -218,11 +214,7 @@ impl Roster {
 
     /// No connection is left in a former table whose workers have gone.
     pub(super) fn emptied_former(&mut self, id: SlotId, ground: u32) {
-        let stopping = self.is_stopping();
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        if slot.is_to_get_another_ground() && !stopping {
-            return;
-        }
         let is_over = |former: &mut FormerTable| former.ground == ground && former.workers.is_empty();
         if slot.formers.extract_if(.., is_over).next().is_some() {
             slot.graves.retain(|grave| grave.post.ground != ground);

@@ -487,17 +487,22 @@ fn a_worker_that_a_dead_keeper_never_told_of_is_given_up_when_nobody_has_its_tab
     assert_eq!(play.roster.slots[&SlotId(0)].formers.len(), 0);
 }
 
+/// Kills the keeper of the one slot, which gets no other yet.
+fn lose_keeper(play: &mut Play) {
+    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
+    let actions = play.roster.react(Event::Ended(keeper, KILLED), play.now);
+    assert!(actions.contains(&Action::Open(SlotId(0))));
+    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+}
+
 #[test]
 fn what_a_slot_stood_on_is_kept_until_it_stands_on_something_else() {
     let mut play = Play::serving(1);
-    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
     let (worker, _) = play.worker(0);
     // A successor is ordered, and never born.
     play.roster.react(Event::Ended(worker, KILLED), play.now);
-    play.roster.react(Event::Ended(keeper, KILLED), play.now);
-    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+    lose_keeper(&mut play);
     play.event(Event::Deserted(SlotId(0), 1));
-    play.event(Event::Emptied(SlotId(0), 1));
     assert_eq!(play.states(), ["failing"]);
     assert!(!play.done().contains(&Action::Dismiss(SlotId(0), 1)));
     play.wait(Duration::from_secs(1));
@@ -508,10 +513,8 @@ fn what_a_slot_stood_on_is_kept_until_it_stands_on_something_else() {
 #[test]
 fn a_stop_waits_for_no_other_ground() {
     let mut play = Play::serving(1);
-    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
     let (worker, _) = play.worker(0);
-    play.roster.react(Event::Ended(keeper, KILLED), play.now);
-    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+    lose_keeper(&mut play);
     play.event(Event::Ended(worker, KILLED));
     play.event(Event::Stop { fast: false, client: None });
     assert!(play.done().contains(&Action::Leave(Ok(()))));
@@ -520,10 +523,7 @@ fn a_stop_waits_for_no_other_ground() {
 #[test]
 fn a_keeper_that_cannot_be_replaced_yet_is_tried_again() {
     let mut play = Play::serving(1);
-    let keeper = play.roster.slots[&SlotId(0)].keeper.unwrap();
-    let actions = play.roster.react(Event::Ended(keeper, KILLED), play.now);
-    assert!(actions.contains(&Action::Open(SlotId(0))));
-    play.event(Event::Opened(SlotId(0), Err("fork: resource temporarily unavailable".to_owned())));
+    lose_keeper(&mut play);
     assert_eq!(play.states(), ["failing"]);
     play.wait(Duration::from_secs(1));
     assert_eq!(play.states(), ["serving"]);

@@ -205,8 +205,11 @@ impl MainLoop {
     /// Lets in who is queued, and then nobody any more.
     fn close_listeners(&mut self) {
         // Everybody who is queued, within the bound on connections.
-        let mut rounds = 0..self.own.cx.limits.connections / ACCEPT_BATCH as u32 + 1;
-        while rounds.next().is_some() && self.accept_from_all() {}
+        for _round in 0..self.own.cx.limits.connections / ACCEPT_BATCH as u32 + 1 {
+            if !self.accept_from_all() {
+                break;
+            }
+        }
         self.stop_accepting();
         for (_, fd, _) in self.listeners() {
             let _closed_by_another = shutdown(fd, Shutdown::Both);
